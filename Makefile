@@ -1,0 +1,115 @@
+# The only door: people and CI walk through it. `make` alone lists the commands.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+# Another interpreter than the first fitting one on the PATH: make PYTHON=python3.13 …
+PYTHON ?=
+export PYTHON
+
+BIN := .venv/bin
+READY := .venv/ready
+QUIET := --quiet --quiet
+
+.PHONY: help
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ---- Two commands do everything ----
+
+.PHONY: demo
+demo: $(READY) ## run an embedded TGI shard and the exporter on it; Ctrl-C stops both
+	@exec $(BIN)/tgi-probe demo
+
+.PHONY: test
+test: real-parts format-check lint types contracts proto-check unit ## every check that CI makes
+
+# ---- Set-up ----
+
+.PHONY: venv
+venv: $(READY) ## make .venv with everything locked in requirements/dev.txt
+
+$(READY): .venv/locked pyproject.toml
+	@$(BIN)/pip install $(QUIET) --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+.venv/locked: requirements/dev.txt
+	@set -e; python=$$(scripts/python); \
+	echo "setting up .venv with $$($$python --version) (about a minute, once)"; \
+	$$python -m venv --clear .venv; \
+	$(BIN)/pip install $(QUIET) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.PHONY: real-parts
+real-parts: ## install Prometheus and Alertmanager for the tests (Debian, as root)
+	@scripts/real-parts
+
+# ---- Single checks ----
+
+.PHONY: format
+format: $(READY) ## rewrite the code in the one format
+	$(BIN)/ruff check --quiet --select I --fix .
+	$(BIN)/ruff format .
+
+.PHONY: format-check
+format-check: $(READY)
+	$(BIN)/ruff format --check .
+
+.PHONY: lint
+lint: $(READY) ## look for likely bugs
+	$(BIN)/ruff check .
+
+.PHONY: types
+types: $(READY) ## check the types
+	$(BIN)/mypy
+
+.PHONY: contracts
+contracts: $(READY) ## check that imports point downward
+	$(BIN)/lint-imports --no-logo
+
+.PHONY: proto-check
+proto-check: $(READY)
+	$(BIN)/python proto/generate.py --check
+
+.PHONY: unit
+unit: $(READY) ## run the tests; ARGS="-k schedule" picks some
+	$(BIN)/pytest $(ARGS)
+
+# ---- What is generated, and then committed ----
+
+.PHONY: proto
+proto: $(READY) ## generate exporter/pb from proto/
+	$(BIN)/python proto/generate.py
+
+.PHONY: dashboards
+dashboards: $(READY) ## generate the Grafana dashboards
+	@test -e grafana/generate.py || { echo "no dashboards yet"; exit 1; }
+	$(BIN)/python grafana/generate.py
+
+.PHONY: lock
+lock: ## write requirements/*.txt from pyproject.toml; ARGS=--upgrade takes the newest releases
+	scripts/lock $(ARGS)
+
+# ---- Releases and measurements ----
+
+.PHONY: wheel
+wheel: $(READY) ## build the wheel and the source archive into dist/
+	@rm -rf dist
+	$(BIN)/hatchling build
+
+.PHONY: wheel-check
+wheel-check: wheel ## install the wheel in a clean environment and run it
+	@scripts/wheel-check $(BIN)/python dist/*.whl
+
+.PHONY: bench
+bench: $(READY) ## measure the exporter itself
+	@test -d benchmarks || { echo "no benchmarks yet"; exit 1; }
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: clean
+clean: ## remove everything that make made
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

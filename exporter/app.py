@@ -1,0 +1,239 @@
+"""The composition root: the only place that calls constructors. Signals, reload and drain are here too."""
+
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from exporter import metrics as instruments
+from exporter.exposition import Exposition, Views
+from exporter.journal import Journal, logger
+from exporter.metrics import Metrics
+from exporter.observation import Observation, Series, SkipReason
+from exporter.probes import open_prober
+from exporter.runner import Runner
+from exporter.schedule import phase
+from exporter.settings import Settings
+from exporter.sources import SettingsError, load
+from exporter.targets import Facts, Plan, change, plans
+
+# In flight calls get this long to end by themselves; Kubernetes kills after 30 s.
+DRAIN_SECONDS = 20.0
+CUT_SECONDS = 6.0
+RELOAD_PATIENCE = 60.0
+
+
+class Recorder:
+    """A runner's ledger: what happens goes to the instruments and to the journal. A reload may exchange the instruments."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.journal = Journal()
+        self.kinds: dict[str, str] = {}
+
+    def record(self, observation: Observation) -> None:
+        self.metrics.record(observation)
+        self.journal.attempt(observation)
+
+    def skipped(self, series: Series, reason: SkipReason) -> None:
+        self.metrics.skipped(series, reason)
+
+    def late(self, target: str, seconds: float) -> None:
+        self.metrics.late(target, seconds)
+
+    def inflight(self, target: str, probes: int) -> None:
+        self.metrics.inflight(target, probes)
+
+    def up(self, target: str, facts: Facts | None) -> None:
+        self.metrics.up(target, self.kinds.get(target, ""), facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """One target under watch: its runner and the thread that runs it."""
+
+    runner: Runner
+    thread: threading.Thread
+
+
+@dataclass(slots=True)
+class ReloadRequest:
+    """Asked for by a signal or over HTTP; whoever waits gets the problems, none when it was taken."""
+
+    answer: "queue.SimpleQueue[list[str]]"
+
+
+class Daemon:
+    """`run` blocks until SIGTERM or SIGINT and returns the exit code. `read` reads the settings anew at each reload."""
+
+    def __init__(self, read: Callable[[], Settings], on_ready: Callable[[int], None] = lambda port: None) -> None:
+        self._read = read
+        self._on_ready = on_ready
+        self._settings = read()
+        self._commands: queue.SimpleQueue[ReloadRequest | None] = queue.SimpleQueue()
+        self._watches: dict[str, Watch] = {}
+        self._started = 0
+        self._recorder = Recorder(self._new_metrics(self._settings))
+
+    # --- life
+
+    def run(self) -> int:
+        exposition = self._serve()
+        self._start(plans(self._settings).values())
+        logger.info("listening on port %s, probing %s", exposition.port, ", ".join(self._watches))
+        self._on_ready(exposition.port)
+        while (command := self._commands.get()) is not None:
+            command.answer.put(self._reload())
+        logger.info("stopping: waiting for the calls in flight, clearing our batches")
+        self._drain(list(self._watches))
+        exposition.stop()
+        logger.info("stopped")
+        return 0
+
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT stop, SIGHUP reloads. Only from the main thread."""
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGINT, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_hangup)
+
+    def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._commands.put(None)
+
+    def _on_hangup(self, _number: int, _frame: FrameType | None) -> None:
+        self._commands.put(ReloadRequest(queue.SimpleQueue()))
+
+    def stop(self) -> None:
+        self._commands.put(None)
+
+    def _serve(self) -> Exposition:
+        views = Views(
+            registry=lambda: self._recorder.metrics.registry,
+            healthy=self._unhealthy,
+            ready=self._unready,
+            reload=self.reload,
+            configuration=lambda: shown(self._settings),
+        )
+        exposition = Exposition(self._settings.web.listen_address, views)
+        exposition.start()
+        return exposition
+
+    # --- targets
+
+    def _new_metrics(self, settings: Settings) -> Metrics:
+        metrics = Metrics(instruments.layout(settings))
+        metrics.configure(settings)
+        metrics.reloaded(True)
+        return metrics
+
+    def _start(self, arriving: "Any") -> None:
+        for plan in arriving:
+            name = plan.target.name
+            self._recorder.kinds[name] = plan.target.kind
+            self._recorder.metrics.announce(plan)
+            if not plan.workloads:
+                logger.warning("target %s has no workload: it is only checked for being up", name)
+            runner = Runner(plan, open_prober(plan.target), self._recorder, phase(self._started), seed=self._started)
+            self._started += 1
+            thread = threading.Thread(target=self._guarded, args=(runner,), name=f"probe-{name}", daemon=True)
+            self._watches[name] = Watch(runner, thread)
+            thread.start()
+
+    def _guarded(self, runner: Runner) -> None:
+        """A target's thread must never end unseen."""
+        try:
+            runner.run()
+        except Exception:
+            logger.critical("the watching of %s ended by a bug of tgi-probe; /-/healthy fails from now on", runner.name, exc_info=True)
+
+    def _drain(self, names: list[str]) -> None:
+        """Stop these targets: all are told first, then waited for, so that it takes as long as the slowest."""
+        watches = [self._watches.pop(name) for name in names]
+        for watch in watches:
+            watch.runner.stop()
+        deadline = time.monotonic() + DRAIN_SECONDS
+        for watch in watches:
+            watch.thread.join(max(0.0, deadline - time.monotonic()))
+        stuck = [watch for watch in watches if watch.thread.is_alive()]
+        for watch in stuck:
+            logger.warning("target %s: a call outlasts the %g s of draining; ending it", watch.runner.name, DRAIN_SECONDS)
+            watch.runner.cut()
+        deadline = time.monotonic() + CUT_SECONDS
+        for watch in stuck:
+            watch.thread.join(max(0.0, deadline - time.monotonic()))
+
+    # --- reload
+
+    def reload(self) -> list[str]:
+        """From any thread: the problems that kept the new configuration from being taken, none when it is in force."""
+        request = ReloadRequest(queue.SimpleQueue())
+        self._commands.put(request)
+        try:
+            return request.answer.get(timeout=RELOAD_PATIENCE)
+        except queue.Empty:
+            return [f"the reload is still under way after {RELOAD_PATIENCE:g} s; see the log"]
+
+    def _reload(self) -> list[str]:
+        try:
+            settings = self._read()
+        except SettingsError as error:
+            for problem in error.problems:
+                logger.error("reload refused, the old configuration stays in force: %s", problem)
+            self._recorder.metrics.reloaded(False)
+            return error.problems
+        if settings.web != self._settings.web:
+            logger.warning("web: takes effect at the next start only")
+        old, new = plans(self._settings), plans(settings)
+        what = change(old, new)
+        self._drain([name for name in what.leaving if name in self._watches])
+        for name in what.leaving:
+            self._recorder.metrics.forget(name)
+            self._recorder.journal.forget(name)
+        self._exchange_metrics(settings, [plan for name, plan in new.items() if name not in what.arriving])
+        self._settings = settings
+        self._start(new[name] for name in what.arriving)
+        logger.info("reloaded: %d targets stay, %d leave, %d arrive", len(new) - len(what.arriving), len(what.leaving), len(what.arriving))
+        return []
+
+    def _exchange_metrics(self, settings: Settings, staying: list[Plan]) -> None:
+        """New objectives on the old instruments, or new instruments where labels or bucket edges changed."""
+        if instruments.layout(settings) == self._recorder.metrics.layout:
+            self._recorder.metrics.configure(settings)
+            self._recorder.metrics.reloaded(True)
+        else:
+            logger.info("labels or SLO thresholds changed: every series starts again at 0")
+            self._recorder.metrics = self._new_metrics(settings)
+        for plan in staying:
+            self._recorder.metrics.announce(plan)
+
+    # --- what the pages ask
+
+    def _unhealthy(self) -> str | None:
+        now = time.perf_counter()
+        still = [watch.runner.name for watch in list(self._watches.values()) if watch.runner.stands_still(now)]
+        return f"standing still: {', '.join(still)}" if still else None
+
+    def _unready(self) -> str | None:
+        waiting = [w.runner.name for w in list(self._watches.values()) if w.runner.plan.workloads and not w.runner.attempted]
+        return f"no first attempt yet: {', '.join(waiting)}" if waiting else None
+
+
+def shown(settings: Settings) -> str:
+    """The configuration in force as YAML."""
+    return yaml.safe_dump(settings.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+
+
+def run(config: Path | None, on_ready: Callable[[int], None] = lambda port: None) -> int:
+    """The daemon, until a signal. 0 after a graceful stop; SettingsError and OSError (port taken) before it has begun."""
+    # The measuring threads must not wait 5 ms (the default) for a thread that renders or parses.
+    sys.setswitchinterval(0.0005)
+    daemon = Daemon(lambda: load(config), on_ready)
+    daemon.handle_signals()
+    return daemon.run()

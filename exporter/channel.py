@@ -1,0 +1,41 @@
+"""The only opener of gRPC channels, and the one place where a status code becomes an Outcome."""
+
+import grpc
+
+from exporter.observation import Failure, Outcome
+
+OPTIONS = (
+    # A default client refuses answers over 4 MiB and leaves the batch cached in the shard.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # Two targets never share a connection: closing one must not end calls of the other.
+    ("grpc.use_local_subchannel_pool", 1),
+    # gRPC would wait up to two minutes before it tries a server again that was away.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # A proxy of the environment is for the web; a shard is a neighbour.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.primary_user_agent", "tgi-probe"),
+)
+
+# Not in the table: UNKNOWN and the rest are what the server said of a request it had understood: rejected.
+OUTCOMES = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: Outcome.TIMEOUT,
+    grpc.StatusCode.UNAVAILABLE: Outcome.UNREACHABLE,
+    # A server that shuts down ends its calls in flight with CANCELLED; we cancel none that we still wait for.
+    grpc.StatusCode.CANCELLED: Outcome.UNREACHABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Outcome.OVERLOADED,
+}
+
+
+def open_channel(address: str) -> grpc.Channel:
+    """A channel to `unix:///path` or `host:port`. It connects on the first call and never waits for a server to come."""
+    return grpc.insecure_channel(address, options=OPTIONS)
+
+
+def failure(error: grpc.RpcError, what: str, address: str) -> Failure:
+    """The Failure that a gRPC error means, its detail one line: what was called where, and what the server said."""
+    code: grpc.StatusCode = error.code()
+    said = " ".join(str(error.details() or "").split())
+    return Failure(OUTCOMES.get(code, Outcome.REJECTED), code.name, f"{what} at {address}: {said or code.name}")

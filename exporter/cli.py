@@ -1,0 +1,85 @@
+"""The commands and their exit codes: 0 done, 1 failed, 2 wrong usage or configuration."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from exporter import __version__
+from exporter.sources import SettingsError, load
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = build_parser(words[:1]).parse_args(words)
+    try:
+        return int(options.command(options))
+    except SettingsError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+
+
+def build_parser(command: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """All commands. The options of `simulate` are there only where it is the `command`: a sidecar must not load it."""
+    parser = argparse.ArgumentParser(
+        prog="tgi-probe",
+        description="Probe LLM inference servers of the TGI family continuously and serve latency and throughput histograms.",
+    )
+    parser.add_argument("--version", action="version", version=f"tgi-probe {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="the daemon: probe and serve /metrics until SIGTERM")
+    _takes_config(run)
+    run.add_argument("--config.check", dest="check_only", action="store_true", help="only check the configuration, like `tgi-probe check`")
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser("check", help="check a configuration: exit code 0, or 2 with a line for every error")
+    _takes_config(check)
+    check.set_defaults(command=_check)
+
+    simulate = commands.add_parser("simulate", help="an embedded shard that behaves like a real one, no GPU needed")
+    if "simulate" in command:
+        from exporter import simulator
+
+        simulator.add_arguments(simulate)
+        simulate.set_defaults(command=simulator.run)
+
+    demo = commands.add_parser("demo", help="simulate and run together, to look around")
+    demo.add_argument("--port", type=int, default=9477, help="port of the HTTP side (default 9477)")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _takes_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML file; without it everything comes from TGI_PROBE_… variables"
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.check_only:
+        return _check(options)
+    from exporter import app, journal
+
+    settings = load(options.config)
+    journal.set_up(settings.log_level)
+    try:
+        return app.run(options.config)
+    except OSError as error:
+        print(f"web.listen_address: {settings.web.listen_address} cannot be used: {error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+def _check(options: argparse.Namespace) -> int:
+    settings = load(options.config)
+    print(f"ok: {len(settings.targets)} targets, {len(settings.workloads)} workloads, {len(settings.slos)} SLOs")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from exporter import demo
+
+    return demo.run(options.port)

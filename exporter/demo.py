@@ -1,0 +1,51 @@
+"""`tgi-probe demo`: an embedded shard in a process of its own, and the daemon in this one."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from exporter import app, journal
+
+CONFIG = """\
+targets:
+  - {{name: demo, address: "unix://{socket}-0"}}
+workloads:
+  - {{name: chat, sequence_length: 512, decode_length: 32, batch_sizes: [1, 2, 4, 8, 16, 32], interval: 15s}}
+slos:
+  - {{name: chat-ttft, workload: chat, batch_sizes: [1], ttft: 200ms, objective: 0.99}}
+  - {{name: chat-tokens, workload: chat, inter_token_latency: 50ms, objective: 0.95}}
+web: {{listen_address: "127.0.0.1:{port}"}}
+"""
+
+
+def run(port: int) -> int:
+    """Until Ctrl-C or SIGTERM; the exit code of the daemon."""
+    with tempfile.TemporaryDirectory(prefix="tgi-probe-") as folder:
+        socket = Path(folder) / "shard"
+        config = Path(folder) / "demo.yaml"
+        config.write_text(CONFIG.format(socket=socket, port=port))
+        command = [sys.executable, "-m", "exporter", "simulate", "--listen", f"unix://{socket}", "--ranks", "2"]
+        # In a session of its own, so that Ctrl-C reaches the daemon alone: it clears its batches before the shard goes.
+        with subprocess.Popen(command, start_new_session=True) as shard:
+            try:
+                journal.set_up("info")
+                return app.run(config, on_ready=_show)
+            except OSError as error:
+                print(f"port {port} cannot be used: {error.strerror or error}; choose another with --port", file=sys.stderr)
+                return 2
+            finally:
+                shard.terminate()
+
+
+def _show(port: int) -> None:
+    print(
+        f"""
+Look at
+  http://127.0.0.1:{port}/metrics     histograms (the first probes take a few seconds)
+  http://127.0.0.1:{port}/-/ready     200 when every target had its first attempt
+  http://127.0.0.1:{port}/config      the configuration in force
+Stop with Ctrl-C.
+""",
+        flush=True,
+    )

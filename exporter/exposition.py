@@ -1,0 +1,104 @@
+"""The HTTP side: metrics, health, the configuration in use. A server with threads of its own; it only ever reads.
+
+Behind it stands no reference to a prober or a runner: `app` hands over functions.
+"""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from cheroot import wsgi
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from exporter.notation import split_listen_address
+
+TEXT = "text/plain; charset=utf-8"
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What the pages show, as functions, so that a reload can exchange what is behind them.
+
+    `healthy` and `ready` answer None when all is well, else why not. `reload` answers the problems, none when it was taken.
+    """
+
+    registry: Callable[[], CollectorRegistry]
+    healthy: Callable[[], str | None]
+    ready: Callable[[], str | None]
+    reload: Callable[[], list[str]]
+    configuration: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    status: str
+    body: bytes
+    content_type: str = TEXT
+
+
+class Exposition:
+    """Serves the views until stopped. `port` is the real one where port 0 was asked for. Raises OSError when taken."""
+
+    def __init__(self, listen_address: str, views: Views) -> None:
+        host, port = split_listen_address(listen_address)
+        if not host:
+            host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+        self._views = views
+        self._server = wsgi.Server((host, port), self._answer, numthreads=4, timeout=10, shutdown_timeout=2)
+        self._server.prepare()
+        self._thread = threading.Thread(target=self._server.serve, name="exposition", daemon=True)
+
+    @property
+    def port(self) -> int:
+        return int(self._server.bind_addr[1])
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.stop()
+        self._thread.join()
+
+    def _answer(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        page = respond(environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("HTTP_ACCEPT", ""), self._views)
+        headers = [("Content-Type", page.content_type), ("Content-Length", str(len(page.body)))]
+        start_response(page.status, headers)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [page.body]
+
+
+def respond(method: str, path: str, accept: str, views: Views) -> Page:
+    """The page for a request: no sockets in here."""
+    if path == "/-/reload":
+        if method not in ("POST", "PUT"):
+            return _text("405 Method Not Allowed", "use POST: curl -X POST …/-/reload")
+        problems = views.reload()
+        return _text("500 Internal Server Error", "\n".join(problems)) if problems else _text("200 OK", "reloaded")
+    if method not in ("GET", "HEAD"):
+        return _text("405 Method Not Allowed", "use GET")
+    match path:
+        case "/metrics":
+            encode, content_type = choose_encoder(accept)
+            return Page("200 OK", encode(views.registry()), content_type)
+        case "/-/healthy":
+            return _state(views.healthy())
+        case "/-/ready":
+            return _state(views.ready())
+        case "/config":
+            return Page("200 OK", views.configuration().encode(), "application/yaml; charset=utf-8")
+        case "/":
+            return _text("200 OK", "tgi-probe\n\n/metrics\n/-/healthy\n/-/ready\n/config")
+        case _:
+            return _text("404 Not Found", f"no page at {json.dumps(path)}")
+
+
+def _state(trouble: str | None) -> Page:
+    return _text("200 OK", "ok") if trouble is None else _text("503 Service Unavailable", trouble)
+
+
+def _text(status: str, text: str) -> Page:
+    return Page(status, f"{text}\n".encode())

@@ -1,0 +1,70 @@
+"""How values are written in the configuration: durations, addresses, names, lists. Pure.
+
+Every function raises PydanticCustomError with the mend as its message.
+"""
+
+import re
+from collections.abc import Mapping
+
+from pydantic_core import PydanticCustomError
+
+# Errors found by a check of a whole block: their message begins with the key, `address: must be …`.
+INNER_PLACE = frozenset({"address", "listen_address", "label", "twice"})
+DURATION = re.compile(
+    r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII
+)
+DURATION_UNITS = (7 * 86400.0, 86400.0, 3600.0, 60.0, 1.0, 0.001)
+
+
+def parse_duration(text: object) -> float:
+    """Seconds from a duration as Prometheus writes it: `250ms`, `15s`, `1m30s`, `0`. Errors: PydanticCustomError."""
+    if isinstance(text, (int, float)) and not isinstance(text, bool) and text == 0:
+        return 0.0
+    match = DURATION.fullmatch(text) if isinstance(text, str) and text else None
+    if text == "0":
+        return 0.0
+    if match is None:
+        raise PydanticCustomError("duration", "must be a duration with a unit, such as 250ms, 15s or 2m")
+    # Rounded, because 200 x 0.001 is not the float 0.2, and an SLO threshold must be the very edge of its bucket.
+    return round(sum(float(n) * unit for n, unit in zip(match.groups(), DURATION_UNITS, strict=True) if n), 9)
+
+
+def listed(value: object) -> object:
+    """A list from what the environment can hold: `1,2,4`, or items by number as nested variables give them."""
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    if isinstance(value, Mapping) and value and all(str(key).isdigit() for key in value):
+        return [value[key] for key in sorted(value, key=int)]
+    return value
+
+
+def name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.:/-]{1,128}", value, re.ASCII):
+        raise PydanticCustomError("name", "must be 1 to 128 of letters, digits and _ . : / -")
+    return value
+
+
+def positive(value: float) -> float:
+    if value <= 0:
+        raise PydanticCustomError("duration_positive", "must be longer than 0s")
+    return value
+
+
+def check_address(address: str) -> None:
+    """A gRPC address: `unix:///path` (absolute) or `host:port`. Errors: PydanticCustomError."""
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix://").removeprefix("unix:")
+        if not path.startswith("/") or path.endswith("/"):
+            raise PydanticCustomError("address", "address: must be unix:///absolute/path of the socket, or host:port")
+        return
+    host, colon, port = address.rpartition(":")
+    if "//" in address or not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise PydanticCustomError("address", "address: must be unix:///absolute/path of the socket, or host:port")
+
+
+def split_listen_address(text: str) -> tuple[str, int]:
+    """Host and port of `:9477`, `127.0.0.1:9477`, `[::1]:9477`. Errors: PydanticCustomError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise PydanticCustomError("listen_address", "listen_address: must be host:port or :port, such as :9477")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,117 @@
+"""The waist of the program: what a probe saw, as frozen raw facts.
+
+Nothing in here is derived. Instants are seconds of one monotonic clock (`time.perf_counter`), comparable with each
+other inside one process and with nothing else. `timeline` computes durations and rates from them.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How an attempt ended; the values are the label values of `tgi_probe_attempts_total`."""
+
+    OK = "ok"
+    TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
+    REJECTED = "rejected"
+    OVERLOADED = "overloaded"
+    MALFORMED = "malformed"
+    REFUSED = "refused"
+
+
+class SkipReason(StrEnum):
+    """Why a probe that was due was not started; the label values of `tgi_probe_skipped_total`."""
+
+    BUSY = "busy"
+    DUTY_CYCLE = "duty_cycle"
+    BACKOFF = "backoff"
+    UNSAFE = "unsafe"
+
+
+class Method(StrEnum):
+    """The two measured calls of a shard."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTimings:
+    """What the server says one call took, in seconds; None where it does not say."""
+
+    forward: float | None = None
+    decode: float | None = None
+    concat: float | None = None
+    total: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One arrival of tokens.
+
+    `asked` is the instant at which the waiting for it began: the call was sent (shard), or the arrival before it
+    (stream). `tokens` counts the new tokens of all requests of the stream: with speculation a step carries several.
+    """
+
+    asked: float
+    arrived: float
+    tokens: int
+    server: ServerTimings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The requests that share their arrivals: one request of a streaming server, or the whole batch of a shard.
+
+    A shard answers all `requests` of a batch in the same call, so they share every instant. `sent` is when the first
+    call or message left, `ended` when the last answer was in. The first step is the prefill, the others are decode.
+    """
+
+    requests: int
+    prompt_tokens: int
+    sent: float
+    ended: float
+    steps: tuple[Step, ...]
+    outcome: Outcome = Outcome.OK
+    code: str = "OK"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Which series a probe belongs to: the labels `target`, `workload`, `batch_size`."""
+
+    target: str
+    workload: str
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One attempt: who, when, what arrived, how it ended.
+
+    `due` is when the schedule wanted it, `started` when it really began, `ended` when it was over. `code` is the gRPC
+    or HTTP status name. `detail` is one line for people, empty when all went well. `streams` is empty where nothing was sent.
+    """
+
+    series: Series
+    due: float
+    started: float
+    ended: float
+    outcome: Outcome
+    code: str
+    detail: str = ""
+    streams: tuple[Stream, ...] = ()
+
+
+class Failure(Exception):
+    """An attempt that ended early: raised inside a probe, turned into data at the attempt's border."""
+
+    def __init__(self, outcome: Outcome, code: str, detail: str) -> None:
+        super().__init__(outcome, code, detail)
+        self.outcome = outcome
+        self.code = code
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.outcome} ({self.code}): {self.detail}"

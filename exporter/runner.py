@@ -1,0 +1,218 @@
+"""One target's thread: due -> attempt -> record. Keeps the promises of the schedule.
+
+One probe in flight at a time; what is due meanwhile is skipped and counted, never queued. Every attempt that was started
+ends in exactly one record, whatever happens, or was abandoned because the daemon stops. Failure is data.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Protocol
+
+from exporter.observation import Failure, Observation, Outcome, Series, SkipReason
+from exporter.probes import Abandoned, Prober, Result
+from exporter.schedule import Skip, Start, Timetable, Wait, Window, backoff_after, rest_after
+from exporter.settings import Workload
+from exporter.targets import Facts, Plan, excess
+
+CHECK = "check"
+CHECK_INTERVAL = 10.0
+CONNECT_TIMEOUT = 5.0
+SETTLE_TIMEOUT = 10.0
+BACKOFF_FIRST = 1.0
+BACKOFF_LONGEST = 30.0
+# How much longer than promised a turn may take before the runner counts as standing still.
+PATIENCE = 30.0
+
+
+class Ledger(Protocol):
+    """Where a runner reports to."""
+
+    def record(self, observation: Observation) -> None: ...
+    def skipped(self, series: Series, reason: SkipReason) -> None: ...
+    def late(self, target: str, seconds: float) -> None: ...
+    def inflight(self, target: str, probes: int) -> None: ...
+    def up(self, target: str, facts: Facts | None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The runner's only sense of time; tests bring one that does not pass by itself.
+
+    `wait(stop, seconds)` sleeps, but returns early, and True, when `stop` is set.
+    """
+
+    now: Callable[[], float] = time.perf_counter
+    wait: Callable[[threading.Event, float], bool] = threading.Event.wait
+
+
+class Runner:
+    """Probes one target until told to stop. `run` is the body of its thread."""
+
+    def __init__(self, plan: Plan, prober: Prober, ledger: Ledger, phase: float = 0.0, clock: Clock = Clock(), seed: int = 0) -> None:
+        self.plan = plan
+        self.name = plan.target.name
+        self.attempted = False
+        self._prober = prober
+        self._ledger = ledger
+        self._clock = clock
+        self._random = random.Random(seed)
+        self._stop = threading.Event()
+        self._window = Window()
+        self._failures = 0
+        self._facts: Facts | None = None
+        self._workloads: dict[Series, Workload] = dict(plan.series())
+        self._warm: set[Series] = set()
+        self._timetable = timetable(plan, clock.now(), phase, seed)
+        self._promised = clock.now() + PATIENCE
+
+    def stop(self) -> None:
+        """Finish the call in flight, clear the batch, end `run`."""
+        self._stop.set()
+
+    def cut(self) -> None:
+        """The drain time is over: end calls in flight too. What is owed to the server is still paid, in a few seconds."""
+        self._stop.set()
+        self._prober.close()
+
+    def stands_still(self, now: float) -> bool:
+        """Whether the thread is back later than it promised: it hangs, or it died."""
+        return now > self._promised
+
+    def run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._turn()
+        finally:
+            try:
+                self._prober.close()
+            except Failure:
+                pass  # the server is gone, and the batch with it
+            self._ledger.inflight(self.name, 0)
+
+    def _turn(self) -> None:
+        now = self._clock.now()
+        match self._timetable.next(now, self._window):
+            case Wait(until):
+                self._promised = until + PATIENCE
+                self._clock.wait(self._stop, min(until - now, threading.TIMEOUT_MAX))
+            case Skip(key, _, reason):
+                if isinstance(key, Series):
+                    self._ledger.skipped(key, reason)
+            case Start(key, due):
+                self._start(key, due)
+
+    def _start(self, key: Hashable, due: float) -> None:
+        if not isinstance(key, Series):
+            self._check()
+            return
+        workload = self._workloads[key]
+        if excess(self.plan.target, workload, key.batch_size) is not None:
+            self._ledger.skipped(key, SkipReason.UNSAFE)
+            self._window = Window(rest_until=self._clock.now() + CHECK_INTERVAL) if workload.interval == 0 else self._window
+            return
+        started = self._clock.now()
+        self._promised = started + 2 * CONNECT_TIMEOUT + SETTLE_TIMEOUT + (workload.warmups + 1) * workload.timeout + PATIENCE
+        self._ledger.late(self.name, started - due)
+        self._ledger.inflight(self.name, 1)
+        try:
+            observation = self._attempt(key, workload, due, started)
+        except Abandoned:
+            return
+        finally:
+            self._ledger.inflight(self.name, 0)
+        self._ledger.record(observation)
+        self.attempted = True
+        self._after(key, observation)
+
+    def _attempt(self, series: Series, workload: Workload, due: float, started: float) -> Observation:
+        """The border: behind it everything that went wrong is an outcome."""
+        try:
+            result = self._probe(series, workload)
+        except Failure as failure:
+            result = Result((), failure.outcome, failure.code, failure.detail)
+        except Abandoned:
+            raise
+        except Exception as error:  # a bug of ours: it must be seen, but must not end the watching of this target
+            result = Result((), Outcome.MALFORMED, "INTERNAL", f"tgi-probe failed: {type(error).__name__}: {error}")
+        if result.outcome is not Outcome.OK:
+            if self._stop.is_set():
+                raise Abandoned
+            self._pay()
+        return Observation(series, due, started, self._clock.now(), result.outcome, result.code, result.detail, result.streams)
+
+    def _probe(self, series: Series, workload: Workload) -> Result:
+        facts = self._connect()
+        self._prober.settle(SETTLE_TIMEOUT)
+        why = self._prober.refusal(facts)
+        if why is not None:
+            return Result((), Outcome.REFUSED, "REFUSED", why)
+        if series not in self._warm:
+            for _ in range(workload.warmups):
+                result = self._prober.probe(workload, series.batch_size, self._stop.is_set)
+                if result.outcome is not Outcome.OK:
+                    return result
+            self._warm.add(series)
+        return self._prober.probe(workload, series.batch_size, self._stop.is_set)
+
+    def _connect(self) -> Facts:
+        """Raises Failure when the target is down. After it was down, or came back as another one, every series is cold."""
+        try:
+            facts = self._prober.connect(CONNECT_TIMEOUT)
+        except Failure:
+            self._lost()
+            raise
+        if facts != self._facts:
+            self._warm.clear()
+            self._facts = facts
+        self._ledger.up(self.name, facts)
+        return facts
+
+    def _lost(self) -> None:
+        self._facts = None
+        self._warm.clear()
+        self._ledger.up(self.name, None)
+
+    def _pay(self) -> None:
+        """Free what a failed probe left behind, at once if the server lets us; else before the next probe."""
+        try:
+            self._prober.settle(SETTLE_TIMEOUT)
+        except Failure:
+            pass
+
+    def _after(self, series: Series, observation: Observation) -> None:
+        now = self._clock.now()
+        busy = now - observation.started
+        self._timetable.lasted(series, busy)
+        rest_until = now + rest_after(busy, self.plan.max_duty_cycle)
+        if observation.outcome in (Outcome.OK, Outcome.REFUSED):
+            self._failures = 0
+            if observation.outcome is Outcome.REFUSED and self._workloads[series].interval == 0:
+                rest_until = max(rest_until, now + CHECK_INTERVAL)
+        else:
+            self._failures += 1
+            if observation.outcome is Outcome.UNREACHABLE:
+                self._lost()
+        backoff = backoff_after(self._failures, BACKOFF_FIRST, BACKOFF_LONGEST, self._random.random())
+        self._window = Window(busy_until=now, backoff_until=now + backoff if backoff else now, rest_until=rest_until)
+
+    def _check(self) -> None:
+        """Between probes: is it there? So that `tgi_probe_target_up` does not wait for a long interval."""
+        self._promised = self._clock.now() + 2 * CONNECT_TIMEOUT + PATIENCE
+        try:
+            self._connect()
+        except Failure:
+            pass
+
+
+def timetable(plan: Plan, start: float, phase: float, seed: int) -> Timetable:
+    """Series with the same interval share its slots, whatever their workload, so that they do not meet."""
+    by_interval: dict[float, list[Hashable]] = {}
+    for series, workload in plan.series():
+        by_interval.setdefault(workload.interval, []).append(series)
+    back_to_back = by_interval.pop(0.0, [])
+    periodic: list[tuple[float, list[Hashable]]] = [(CHECK_INTERVAL, [CHECK])]
+    periodic += sorted(by_interval.items(), key=lambda pair: pair[0])
+    return Timetable(periodic, back_to_back, start, phase, seed, plan.max_duty_cycle)

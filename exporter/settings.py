@@ -1,0 +1,213 @@
+"""Every key of the configuration: its unit, default and bound. Frozen; `sources` reads it."""
+
+from typing import Annotated, Literal, Self, cast
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from exporter import notation
+
+Seconds = Annotated[float, BeforeValidator(notation.parse_duration)]
+PositiveSeconds = Annotated[Seconds, AfterValidator(notation.positive)]
+Name = Annotated[str, AfterValidator(notation.name)]
+LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
+BatchSizes = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], BeforeValidator(notation.listed), Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(notation.listed)]
+Kind = Literal["shard"]
+KvCache = Literal["exclusive", "reserved_block"]
+MEASURES = ("ttft", "inter_token_latency", "time_per_output_token", "request_duration", "availability")
+RESERVED_LABELS = frozenset(
+    "target workload batch_size method phase outcome code reason slo verdict kind protocol model dtype device attention "
+    "ranks le quantile job instance version".split()
+)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Target(Section):
+    """One server to probe."""
+
+    name: Name
+    kind: Kind = Field("shard", description="what the server speaks")
+    address: str = Field(description="unix:///path or host:port")
+    kv_cache: KvCache | None = Field(
+        None, description="consent to probe a paged shard: exclusive (nobody is served here) or reserved_block"
+    )
+    labels: dict[LabelName, str] = Field({}, max_length=8, description="added to every series of the target")
+    max_batch_tokens: PositiveInt | None = Field(
+        None, description="largest batch_size x (sequence_length + decode_length) that may be sent; larger ones are skipped"
+    )
+    max_total_tokens: PositiveInt | None = Field(
+        None, description="largest sequence_length + decode_length that the model can take; longer ones are skipped"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for label in self.labels:
+            if label in RESERVED_LABELS or label.startswith("__"):
+                raise PydanticCustomError(
+                    "label", "labels.{label}: the name is taken by tgi-probe or Prometheus; choose another", {"label": label}
+                )
+        notation.check_address(self.address)
+        return self
+
+
+class Parameters(Section):
+    """Sampling, named as the TGI benchmark names it. The defaults are neutral: greedy, nothing penalised."""
+
+    temperature: float = Field(1.0, gt=0)
+    top_k: NonNegativeInt = Field(0, le=2**32 - 1)
+    top_p: float = Field(1.0, gt=0, le=1)
+    typical_p: float = Field(1.0, gt=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    watermark: bool = False
+    do_sample: bool = False
+    top_n_tokens: NonNegativeInt = Field(0, le=1000)
+
+
+class Workload(Section):
+    """What is sent: prompt and answer lengths in tokens, batch sizes, and how often."""
+
+    name: Name
+    sequence_length: int = Field(10, ge=1, le=10_000_000, description="prompt tokens of each request")
+    decode_length: int = Field(8, ge=1, le=1_000_000, description="tokens to generate for each request")
+    batch_sizes: BatchSizes = Field((1, 2, 4, 8, 16, 32), description="requests at once")
+    interval: Seconds = Field("30s", description="each batch size is probed once per interval; 0s = back to back")
+    timeout: PositiveSeconds = Field("60s", description="for one probe, from its first call to its last answer")
+    warmups: int = Field(1, ge=0, le=100, description="unrecorded probes before the first of a batch size and after reconnecting")
+    targets: Names | None = Field(None, description="names of targets; all when left out")
+    parameters: Parameters = Parameters()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        seen: set[int] = set()
+        for number, size in enumerate(self.batch_sizes):
+            if size in seen:
+                raise PydanticCustomError(
+                    "twice", "batch_sizes.{n}: {size} stands there twice; remove one", {"n": number, "size": size}
+                )
+            seen.add(size)
+        return self
+
+
+class Slo(Section):
+    """One objective for one workload: exactly one of the measures, and the share of requests that must meet it."""
+
+    name: Name
+    workload: str
+    batch_sizes: BatchSizes | None = Field(None, description="all of the workload when left out")
+    targets: Names | None = Field(None, description="all of the workload when left out")
+    ttft: PositiveSeconds | None = Field(None, description="threshold for the time to first token")
+    inter_token_latency: PositiveSeconds | None = Field(None, description="threshold for the wait for each token after the first")
+    time_per_output_token: PositiveSeconds | None = None
+    request_duration: PositiveSeconds | None = None
+    availability: Literal[True] | None = Field(None, description="true: success is all that is asked")
+    objective: float = Field(0.99, gt=0, lt=1, description="share of good requests, such as 0.99")
+
+    @property
+    def measure(self) -> str:
+        return next(name for name in MEASURES if getattr(self, name) is not None)
+
+    @property
+    def threshold(self) -> float | None:
+        """Seconds; None for availability."""
+        return None if self.availability else cast(float, getattr(self, self.measure))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = [name for name in MEASURES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise PydanticCustomError(
+                "measure",
+                "must have exactly one of " + ", ".join(MEASURES) + " (has {given})",
+                {"given": " and ".join(given) or "none"},
+            )
+        return self
+
+
+class Web(Section):
+    listen_address: str = Field(":9477", description="host:port of the HTTP side; without a host: every interface")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        notation.split_listen_address(self.listen_address)
+        return self
+
+
+class Settings(Section):
+    """The whole configuration of one daemon."""
+
+    targets: Annotated[tuple[Target, ...], BeforeValidator(notation.listed)] = ()
+    workloads: Annotated[tuple[Workload, ...], BeforeValidator(notation.listed)] = ()
+    slos: Annotated[tuple[Slo, ...], BeforeValidator(notation.listed)] = ()
+    max_duty_cycle: float = Field(0.5, gt=0, le=1, description="share of a target's time that probes may take; 1 = no limit")
+    web: Web = Web()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        problems = [*_repeated_names(self), *_dangling_names(self)]
+        if not self.targets:
+            problems.append(("targets", "must hold at least one target (or set TGI_PROBE_TARGET)"))
+        if not self.workloads:
+            problems.append(("workloads", "must hold at least one workload (or set TGI_PROBE_TARGET)"))
+        if problems:
+            raise ValidationError.from_exception_data(
+                "settings",
+                [
+                    InitErrorDetails(type=PydanticCustomError("reference", "{mend}", {"mend": mend}), loc=(place,), input=None)
+                    for place, mend in problems
+                ],
+            )
+        return self
+
+
+def _repeated_names(settings: Settings) -> list[tuple[str, str]]:
+    found = []
+    for block in ("targets", "workloads", "slos"):
+        seen: set[str] = set()
+        for number, item in enumerate(getattr(settings, block)):
+            if item.name in seen:
+                found.append((f"{block}.{number}.name", f"{item.name} is the name of an earlier entry; choose another"))
+            seen.add(item.name)
+    return found
+
+
+def _dangling_names(settings: Settings) -> list[tuple[str, str]]:
+    found = []
+    targets = {target.name for target in settings.targets}
+    workloads = {workload.name: workload for workload in settings.workloads}
+    known = ", ".join(sorted(targets)) or "there are none"
+    for block in ("workloads", "slos"):
+        for number, item in enumerate(getattr(settings, block)):
+            for place, name in enumerate(item.targets or ()):
+                if name not in targets:
+                    found.append((f"{block}.{number}.targets.{place}", f"no target is called {name} (there is: {known})"))
+    for number, slo in enumerate(settings.slos):
+        workload = workloads.get(slo.workload)
+        if workload is None:
+            names = ", ".join(sorted(workloads)) or "there are none"
+            found.append((f"slos.{number}.workload", f"no workload is called {slo.workload} (there is: {names})"))
+            continue
+        for place, size in enumerate(slo.batch_sizes or ()):
+            if size not in workload.batch_sizes:
+                sizes = ", ".join(map(str, workload.batch_sizes))
+                found.append(
+                    (f"slos.{number}.batch_sizes.{place}", f"workload {workload.name} does not probe {size} (it probes {sizes})")
+                )
+        if workload.decode_length == 1 and slo.measure in ("inter_token_latency", "time_per_output_token"):
+            found.append((f"slos.{number}.{slo.measure}", f"workload {workload.name} has decode_length 1: there is no second token"))
+    return found

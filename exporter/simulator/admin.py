@@ -1,0 +1,141 @@
+"""A small HTTP server to look at a simulated server and to make it sick, so that alerts can be seen to fire.
+
+GET /state, GET /record, POST /slowdown?factor=, POST /fault?kind=&seconds=&count=&method=, POST /restart?seconds=.
+"""
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Protocol, Self, cast
+from urllib.parse import parse_qs, urlsplit
+
+from exporter.simulator.faults import FAULT_KINDS, Fault, FaultKind
+from exporter.simulator.options import host_and_port
+from exporter.simulator.record import Served
+
+_LOOK_EVERY = 0.05  # seconds: how soon it notices that it shall stop
+
+
+class Controlled(Protocol):
+    """What this page can command: any simulated server."""
+
+    def state(self) -> dict[str, Any]: ...
+    def record(self) -> list[Served]: ...
+    def slow_down(self, factor: float) -> None: ...
+    def fault(self, fault: Fault | None) -> None: ...
+    def restart(self, seconds: float = 0.0) -> None: ...
+
+
+class Admin:
+    """The HTTP server in its own threads: `with Admin(shard, "127.0.0.1:0") as admin: ... admin.address`."""
+
+    def __init__(self, controlled: Controlled, listen: str) -> None:
+        """Binds at once: OSError if the address is taken."""
+        handler = type("AdminHandler", (_Handler,), {"controlled": controlled})
+        self._server = ThreadingHTTPServer(host_and_port(listen), handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_LOOK_EVERY,), name="admin", daemon=True
+        )
+        host, port = self._server.server_address[:2]
+        self.address = f"{host!s}:{port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    controlled: Controlled
+
+    def do_GET(self) -> None:
+        self._route({"/state": _state, "/record": _record})
+
+    def do_POST(self) -> None:
+        self._route({"/slowdown": _slowdown, "/fault": _fault, "/restart": _restart})
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent: the terminal belongs to the listening addresses."""
+
+    def _route(self, actions: dict[str, Callable[[Controlled, dict[str, str]], str]]) -> None:
+        url = urlsplit(self.path)
+        action = actions.get(url.path)
+        if action is None:
+            self._reply(404, "known here: " + ", ".join(f"{self.command} {path}" for path in actions))
+            return
+        try:
+            reply = action(self.controlled, {name: values[-1] for name, values in parse_qs(url.query).items()})
+        except ValueError as error:
+            self._reply(400, str(error))
+        except OSError as error:
+            self._reply(500, str(error))
+        else:
+            self._reply(200, reply)
+
+    def _reply(self, status: int, text: str) -> None:
+        body = text.encode() + b"\n"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json" if text.startswith("{") else "text/plain")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _state(controlled: Controlled, query: dict[str, str]) -> str:
+    return json.dumps(controlled.state())
+
+
+def _record(controlled: Controlled, query: dict[str, str]) -> str:
+    return "\n".join(json.dumps(asdict(served)) for served in controlled.record())
+
+
+def _slowdown(controlled: Controlled, query: dict[str, str]) -> str:
+    factor = _number(query, "factor")
+    if factor is None or factor == 0:
+        raise ValueError("factor: expected a number above 0")
+    controlled.slow_down(factor)
+    return f"every pass now takes {factor:g} times as long"
+
+
+def _fault(controlled: Controlled, query: dict[str, str]) -> str:
+    kind = query.get("kind")
+    if kind == "none":
+        controlled.fault(None)
+        return "no fault"
+    if kind not in FAULT_KINDS:
+        raise ValueError("kind: expected one of none, " + ", ".join(FAULT_KINDS))
+    seconds, count = _number(query, "seconds"), _number(query, "count")
+    controlled.fault(
+        Fault(
+            cast(FaultKind, kind),
+            until=None if seconds is None else time.monotonic() + seconds,
+            count=None if count is None else int(count),
+            method=query.get("method"),
+        )
+    )
+    return f"fault {kind} is on"
+
+
+def _restart(controlled: Controlled, query: dict[str, str]) -> str:
+    controlled.restart(_number(query, "seconds") or 0.0)
+    return "restarted"
+
+
+def _number(query: dict[str, str], name: str) -> float | None:
+    if name not in query:
+        return None
+    try:
+        value = float(query[name])
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name}: expected a number from 0")
+    return value

@@ -1,0 +1,196 @@
+"""The batches one rank keeps, and what each call does to them: state only, no clock, no I/O, no grpc.
+
+A mistake which a real shard survives is a ValueError or IndexError here, one which ends it is a RuntimeError, as there.
+"""
+
+import math
+import random
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the caller asked for one request, already tokenised. `cached_tokens` need no computing."""
+
+    request_id: int
+    tokens: tuple[str, ...]
+    max_new_tokens: int
+    cached_tokens: int = 0
+    blocks: tuple[int, ...] = ()
+    slots: tuple[int, ...] = ()
+    has_parameters: bool = True
+    prefill_logprobs: bool = False
+    top_n_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One request in a cached batch."""
+
+    prompt: Prompt
+    generated: int = 0
+
+    @property
+    def context(self) -> int:
+        return len(self.prompt.tokens) + self.generated
+
+    @property
+    def finished(self) -> bool:
+        return self.generated >= self.prompt.max_new_tokens
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests which advance together."""
+
+    id: int
+    sequences: tuple[Sequence, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.sequences)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one request got in one call: its sequence after the call and the number of new tokens."""
+
+    sequence: Sequence
+    new_tokens: int
+    prefilled: bool
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the model and its memory allow. `speculate` is the number of guessed tokens a step may add to its one."""
+
+    paged: bool = False
+    allocates_blocks: bool = False
+    block_size: int = 16
+    max_positions: int = 8192
+    max_batch_tokens: int = 100_000
+    speculate: int = 0
+    seed: int = 0
+
+
+@dataclass
+class Batches:
+    """The cache of one rank: kept until cleared, decoded to the end or replaced; nothing ever expires."""
+
+    limits: Limits
+    kept: dict[int, Batch] = field(default_factory=dict)
+    blocks_written: set[int] = field(default_factory=set)
+    clear_all_calls: int = 0
+
+    def admit(self, batch_id: int, prompts: Items[Prompt], size: int, cached_id: int | None = None) -> Batch:
+        """Check a Prefill and make its batch, after the cached one if it names one. `advance` keeps it."""
+        if size != len(prompts):
+            raise RuntimeError(f"Batch says size {size} but holds {len(prompts)} requests")
+        if not prompts:
+            raise ValueError("Batch must hold at least one request")
+        for prompt in prompts:
+            if not self.limits.paged and not prompt.has_parameters:
+                raise ValueError(f"Request {prompt.request_id} has no parameters: temperature 0 is not allowed")
+            if len(prompt.tokens) > self.limits.max_positions:
+                raise IndexError("index out of range in self")
+        # A padded model cannot mix prefill and decode, and does not look at cached_batch.
+        batch = Batch(batch_id, tuple(Sequence(prompt) for prompt in prompts))
+        if cached_id is not None and self.limits.paged:
+            batch = Batch(cached_id, self._take(cached_id).sequences + batch.sequences)
+        self._write_blocks(prompts)
+        self._reserve(batch)
+        return batch
+
+    def take(self, batch_ids: Items[int]) -> Batch:
+        """Take the batches of a Decode out and join them under the first one's id."""
+        if not batch_ids:
+            raise ValueError("Must provide at least one batch")
+        taken = [self._take(batch_id) for batch_id in batch_ids]
+        joined = Batch(taken[0].id, tuple(sequence for batch in taken for sequence in batch.sequences))
+        if any(sequence.context > self.limits.max_positions for sequence in joined.sequences):
+            raise IndexError("index out of range in self")
+        return joined
+
+    def advance(self, batch: Batch) -> tuple[list[Step], Batch | None]:
+        """Give every request its tokens, one for a fresh prompt; the batch is kept unless all are finished.
+
+        Requests which are finished stay in a batch with others that are not: taking them out is FilterBatch's work.
+        """
+        steps = [self._advanced(sequence) for sequence in batch.sequences]
+        if all(step.sequence.finished for step in steps):
+            return steps, None
+        after = Batch(batch.id, tuple(step.sequence for step in steps))
+        self.kept[batch.id] = after
+        return steps, after
+
+    def filter(self, batch_id: int, request_ids: Items[int]) -> Batch:
+        """Keep only these requests of a batch, in the given order. On a mistake the batch is already gone."""
+        batch = self._take(batch_id)
+        if not request_ids:
+            raise ValueError("Batch must have at least one request")
+        by_id = {sequence.prompt.request_id: sequence for sequence in batch.sequences}
+        missing = [request_id for request_id in request_ids if request_id not in by_id]
+        if missing:
+            raise ValueError(f"Request ID {missing[0]} not found in batch {batch_id}.")
+        self.kept[batch_id] = Batch(batch_id, tuple(by_id[request_id] for request_id in request_ids))
+        return self.kept[batch_id]
+
+    def clear(self, batch_id: int | None) -> None:
+        """Forget one batch, or every one if no id is given. An unknown id is fine."""
+        if batch_id is None:
+            self.clear_all_calls += 1
+            self.kept.clear()
+        else:
+            self.kept.pop(batch_id, None)
+
+    def reserved_tokens(self, batch: Batch) -> int:
+        """KV cache this batch may grow to, in tokens."""
+        wanted = [len(sequence.prompt.tokens) + sequence.prompt.max_new_tokens for sequence in batch.sequences]
+        if self.limits.paged:
+            return sum(math.ceil(tokens / self.limits.block_size) * self.limits.block_size for tokens in wanted)
+        return max(wanted) * len(wanted)
+
+    def _take(self, batch_id: int) -> Batch:
+        if batch_id not in self.kept:
+            raise ValueError(f"Batch ID {batch_id} not found in cache.")
+        return self.kept.pop(batch_id)
+
+    def _advanced(self, sequence: Sequence) -> Step:
+        prefilled = sequence.generated == 0
+        accepted = 0
+        if self.limits.speculate and not prefilled:
+            # Drawn from the request and not from a running generator, so that all ranks agree whatever ran before.
+            draw = random.Random(f"{self.limits.seed} {sequence.prompt.request_id} {sequence.generated}")
+            accepted = draw.randint(0, self.limits.speculate)
+        left = max(1, sequence.prompt.max_new_tokens - sequence.generated)
+        tokens = min(1 + accepted, left)
+        return Step(replace(sequence, generated=sequence.generated + tokens), tokens, prefilled)
+
+    def _reserve(self, batch: Batch) -> None:
+        if self.limits.paged and not self.limits.allocates_blocks:
+            return  # The whole cache is allocated at start; _write_blocks has seen to its end.
+        held = sum(self.reserved_tokens(kept) for kept in self.kept.values())
+        wanted = held + self.reserved_tokens(batch)
+        if wanted > self.limits.max_batch_tokens:
+            raise RuntimeError(f"Out of memory: {wanted} tokens of KV cache wanted, {self.limits.max_batch_tokens} fit")
+
+    def _write_blocks(self, prompts: Items[Prompt]) -> None:
+        """Note the blocks these requests write, at once for prompt and answer; who owns them is not asked."""
+        if not self.limits.paged or self.limits.allocates_blocks:
+            return
+        written: set[int] = set()
+        first = 0
+        for prompt in prompts:
+            tokens = len(prompt.tokens) + prompt.max_new_tokens - 1 + self.limits.speculate
+            needed = math.ceil(tokens / self.limits.block_size)
+            if not prompt.blocks:
+                written.update(range(first, first + needed))
+                first += needed
+                continue
+            if len(prompt.blocks) < needed or len(prompt.slots) < tokens:
+                raise IndexError(f"{tokens} tokens need {needed} blocks and {tokens} slots")
+            written.update(slot // self.limits.block_size for slot in prompt.slots[:tokens])
+        if max(written, default=0) >= max(1, self.limits.max_batch_tokens // self.limits.block_size):
+            raise RuntimeError(f"Out of memory: block {max(written)} is beyond the KV cache")
+        self.blocks_written |= written

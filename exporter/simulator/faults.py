@@ -1,0 +1,52 @@
+"""Failures by command: how alerts and dashboards are tried."""
+
+import threading
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+FaultKind = Literal["unavailable", "hang", "internal"]
+FAULT_KINDS: tuple[str, ...] = get_args(FaultKind)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`unavailable` and `internal` answer that status, `hang` holds the rank's only thread.
+
+    It ends at the monotonic instant `until` (seconds), or after `count` calls, or never; `method` None hits every call.
+    """
+
+    kind: FaultKind
+    until: float | None = None
+    count: int | None = None
+    method: str | None = None
+
+
+class Faults:
+    """The fault of one rank, set from one thread and met in another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fault: Fault | None = None
+        self._left: int | None = None
+
+    def set(self, fault: Fault | None) -> None:
+        with self._lock:
+            self._fault = fault
+            self._left = fault.count if fault else None
+
+    def meet(self, method: str, now: float) -> Fault | None:
+        """The fault this call runs into, if any; it counts as one of `count`."""
+        with self._lock:
+            fault = self._fault
+            if fault is None or fault.method not in (None, method) or self._left == 0:
+                return None
+            if fault.until is not None and now >= fault.until:
+                return None
+            if self._left is not None:
+                self._left -= 1
+            return fault
+
+    def holds(self, fault: Fault, now: float) -> bool:
+        """Whether a call that hangs on this fault hangs on."""
+        with self._lock:
+            return self._fault is fault and (fault.until is None or now < fault.until)

@@ -1,0 +1,169 @@
+"""One rank: does what a call asks and takes the time a GPU would. Knows no transport; one thread may call it."""
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+from exporter.simulator import messages
+from exporter.simulator.batches import Batch, Batches, Limits, Step
+from exporter.simulator.faults import Faults
+from exporter.simulator.options import Config
+from exporter.simulator.roofline import Jitter, Roofline
+
+_WAKE_EARLY = 0.001  # seconds: an Event wakes up late by less than this, time.sleep by much less
+
+
+class Halted(Exception):
+    """The server stops while the call runs."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response and what the record says of it: `tokens` over all ranks, measured nanoseconds."""
+
+    response: Any
+    tokens: int = 0
+    forward_ns: int = 0
+    decode_ns: int = 0
+    total_ns: int = 0
+
+
+class Rendezvous:
+    """Where the ranks wait for each other, as every collective operation makes them."""
+
+    def __init__(self, ranks: int, timeout: float) -> None:
+        self._barrier = threading.Barrier(ranks)
+        self._timeout = timeout
+
+    def meet(self, rank: int) -> None:
+        """Wait until every rank has come; RuntimeError after the timeout."""
+        try:
+            self._barrier.wait(self._timeout)
+        except threading.BrokenBarrierError:
+            raise RuntimeError(f"Rank {rank} waited {self._timeout:g} s in vain for the other ranks") from None
+
+    def abandon(self) -> None:
+        self._barrier.abort()
+
+
+class Rank:
+    """The state of one rank and its eight calls. A new one is a new process: empty."""
+
+    def __init__(self, index: int, config: Config, rendezvous: Rendezvous) -> None:
+        self.index = index
+        self.roofline: Roofline = config.roofline
+        self.urls: list[str] = []
+        self.faults = Faults()
+        self.received: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self.stopping = threading.Event()
+        self._config = config
+        self._wire: Any = messages.module_of(config.protocol)
+        self._rendezvous = rendezvous
+        self._jitter = Jitter(config.seed + index, config.jitter)
+        paged = config.attention == "paged"
+        self.batches = Batches(
+            Limits(
+                paged=paged,
+                allocates_blocks=config.protocol == "v2",
+                block_size=config.block_size,
+                max_positions=config.roofline.model.max_positions,
+                max_batch_tokens=config.kv_tokens,
+                speculate=config.speculate,
+                seed=config.seed,
+            )
+        )
+
+    def answer(self, method: str, request: Any) -> Answer:
+        """Serve one call. ValueError and IndexError are mistakes it survives, RuntimeError ends it, Halted: stopped."""
+        match method:
+            case "Prefill":
+                return self._prefill(request)
+            case "Decode":
+                return self._decode(request)
+            case "Info":
+                return Answer(messages.info(self._config))
+            case "ServiceDiscovery":
+                return Answer(self._wire.ServiceDiscoveryResponse(urls=self.urls))
+            case "ClearCache":
+                self.batches.clear(request.id if request.HasField("id") else None)
+                return Answer(self._wire.ClearCacheResponse())
+            case "FilterBatch":
+                kept = self.batches.filter(request.batch_id, request.request_ids)
+                return Answer(self._wire.FilterBatchResponse(batch=self._cached(kept)))
+            case "Warmup":
+                return self._warmup(request)
+            case _:
+                return Answer(self._wire.HealthResponse())
+
+    def hold(self, seconds: float) -> None:
+        """Keep the thread for `seconds`; Halted when the server stops meanwhile."""
+        deadline = time.perf_counter() + seconds
+        if self.stopping.wait(max(0.0, seconds - _WAKE_EARLY)):
+            raise Halted
+        time.sleep(max(0.0, deadline - time.perf_counter()))
+
+    def _prefill(self, request: Any) -> Answer:
+        began = time.perf_counter_ns()
+        prompts = messages.prompts_of(self._config, request.batch.requests)
+        joins = self._config.protocol == "v3" and request.HasField("cached_batch")
+        joining = time.perf_counter_ns()
+        cached_id = request.cached_batch.id if joins else None
+        batch = self.batches.admit(request.batch.id, prompts, request.batch.size, cached_id)
+        concat_ns = time.perf_counter_ns() - joining if batch.size > len(prompts) else None
+        answer = self._run(self._wire.PrefillResponse(), batch, self._prefill_seconds(batch), began, concat_ns)
+        return replace(answer, tokens=sum(len(prompt.tokens) for prompt in prompts))
+
+    def _decode(self, request: Any) -> Answer:
+        began = time.perf_counter_ns()
+        batch = self.batches.take([cached.id for cached in request.batches])
+        concat_ns = time.perf_counter_ns() - began if len(request.batches) > 1 else None
+        seconds = self.roofline.decode_seconds(batch.size, self._context(batch), 1 + self._config.speculate)
+        return self._run(self._wire.DecodeResponse(), batch, seconds, began, concat_ns)
+
+    def _run(self, response: Any, batch: Batch, seconds: float, began: int, concat_ns: int | None) -> Answer:
+        """The forward pass, all ranks together, then the tokens; fills the response."""
+        forward = time.perf_counter_ns()
+        self._rendezvous.meet(self.index)
+        self.hold(seconds * self._jitter.factor())
+        decode = time.perf_counter_ns()
+        steps, after = self.batches.advance(batch)
+        self._fill(response, steps, after)
+        ended = time.perf_counter_ns()
+        forward_ns, decode_ns, total_ns = decode - forward, ended - decode, ended - began
+        if not self._config.neuron:
+            response.forward_ns, response.decode_ns, response.total_ns = forward_ns, decode_ns, total_ns
+            if concat_ns is not None:
+                response.concat_ns = concat_ns
+        return Answer(response, sum(step.new_tokens for step in steps), forward_ns, decode_ns, total_ns)
+
+    def _fill(self, response: Any, steps: list[Step], after: Batch | None) -> None:
+        response.generations.extend(messages.generations(self._config, steps, self.index))
+        if after is not None:
+            response.batch.CopyFrom(self._cached(after))
+
+    def _warmup(self, request: Any) -> Answer:
+        """Throws every batch away, as a shard which lays out its cache anew."""
+        self.batches.kept.clear()
+        response = self._wire.WarmupResponse(max_supported_total_tokens=self._config.kv_tokens)
+        if self._config.protocol == "v3":
+            longest = min(self._config.roofline.model.max_positions, self._config.kv_tokens)
+            response.max_input_tokens = request.max_input_tokens or longest - 1
+            response.max_total_tokens = request.max_total_tokens or longest
+        return Answer(response)
+
+    def _cached(self, batch: Batch) -> Any:
+        return messages.cached_batch(self._config, batch, self.batches.reserved_tokens(batch))
+
+    def _prefill_seconds(self, batch: Batch) -> float:
+        """A padded model computes every prompt at the longest one's length; a paged one what is not in its cache."""
+        fresh = [sequence.prompt for sequence in batch.sequences if sequence.generated == 0]
+        lengths = [len(prompt.tokens) - prompt.cached_tokens for prompt in fresh]
+        mean = sum(lengths) / len(lengths) if self.batches.limits.paged else max(lengths)
+        return self.roofline.prefill_seconds(len(fresh), mean)
+
+    def _context(self, batch: Batch) -> int:
+        contexts = [sequence.context for sequence in batch.sequences]
+        return sum(contexts) if self.batches.limits.paged else max(contexts) * len(contexts)

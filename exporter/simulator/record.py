@@ -1,0 +1,54 @@
+"""What the server itself saw: one entry per served call, to hold a probe's numbers against."""
+
+import json
+import threading
+from collections import deque
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Served:
+    """One call on one rank. `*_ns` instants are of the server's perf_counter, the three durations as reported.
+
+    `received_ns` is when the call reached the server, `started_ns` when its turn came. A call that expired before its
+    turn has code "NOT_RUN". `tokens` counts prompt tokens for Prefill and new tokens for Decode, over all ranks.
+    """
+
+    rank: int
+    method: str
+    code: str
+    batch_id: int | None
+    size: int
+    tokens: int
+    received_ns: int
+    started_ns: int
+    finished_ns: int
+    forward_ns: int = 0
+    decode_ns: int = 0
+    total_ns: int = 0
+
+
+class Record:
+    """The newest `limit` entries in memory, and all of them as JSON lines in `file` if there is one."""
+
+    def __init__(self, limit: int, file: Path | None) -> None:
+        self._lock = threading.Lock()
+        self._newest: deque[Served] = deque(maxlen=limit)
+        self._file = file.open("a", encoding="utf-8") if file else None
+
+    def add(self, served: Served) -> None:
+        with self._lock:
+            self._newest.append(served)
+            if self._file and not self._file.closed:
+                self._file.write(json.dumps(asdict(served)) + "\n")
+                self._file.flush()
+
+    def newest(self) -> list[Served]:
+        with self._lock:
+            return list(self._newest)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._file:
+                self._file.close()

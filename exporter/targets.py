@@ -1,0 +1,90 @@
+"""Who is probed with what, and what may be sent to whom. Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from exporter.observation import Series
+from exporter.settings import Settings, Target, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything one target's runner needs to know. Two equal plans mean that a reload can leave the runner alone."""
+
+    target: Target
+    workloads: tuple[Workload, ...]
+    max_duty_cycle: float
+
+    def series(self) -> Iterator[tuple[Series, Workload]]:
+        for workload in self.workloads:
+            for batch_size in workload.batch_sizes:
+                yield Series(self.target.name, workload.name, batch_size), workload
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a target says of itself. Empty text and None where it does not say; `ranks` counts the shards of the model."""
+
+    protocol: str
+    ranks: int
+    model: str = ""
+    dtype: str = ""
+    device: str = ""
+    attention: str = ""
+    requires_padding: bool = True
+    block_size: int = 0
+    speculate: int = 0
+
+
+def plans(settings: Settings) -> dict[str, Plan]:
+    """One plan for each target that has at least one workload, by name, in the order of the file."""
+    found = {}
+    for target in settings.targets:
+        workloads = tuple(w for w in settings.workloads if w.targets is None or target.name in w.targets)
+        found[target.name] = Plan(target, workloads, settings.max_duty_cycle)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reload does, by name: `leaving` targets stop, `arriving` ones start; a changed one does both."""
+
+    leaving: tuple[str, ...]
+    arriving: tuple[str, ...]
+
+
+def change(old: Mapping[str, Plan], new: Mapping[str, Plan]) -> Change:
+    return Change(
+        leaving=tuple(name for name, plan in old.items() if new.get(name) != plan),
+        arriving=tuple(name for name, plan in new.items() if old.get(name) != plan),
+    )
+
+
+def refusal(target: Target, facts: Facts) -> str | None:
+    """Why not one Prefill may be sent to this shard, with what to do about it; None when probing is safe.
+
+    A paged shard would write the probe's keys and values over those of live requests.
+    """
+    if facts.requires_padding or target.kv_cache == "exclusive":
+        return None
+    if target.kv_cache == "reserved_block":
+        if facts.block_size > 0:
+            return None
+        return (
+            f"kv_cache: reserved_block needs a shard that names its block size, and this one ({facts.protocol}) does not; "
+            "set kv_cache: exclusive if no router serves users here, or probe the router"
+        )
+    return (
+        "this shard keeps a paged KV cache, and a probe would overwrite the cache of live requests; set kv_cache: exclusive "
+        "if no router serves users here (not even in between), kv_cache: reserved_block (experimental), or probe the router"
+    )
+
+
+def excess(target: Target, workload: Workload, batch_size: int) -> str | None:
+    """Why this batch would be too large for the target's limits; None when it is within them or none is set."""
+    tokens = workload.sequence_length + workload.decode_length
+    if target.max_total_tokens is not None and tokens > target.max_total_tokens:
+        return f"sequence_length + decode_length is {tokens}, over max_total_tokens {target.max_total_tokens}"
+    if target.max_batch_tokens is not None and batch_size * tokens > target.max_batch_tokens:
+        return f"batch_size x (sequence_length + decode_length) is {batch_size * tokens}, over max_batch_tokens {target.max_batch_tokens}"
+    return None

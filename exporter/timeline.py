@@ -1,0 +1,71 @@
+"""From raw instants to the field's numbers. Pure: no clock, no I/O.
+
+All durations are seconds, all rates tokens per second. A number that the facts cannot give is None or left out, never 0.
+"""
+
+from collections.abc import Iterator
+
+from exporter.observation import Observation, Step, Stream
+
+
+def time_to_first_token(stream: Stream) -> float | None:
+    """Sent to first token. For a shard: the wall time of Prefill."""
+    return stream.steps[0].arrived - stream.sent if stream.steps else None
+
+
+def inter_token_latency(step: Step, requests: int) -> float:
+    """The wait for one step, divided by the tokens each request got in it (more than one with speculation)."""
+    return (step.arrived - step.asked) * requests / step.tokens
+
+
+def inter_token_latencies(stream: Stream) -> Iterator[float]:
+    """One value per step after the first. A step without tokens has no value; its wait is part of the next arrival."""
+    return (inter_token_latency(step, stream.requests) for step in stream.steps[1:] if step.tokens)
+
+
+def generated_tokens(stream: Stream) -> int:
+    return sum(step.tokens for step in stream.steps)
+
+
+def time_per_output_token(stream: Stream) -> float | None:
+    """(last token - first token) / (tokens - 1), tokens counted per request; None with fewer than two tokens."""
+    if len(stream.steps) < 2:
+        return None
+    tokens_after_first = sum(step.tokens for step in stream.steps[1:]) / stream.requests
+    return (stream.steps[-1].arrived - stream.steps[0].arrived) / tokens_after_first if tokens_after_first else None
+
+
+def request_duration(stream: Stream) -> float:
+    return stream.ended - stream.sent
+
+
+def prefill_duration(observation: Observation) -> float | None:
+    """First sent to the moment when every request has its first token."""
+    streams = [stream for stream in observation.streams if stream.steps]
+    if not streams:
+        return None
+    return max(stream.steps[0].arrived for stream in streams) - min(stream.sent for stream in streams)
+
+
+def decode_duration(observation: Observation) -> float | None:
+    """First token to all done; None where nothing was decoded after the first tokens."""
+    streams = [stream for stream in observation.streams if len(stream.steps) > 1]
+    if not streams:
+        return None
+    first = min(stream.steps[0].arrived for stream in streams)
+    return max(stream.steps[-1].arrived for stream in streams) - first
+
+
+def prefill_throughput(observation: Observation) -> float | None:
+    """Prompt tokens of the batch / prefill duration."""
+    return _rate(sum(stream.prompt_tokens for stream in observation.streams), prefill_duration(observation))
+
+
+def decode_throughput(observation: Observation) -> float | None:
+    """Tokens after the first of each request / decode duration."""
+    tokens = sum(step.tokens for stream in observation.streams for step in stream.steps[1:])
+    return _rate(tokens, decode_duration(observation))
+
+
+def _rate(tokens: int, seconds: float | None) -> float | None:
+    return tokens / seconds if tokens and seconds is not None and seconds > 0 else None
