@@ -1,0 +1,101 @@
+"""A real Prometheus that scrapes what a test tells it to, and answers PromQL over its HTTP API."""
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from tests import real_parts
+from tests.processes import Process, Reply, ask, free_port, running, wait_until
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One element of an instant vector."""
+
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class PrometheusServer:
+    url: str
+    process: Process
+
+    def query(self, promql: str, at: float | None = None) -> list[Sample]:
+        """An instant query, at a Unix time or now. AssertionError when Prometheus refuses it."""
+        data = self._api("query", {"query": promql} | ({} if at is None else {"time": repr(at)}))
+        if data["resultType"] == "scalar":
+            return [Sample({}, float(data["result"][1]))]
+        return [Sample(element["metric"], float(element["value"][1])) for element in data["result"]]
+
+    def value(self, promql: str, at: float | None = None) -> float:
+        """The one value of a query; NaN where it has none."""
+        samples = self.query(promql, at)
+        assert len(samples) <= 1, f"{promql}: {samples}"
+        return samples[0].value if samples else math.nan
+
+    def by(self, label: str, promql: str, at: float | None = None) -> dict[str, float]:
+        """The values of a query by one label, which must tell them apart."""
+        samples = self.query(promql, at)
+        found = {sample.labels.get(label, ""): sample.value for sample in samples}
+        assert len(found) == len(samples), f"{promql}: {label} does not tell {samples} apart"
+        return found
+
+    def targets(self) -> list[dict[str, Any]]:
+        """The scrape targets: `health` (up, down, unknown), `lastError`, `labels` and more."""
+        active: list[dict[str, Any]] = self._api("targets", {})["activeTargets"]
+        return active
+
+    def scraped_since(self, unix_time: float) -> bool:
+        """Whether every target was scraped, with success, by a scrape that began after this instant."""
+        began = [sample.value for sample in self.query("timestamp(up == 1)")]
+        return 0 < len(self.query("up")) == len(began) and min(began) >= unix_time
+
+    def await_scrape(self) -> None:
+        """Return when everything that a target showed at the moment of the call is in the database."""
+        began = time.time()
+        wait_until(lambda: self.scraped_since(began), "a new scrape", self.process)
+
+    def _api(self, name: str, query: Mapping[str, str]) -> Any:
+        reply: Reply = ask(f"{self.url}/api/v1/{name}?{urlencode(query)}")
+        assert reply.status == 200, f"{name} {dict(query)}: {reply.text}"
+        return reply.json()["data"]
+
+
+@contextlib.contextmanager
+def prometheus_scraping(
+    folder: Path, ports: Sequence[int] = (), interval: str = "1s", **config: Any
+) -> Iterator[PrometheusServer]:
+    """Prometheus on a free port, its database under `folder`, scraping the ports of 127.0.0.1 every `interval`.
+
+    `config` adds or replaces top-level keys of its configuration, such as `rule_files`. JSON is YAML.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    scrape = {
+        "job_name": "tgi-probe",
+        "static_configs": [{"targets": [f"127.0.0.1:{target}" for target in ports]}],
+    }
+    document = {
+        "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
+        "scrape_configs": [scrape],
+    } | config
+    file = folder / "prometheus.yml"
+    file.write_text(json.dumps(document, indent=1))
+    command = [
+        real_parts.prometheus(),
+        f"--config.file={file}",
+        f"--storage.tsdb.path={folder / 'tsdb'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=warn",
+    ]
+    with running(command) as process:
+        server = PrometheusServer(f"http://127.0.0.1:{port}", process)
+        wait_until(lambda: ask(f"{server.url}/-/ready").status == 200, "Prometheus is ready", process)
+        yield server
