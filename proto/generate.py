@@ -16,6 +16,7 @@ from grpc_tools import protoc  # type: ignore[import-untyped, unused-ignore]
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path("exporter/pb")
 SOURCES = {
+    "fmaas": "proto/fmaas/generation.proto",
     "generate_v2": "proto/generate/v2/generate.proto",
     "generate_v3": "proto/generate/v3/generate.proto",
 }

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from exporter.pb import generate_v2_pb2, generate_v3_pb2
+from exporter.pb import fmaas_pb2, generate_v2_pb2, generate_v3_pb2
 
 
 def test_generated_code_is_up_to_date() -> None:
@@ -13,6 +13,7 @@ def test_generated_code_is_up_to_date() -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_both_protocols_live_in_one_process() -> None:
+def test_all_protocols_live_in_one_process() -> None:
     assert generate_v2_pb2.DESCRIPTOR.package == "generate.v2"
     assert generate_v3_pb2.DESCRIPTOR.package == "generate.v3"
+    assert fmaas_pb2.DESCRIPTOR.package == "fmaas"
