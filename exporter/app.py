@@ -32,7 +32,9 @@ RELOAD_PATIENCE = 60.0
 
 
 class Recorder:
-    """A runner's ledger: what happens goes to the instruments and to the journal. A reload may exchange the instruments."""
+    """A runner's ledger: what happens goes to the instruments and to the journal. A reload may exchange the
+    instruments.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
@@ -151,7 +153,11 @@ class Daemon:
         try:
             runner.run()
         except Exception:
-            logger.critical("the watching of %s ended by a bug of tgi-probe; /-/healthy fails from now on", runner.name, exc_info=True)
+            logger.critical(
+                "the watching of %s ended by a bug of tgi-probe; /-/healthy fails from now on",
+                runner.name,
+                exc_info=True,
+            )
 
     def _drain(self, names: list[str]) -> None:
         """Stop these targets: all are told first, then waited for, so that it takes as long as the slowest."""
@@ -163,7 +169,9 @@ class Daemon:
             watch.thread.join(max(0.0, deadline - time.monotonic()))
         stuck = [watch for watch in watches if watch.thread.is_alive()]
         for watch in stuck:
-            logger.warning("target %s: a call outlasts the %g s of draining; ending it", watch.runner.name, DRAIN_SECONDS)
+            logger.warning(
+                "target %s: a call outlasts the %g s of draining; ending it", watch.runner.name, DRAIN_SECONDS
+            )
             watch.runner.cut()
         deadline = time.monotonic() + CUT_SECONDS
         for watch in stuck:
@@ -199,7 +207,12 @@ class Daemon:
         self._exchange_metrics(settings, [plan for name, plan in new.items() if name not in what.arriving])
         self._settings = settings
         self._start(new[name] for name in what.arriving)
-        logger.info("reloaded: %d targets stay, %d leave, %d arrive", len(new) - len(what.arriving), len(what.leaving), len(what.arriving))
+        logger.info(
+            "reloaded: %d targets stay, %d leave, %d arrive",
+            len(new) - len(what.arriving),
+            len(what.leaving),
+            len(what.arriving),
+        )
         return []
 
     def _exchange_metrics(self, settings: Settings, staying: list[Plan]) -> None:
@@ -221,7 +234,9 @@ class Daemon:
         return f"standing still: {', '.join(still)}" if still else None
 
     def _unready(self) -> str | None:
-        waiting = [w.runner.name for w in list(self._watches.values()) if w.runner.plan.workloads and not w.runner.attempted]
+        waiting = [
+            w.runner.name for w in list(self._watches.values()) if w.runner.plan.workloads and not w.runner.attempted
+        ]
         return f"no first attempt yet: {', '.join(waiting)}" if waiting else None
 
 
@@ -231,7 +246,9 @@ def shown(settings: Settings) -> str:
 
 
 def run(config: Path | None, on_ready: Callable[[int], None] = lambda port: None) -> int:
-    """The daemon, until a signal. 0 after a graceful stop; SettingsError and OSError (port taken) before it has begun."""
+    """The daemon, until a signal. 0 after a graceful stop; SettingsError and OSError (port taken) before it has
+    begun.
+    """
     # The measuring threads must not wait 5 ms (the default) for a thread that renders or parses.
     sys.setswitchinterval(0.0005)
     daemon = Daemon(lambda: load(config), on_ready)

@@ -30,7 +30,7 @@ OUTCOMES = {
 
 
 def open_channel(address: str) -> grpc.Channel:
-    """A channel to `unix:///path` or `host:port`. It connects on the first call and never waits for a server to come."""
+    """A channel to `unix:///path` or `host:port`. It connects on the first call, and does not wait for a server."""
     return grpc.insecure_channel(address, options=OPTIONS)
 
 

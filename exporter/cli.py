@@ -26,14 +26,19 @@ def build_parser(command: Sequence[str] = ()) -> argparse.ArgumentParser:
     """All commands. The options of `simulate` are there only where it is the `command`: a sidecar must not load it."""
     parser = argparse.ArgumentParser(
         prog="tgi-probe",
-        description="Probe LLM inference servers of the TGI family continuously and serve latency and throughput histograms.",
+        description="Probe LLM inference servers of the TGI family and serve latency and throughput histograms.",
     )
     parser.add_argument("--version", action="version", version=f"tgi-probe {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="the daemon: probe and serve /metrics until SIGTERM")
     _takes_config(run)
-    run.add_argument("--config.check", dest="check_only", action="store_true", help="only check the configuration, like `tgi-probe check`")
+    run.add_argument(
+        "--config.check",
+        dest="check_only",
+        action="store_true",
+        help="only check the configuration, like `tgi-probe check`",
+    )
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="check a configuration: exit code 0, or 2 with a line for every error")
@@ -69,7 +74,10 @@ def _run(options: argparse.Namespace) -> int:
     try:
         return app.run(options.config)
     except OSError as error:
-        print(f"web.listen_address: {settings.web.listen_address} cannot be used: {error.strerror or error}", file=sys.stderr)
+        print(
+            f"web.listen_address: {settings.web.listen_address} cannot be used: {error.strerror or error}",
+            file=sys.stderr,
+        )
         return 2
 
 

@@ -32,7 +32,10 @@ def run(port: int) -> int:
                 journal.set_up("info")
                 return app.run(config, on_ready=_show)
             except OSError as error:
-                print(f"port {port} cannot be used: {error.strerror or error}; choose another with --port", file=sys.stderr)
+                print(
+                    f"port {port} cannot be used: {error.strerror or error}; choose another with --port",
+                    file=sys.stderr,
+                )
                 return 2
             finally:
                 shard.terminate()

@@ -24,7 +24,8 @@ StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 class Views:
     """What the pages show, as functions, so that a reload can exchange what is behind them.
 
-    `healthy` and `ready` answer None when all is well, else why not. `reload` answers the problems, none when it was taken.
+    `healthy` and `ready` answer None when all is well, else why not. `reload` answers the problems, none when it was
+    taken.
     """
 
     registry: Callable[[], CollectorRegistry]

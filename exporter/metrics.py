@@ -1,6 +1,7 @@
 """The only place that makes instruments. One method for each thing that happens; names and labels are the contract.
 
-Only successful probes enter latency and throughput. A failure is counted with its outcome and never shows in a histogram.
+Only successful probes enter latency and throughput. A failure is counted with its outcome and never shows in a
+histogram.
 """
 
 import math
@@ -61,7 +62,7 @@ class Metrics:
     """Instruments of one daemon. Methods are safe to call from any thread."""
 
     def __init__(self, layout: Layout, unix_time: Callable[[], float] = time.time) -> None:
-        prometheus_client.disable_created_metrics()
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.layout = layout
         self.registry = CollectorRegistry()
         self._unix_time = unix_time
@@ -88,22 +89,36 @@ class Metrics:
     def _make_latency(self) -> None:
         edges = self.layout.edges
         self.ttft = self._histogram(
-            "tgi_probe_time_to_first_token_seconds", "Wall time from sending a request to its first token (shard: of Prefill).", edges
+            "tgi_probe_time_to_first_token_seconds",
+            "Wall time from sending a request to its first token (shard: of Prefill).",
+            edges,
         )
         self.inter_token = self._histogram(
-            "tgi_probe_inter_token_latency_seconds", "Wait for each token after the first (shard: wall time of each Decode).", edges
+            "tgi_probe_inter_token_latency_seconds",
+            "Wait for each token after the first (shard: wall time of each Decode).",
+            edges,
         )
         self.per_output_token = self._histogram(
-            "tgi_probe_time_per_output_token_seconds", "Time from the first to the last token, divided by the tokens after the first.", edges
+            "tgi_probe_time_per_output_token_seconds",
+            "Time from the first to the last token, divided by the tokens after the first.",
+            edges,
         )
-        self.decode = self._histogram("tgi_probe_decode_duration_seconds", "Time of a probe from the first token until all is done.", edges)
-        self.request = self._histogram("tgi_probe_request_duration_seconds", "Wall time from sending a request until it is done.", edges)
+        self.decode = self._histogram(
+            "tgi_probe_decode_duration_seconds", "Time of a probe from the first token until all is done.", edges
+        )
+        self.request = self._histogram(
+            "tgi_probe_request_duration_seconds", "Wall time from sending a request until it is done.", edges
+        )
         rates = self.layout.throughput_edges
         self.prefill_rate = self._histogram(
-            "tgi_probe_prefill_throughput_tokens_per_second", "Prompt tokens of a probe's batch divided by its prefill time.", rates
+            "tgi_probe_prefill_throughput_tokens_per_second",
+            "Prompt tokens of a probe's batch divided by its prefill time.",
+            rates,
         )
         self.decode_rate = self._histogram(
-            "tgi_probe_decode_throughput_tokens_per_second", "Tokens of a probe after the first ones divided by its decode time.", rates
+            "tgi_probe_decode_throughput_tokens_per_second",
+            "Tokens of a probe after the first ones divided by its decode time.",
+            rates,
         )
         self.overhead = self._histogram(
             "tgi_probe_overhead_seconds",
@@ -112,7 +127,10 @@ class Metrics:
             (*SERIES, "method"),
         )
         self.lateness = self._histogram(
-            "tgi_probe_schedule_lateness_seconds", "How much later than due a probe was started.", (*FINE_SECONDS, *edges), ("target",)
+            "tgi_probe_schedule_lateness_seconds",
+            "How much later than due a probe was started.",
+            (*FINE_SECONDS, *edges),
+            ("target",),
         )
         self.server = Summary(
             "tgi_probe_server_duration_seconds",
@@ -122,23 +140,43 @@ class Metrics:
         )
 
     def _make_counters(self) -> None:
-        self.attempts = self._counter("tgi_probe_attempts_total", "Probes that were started, by how they ended.", (*SERIES, "outcome", "code"))
-        self.skips = self._counter("tgi_probe_skipped_total", "Probes that were due but not started, by reason.", (*SERIES, "reason"))
+        self.attempts = self._counter(
+            "tgi_probe_attempts_total", "Probes that were started, by how they ended.", (*SERIES, "outcome", "code")
+        )
+        self.skips = self._counter(
+            "tgi_probe_skipped_total", "Probes that were due but not started, by reason.", (*SERIES, "reason")
+        )
         self.prompt_tokens = self._counter("tgi_probe_prompt_tokens_total", "Prompt tokens sent in successful probes.")
-        self.generated_tokens = self._counter("tgi_probe_generated_tokens_total", "Tokens received in successful probes.")
+        self.generated_tokens = self._counter(
+            "tgi_probe_generated_tokens_total", "Tokens received in successful probes."
+        )
         self.verdicts = self._counter(
-            "tgi_probe_slo_requests_total", "Requests judged by an SLO; failed ones are bad.", ("slo", *SERIES, "verdict")
+            "tgi_probe_slo_requests_total",
+            "Requests judged by an SLO; failed ones are bad.",
+            ("slo", *SERIES, "verdict"),
         )
 
     def _make_gauges(self) -> None:
         self.last = {
-            "ttft": self._gauge("tgi_probe_last_time_to_first_token_seconds", "Time to first token of the newest successful probe."),
-            "itl": self._gauge("tgi_probe_last_inter_token_latency_seconds", "Mean inter-token latency of the newest successful probe."),
-            "prefill": self._gauge("tgi_probe_last_prefill_throughput_tokens_per_second", "Prefill throughput of the newest successful probe."),
-            "decode": self._gauge("tgi_probe_last_decode_throughput_tokens_per_second", "Decode throughput of the newest successful probe."),
+            "ttft": self._gauge(
+                "tgi_probe_last_time_to_first_token_seconds", "Time to first token of the newest successful probe."
+            ),
+            "itl": self._gauge(
+                "tgi_probe_last_inter_token_latency_seconds", "Mean inter-token latency of the newest successful probe."
+            ),
+            "prefill": self._gauge(
+                "tgi_probe_last_prefill_throughput_tokens_per_second",
+                "Prefill throughput of the newest successful probe.",
+            ),
+            "decode": self._gauge(
+                "tgi_probe_last_decode_throughput_tokens_per_second",
+                "Decode throughput of the newest successful probe.",
+            ),
         }
         self.success = self._gauge("tgi_probe_success", "Whether the newest attempt succeeded.")
-        self.last_success = self._gauge("tgi_probe_last_success_timestamp_seconds", "Unix time of the newest success, 0 before the first.")
+        self.last_success = self._gauge(
+            "tgi_probe_last_success_timestamp_seconds", "Unix time of the newest success, 0 before the first."
+        )
         self.target_up = self._gauge("tgi_probe_target_up", "Whether the target is reachable and answers.", ("target",))
         self.target_info = self._gauge(
             "tgi_probe_target_info",
@@ -146,16 +184,29 @@ class Metrics:
             ("target", "kind", "protocol", "model", "dtype", "device", "attention", "ranks"),
         )
         self.in_flight = self._gauge("tgi_probe_inflight", "Probes in flight.", ("target",))
-        self.objective = Gauge("tgi_probe_slo_objective_ratio", "Share of requests that must be good.", ("slo",), registry=self.registry)
-        self.threshold = Gauge("tgi_probe_slo_threshold_seconds", "Longest duration that is still good.", ("slo",), registry=self.registry)
+        self.objective = Gauge(
+            "tgi_probe_slo_objective_ratio", "Share of requests that must be good.", ("slo",), registry=self.registry
+        )
+        self.threshold = Gauge(
+            "tgi_probe_slo_threshold_seconds", "Longest duration that is still good.", ("slo",), registry=self.registry
+        )
 
     def _make_own(self) -> None:
         registry = self.registry
-        self.reload_ok = Gauge("tgi_probe_config_last_reload_successful", "Whether the newest reload was taken.", registry=registry)
-        self.reload_time = Gauge(
-            "tgi_probe_config_last_reload_success_timestamp_seconds", "Unix time of the newest reload that was taken.", registry=registry
+        self.reload_ok = Gauge(
+            "tgi_probe_config_last_reload_successful", "Whether the newest reload was taken.", registry=registry
         )
-        build = Gauge("tgi_probe_build_info", "Version of tgi-probe and Python; always 1.", ("version", "python_version"), registry=registry)
+        self.reload_time = Gauge(
+            "tgi_probe_config_last_reload_success_timestamp_seconds",
+            "Unix time of the newest reload that was taken.",
+            registry=registry,
+        )
+        build = Gauge(
+            "tgi_probe_build_info",
+            "Version of tgi-probe and Python; always 1.",
+            ("version", "python_version"),
+            registry=registry,
+        )
         build.labels(__version__, platform.python_version()).set(1)
         prometheus_client.ProcessCollector(registry=registry)
         prometheus_client.GCCollector(registry=registry)
@@ -163,7 +214,10 @@ class Metrics:
     # --- targets come and go
 
     def configure(self, settings: Settings) -> None:
-        """Take over the objectives: their gauges, and which series each judges. Their counters start with the target."""
+        """Take over the objectives: their gauges, and which series each judges. `announce` starts their counters."""
+        for gone in {objective.name for judged in self._objectives.values() for objective in judged}:
+            if gone not in {objective.name for objective in settings.slos}:
+                self.verdicts.remove_by_labels({"slo": gone})
         self._objectives = {}
         self.objective.clear()
         self.threshold.clear()
@@ -186,7 +240,15 @@ class Metrics:
 
     def _announce_series(self, series: Series) -> None:
         of = self._of
-        latency = (self.ttft, self.inter_token, self.per_output_token, self.decode, self.request, self.prefill_rate, self.decode_rate)
+        latency = (
+            self.ttft,
+            self.inter_token,
+            self.per_output_token,
+            self.decode,
+            self.request,
+            self.prefill_rate,
+            self.decode_rate,
+        )
         for instrument in (*latency, self.prompt_tokens, self.generated_tokens, self.success, self.last_success):
             of(instrument, series)
         for gauge in self.last.values():
@@ -309,7 +371,9 @@ class Metrics:
         return instrument.labels(target, *values, *self._labels[target])
 
     def _of(self, instrument: Instrument, series: Series, *values: str) -> Instrument:
-        return instrument.labels(series.target, series.workload, str(series.batch_size), *values, *self._labels[series.target])
+        return instrument.labels(
+            series.target, series.workload, str(series.batch_size), *values, *self._labels[series.target]
+        )
 
     def _verdict(self, objective: str, series: Series, verdict: str) -> Counter:
         labels = self._labels[series.target]

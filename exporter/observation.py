@@ -91,7 +91,8 @@ class Observation:
     """One attempt: who, when, what arrived, how it ended.
 
     `due` is when the schedule wanted it, `started` when it really began, `ended` when it was over. `code` is the gRPC
-    or HTTP status name. `detail` is one line for people, empty when all went well. `streams` is empty where nothing was sent.
+    or HTTP status name. `detail` is one line for people, empty when all went well. `streams` is empty where nothing
+    was sent.
     """
 
     series: Series

@@ -1,9 +1,10 @@
 """One target's thread: due -> attempt -> record. Keeps the promises of the schedule.
 
-One probe in flight at a time; what is due meanwhile is skipped and counted, never queued. Every attempt that was started
-ends in exactly one record, whatever happens, or was abandoned because the daemon stops. Failure is data.
+One probe in flight at a time; what is due meanwhile is skipped and counted, never queued. Every attempt that was
+started ends in exactly one record, whatever happens, or was abandoned because the daemon stops. Failure is data.
 """
 
+import contextlib
 import random
 import threading
 import time
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from exporter.observation import Failure, Observation, Outcome, Series, SkipReason
-from exporter.probes import Abandoned, Prober, Result
+from exporter.prober import Abandoned, Prober, Result
 from exporter.schedule import Skip, Start, Timetable, Wait, Window, backoff_after, rest_after
 from exporter.settings import Workload
 from exporter.targets import Facts, Plan, excess
@@ -51,7 +52,9 @@ class Clock:
 class Runner:
     """Probes one target until told to stop. `run` is the body of its thread."""
 
-    def __init__(self, plan: Plan, prober: Prober, ledger: Ledger, phase: float = 0.0, clock: Clock = Clock(), seed: int = 0) -> None:
+    def __init__(
+        self, plan: Plan, prober: Prober, ledger: Ledger, phase: float = 0.0, clock: Clock = Clock(), seed: int = 0
+    ) -> None:
         self.plan = plan
         self.name = plan.target.name
         self.attempted = False
@@ -73,7 +76,9 @@ class Runner:
         self._stop.set()
 
     def cut(self) -> None:
-        """The drain time is over: end calls in flight too. What is owed to the server is still paid, in a few seconds."""
+        """The drain time is over: end calls in flight too. What is owed to the server is still paid, in a few
+        seconds.
+        """
         self._stop.set()
         self._prober.close()
 
@@ -86,10 +91,8 @@ class Runner:
             while not self._stop.is_set():
                 self._turn()
         finally:
-            try:
+            with contextlib.suppress(Failure):  # the server is gone, and the batch with it
                 self._prober.close()
-            except Failure:
-                pass  # the server is gone, and the batch with it
             self._ledger.inflight(self.name, 0)
 
     def _turn(self) -> None:
@@ -111,10 +114,14 @@ class Runner:
         workload = self._workloads[key]
         if excess(self.plan.target, workload, key.batch_size) is not None:
             self._ledger.skipped(key, SkipReason.UNSAFE)
-            self._window = Window(rest_until=self._clock.now() + CHECK_INTERVAL) if workload.interval == 0 else self._window
+            self._window = (
+                Window(rest_until=self._clock.now() + CHECK_INTERVAL) if workload.interval == 0 else self._window
+            )
             return
         started = self._clock.now()
-        self._promised = started + 2 * CONNECT_TIMEOUT + SETTLE_TIMEOUT + (workload.warmups + 1) * workload.timeout + PATIENCE
+        self._promised = (
+            started + 2 * CONNECT_TIMEOUT + SETTLE_TIMEOUT + (workload.warmups + 1) * workload.timeout + PATIENCE
+        )
         self._ledger.late(self.name, started - due)
         self._ledger.inflight(self.name, 1)
         try:
@@ -141,7 +148,9 @@ class Runner:
             if self._stop.is_set():
                 raise Abandoned
             self._pay()
-        return Observation(series, due, started, self._clock.now(), result.outcome, result.code, result.detail, result.streams)
+        return Observation(
+            series, due, started, self._clock.now(), result.outcome, result.code, result.detail, result.streams
+        )
 
     def _probe(self, series: Series, workload: Workload) -> Result:
         facts = self._connect()
@@ -158,7 +167,9 @@ class Runner:
         return self._prober.probe(workload, series.batch_size, self._stop.is_set)
 
     def _connect(self) -> Facts:
-        """Raises Failure when the target is down. After it was down, or came back as another one, every series is cold."""
+        """Raises Failure when the target is down. After it was down, or came back as another one, every series is
+        cold.
+        """
         try:
             facts = self._prober.connect(CONNECT_TIMEOUT)
         except Failure:
@@ -177,10 +188,8 @@ class Runner:
 
     def _pay(self) -> None:
         """Free what a failed probe left behind, at once if the server lets us; else before the next probe."""
-        try:
+        with contextlib.suppress(Failure):
             self._prober.settle(SETTLE_TIMEOUT)
-        except Failure:
-            pass
 
     def _after(self, series: Series, observation: Observation) -> None:
         now = self._clock.now()
@@ -201,10 +210,8 @@ class Runner:
     def _check(self) -> None:
         """Between probes: is it there? So that `tgi_probe_target_up` does not wait for a long interval."""
         self._promised = self._clock.now() + 2 * CONNECT_TIMEOUT + PATIENCE
-        try:
+        with contextlib.suppress(Failure):
             self._connect()
-        except Failure:
-            pass
 
 
 def timetable(plan: Plan, start: float, phase: float, seed: int) -> Timetable:

@@ -21,8 +21,9 @@ def phase(index: int) -> float:
 def spread(members: int, interval: float, start: float, phase: float, seed: int) -> Iterator[tuple[float, int]]:
     """Due times without end, as (due, member): each member exactly once in every interval.
 
-    The interval is cut into as many equal slots as there are members. Which member gets which slot is drawn anew in each
-    interval (from `seed`, so it can be repeated): with a fixed order the member that follows the longest probe would be
+    The interval is cut into as many equal slots as there are members. Which member gets which slot is drawn anew in
+    each interval (from `seed`, so it can be repeated): with a fixed order the member that follows the longest probe
+    would be
     skipped for ever, and no one would see it.
     """
     order = random.Random(seed)
@@ -96,8 +97,9 @@ class Wait:
 class Timetable:
     """Decides for one target what comes next: `periodic` members by their due times, `back_to_back` ones in between.
 
-    A periodic member that is due while the target is closed is skipped and never made up for. A back-to-back member has no
-    due time to miss: it starts when the target is open, in turn, unless that would make the next periodic member late
+    A periodic member that is due while the target is closed is skipped and never made up for. A back-to-back member
+    has no due time to miss: it starts when the target is open, in turn, unless that would make the next periodic
+    member late
     (as far as the last duration of that member tells). It gives way once, so that neither can starve the other.
     """
 

@@ -21,14 +21,18 @@ Seconds = Annotated[float, BeforeValidator(notation.parse_duration)]
 PositiveSeconds = Annotated[Seconds, AfterValidator(notation.positive)]
 Name = Annotated[str, AfterValidator(notation.name)]
 LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
-BatchSizes = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], BeforeValidator(notation.listed), Field(min_length=1)]
+BatchSizes = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=4096)], ...], BeforeValidator(notation.listed), Field(min_length=1)
+]
 Names = Annotated[tuple[Name, ...], BeforeValidator(notation.listed)]
 Kind = Literal["shard"]
 KvCache = Literal["exclusive", "reserved_block"]
 MEASURES = ("ttft", "inter_token_latency", "time_per_output_token", "request_duration", "availability")
 RESERVED_LABELS = frozenset(
-    "target workload batch_size method phase outcome code reason slo verdict kind protocol model dtype device attention "
-    "ranks le quantile job instance version".split()
+    {
+        *("target", "workload", "batch_size", "method", "phase", "outcome", "code", "reason", "slo", "verdict", "kind"),
+        *("protocol", "model", "dtype", "device", "attention", "ranks", "le", "quantile", "job", "instance", "version"),
+    }
 )
 
 
@@ -47,7 +51,8 @@ class Target(Section):
     )
     labels: dict[LabelName, str] = Field({}, max_length=8, description="added to every series of the target")
     max_batch_tokens: PositiveInt | None = Field(
-        None, description="largest batch_size x (sequence_length + decode_length) that may be sent; larger ones are skipped"
+        None,
+        description="largest batch_size x (sequence_length + decode_length) that may be sent; larger ones are skipped",
     )
     max_total_tokens: PositiveInt | None = Field(
         None, description="largest sequence_length + decode_length that the model can take; longer ones are skipped"
@@ -58,7 +63,9 @@ class Target(Section):
         for label in self.labels:
             if label in RESERVED_LABELS or label.startswith("__"):
                 raise PydanticCustomError(
-                    "label", "labels.{label}: the name is taken by tgi-probe or Prometheus; choose another", {"label": label}
+                    "label",
+                    "labels.{label}: the name is taken by tgi-probe or Prometheus; choose another",
+                    {"label": label},
                 )
         notation.check_address(self.address)
         return self
@@ -85,9 +92,12 @@ class Workload(Section):
     sequence_length: int = Field(10, ge=1, le=10_000_000, description="prompt tokens of each request")
     decode_length: int = Field(8, ge=1, le=1_000_000, description="tokens to generate for each request")
     batch_sizes: BatchSizes = Field((1, 2, 4, 8, 16, 32), description="requests at once")
-    interval: Seconds = Field("30s", description="each batch size is probed once per interval; 0s = back to back")
-    timeout: PositiveSeconds = Field("60s", description="for one probe, from its first call to its last answer")
-    warmups: int = Field(1, ge=0, le=100, description="unrecorded probes before the first of a batch size and after reconnecting")
+    # Defaults of durations are text like any other value, and read by the same rules.
+    interval: Seconds = Field("30s", description="a batch size is probed once per interval; 0s = back to back")  # type: ignore[assignment]
+    timeout: PositiveSeconds = Field("60s", description="of one probe, from first call to last answer")  # type: ignore[assignment]
+    warmups: int = Field(
+        1, ge=0, le=100, description="unrecorded probes before the first of a batch size and after reconnecting"
+    )
     targets: Names | None = Field(None, description="names of targets; all when left out")
     parameters: Parameters = Parameters()
 
@@ -111,7 +121,9 @@ class Slo(Section):
     batch_sizes: BatchSizes | None = Field(None, description="all of the workload when left out")
     targets: Names | None = Field(None, description="all of the workload when left out")
     ttft: PositiveSeconds | None = Field(None, description="threshold for the time to first token")
-    inter_token_latency: PositiveSeconds | None = Field(None, description="threshold for the wait for each token after the first")
+    inter_token_latency: PositiveSeconds | None = Field(
+        None, description="threshold for the wait for each token after the first"
+    )
     time_per_output_token: PositiveSeconds | None = None
     request_duration: PositiveSeconds | None = None
     availability: Literal[True] | None = Field(None, description="true: success is all that is asked")
@@ -153,7 +165,9 @@ class Settings(Section):
     targets: Annotated[tuple[Target, ...], BeforeValidator(notation.listed)] = ()
     workloads: Annotated[tuple[Workload, ...], BeforeValidator(notation.listed)] = ()
     slos: Annotated[tuple[Slo, ...], BeforeValidator(notation.listed)] = ()
-    max_duty_cycle: float = Field(0.5, gt=0, le=1, description="share of a target's time that probes may take; 1 = no limit")
+    max_duty_cycle: float = Field(
+        0.5, gt=0, le=1, description="share of a target's time that probes may take; 1 = no limit"
+    )
     web: Web = Web()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -168,7 +182,9 @@ class Settings(Section):
             raise ValidationError.from_exception_data(
                 "settings",
                 [
-                    InitErrorDetails(type=PydanticCustomError("reference", "{mend}", {"mend": mend}), loc=(place,), input=None)
+                    InitErrorDetails(
+                        type=PydanticCustomError("reference", "{mend}", {"mend": mend}), loc=(place,), input=None
+                    )
                     for place, mend in problems
                 ],
             )
@@ -195,7 +211,9 @@ def _dangling_names(settings: Settings) -> list[tuple[str, str]]:
         for number, item in enumerate(getattr(settings, block)):
             for place, name in enumerate(item.targets or ()):
                 if name not in targets:
-                    found.append((f"{block}.{number}.targets.{place}", f"no target is called {name} (there is: {known})"))
+                    found.append(
+                        (f"{block}.{number}.targets.{place}", f"no target is called {name} (there is: {known})")
+                    )
     for number, slo in enumerate(settings.slos):
         workload = workloads.get(slo.workload)
         if workload is None:
@@ -206,8 +224,16 @@ def _dangling_names(settings: Settings) -> list[tuple[str, str]]:
             if size not in workload.batch_sizes:
                 sizes = ", ".join(map(str, workload.batch_sizes))
                 found.append(
-                    (f"slos.{number}.batch_sizes.{place}", f"workload {workload.name} does not probe {size} (it probes {sizes})")
+                    (
+                        f"slos.{number}.batch_sizes.{place}",
+                        f"workload {workload.name} does not probe {size} (it probes {sizes})",
+                    )
                 )
         if workload.decode_length == 1 and slo.measure in ("inter_token_latency", "time_per_output_token"):
-            found.append((f"slos.{number}.{slo.measure}", f"workload {workload.name} has decode_length 1: there is no second token"))
+            found.append(
+                (
+                    f"slos.{number}.{slo.measure}",
+                    f"workload {workload.name} has decode_length 1: there is no second token",
+                )
+            )
     return found

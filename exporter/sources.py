@@ -1,7 +1,7 @@
 """Where the configuration comes from: the environment first, then the YAML file; and what is said when it is wrong.
 
-Environment: `TGI_PROBE_...`, nested with `__`, list items by number. The single-target variables (`Sidecar`) stand in for
-the blocks targets, workloads and slos.
+Environment: `TGI_PROBE_...`, nested with `__`, list items by number. The single-target variables (`Sidecar`) stand in
+for the blocks targets, workloads and slos.
 """
 
 import os
@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError as PydanticSettingsError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as PydanticSettingsError
 
 from exporter import notation
 from exporter.settings import Settings
@@ -54,7 +55,9 @@ class Sidecar(BaseSettings):
             return {}
         if self.target is None:
             places = ", ".join(PREFIX + name.upper() for name in given)
-            raise SettingsError([f"{places}: works together with {PREFIX}TARGET only; set it to the address of the server"])
+            raise SettingsError(
+                [f"{places}: works together with {PREFIX}TARGET only; set it to the address of the server"]
+            )
         target = {"name": "default", "address": self.target} | {k: given[k] for k in ("kind", "kv_cache") if k in given}
         keys = ("batch_sizes", "sequence_length", "decode_length", "interval", "timeout")
         workload = {"name": "default"} | {key: given[key] for key in keys if key in given}
@@ -63,7 +66,9 @@ class Sidecar(BaseSettings):
             slo = {"name": "ttft", "workload": "default", "ttft": self.ttft_slo}
             blocks["slos"] = {"0": slo | ({"objective": self.ttft_objective} if self.ttft_objective else {})}
         elif self.ttft_objective is not None:
-            raise SettingsError([f"{PREFIX}TTFT_OBJECTIVE: works together with {PREFIX}TTFT_SLO only; set it, such as 200ms"])
+            raise SettingsError(
+                [f"{PREFIX}TTFT_OBJECTIVE: works together with {PREFIX}TTFT_SLO only; set it, such as 200ms"]
+            )
         return blocks
 
 
@@ -83,7 +88,9 @@ SIDECAR_PLACES = {
 
 
 def load(path: Path | None) -> Settings:
-    """The settings from a file (may be None) and the environment. Errors: SettingsError, with a line for each problem."""
+    """The settings from a file (may be None) and the environment. Errors: SettingsError, with a line for each
+    problem.
+    """
     document = read_yaml(path) if path else {}
     source = str(path) if path else None
     environ = dict(os.environ)
@@ -102,18 +109,25 @@ def load(path: Path | None) -> Settings:
 
         @classmethod
         def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: PydanticBaseSettingsSource
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return EnvSettingsSource(settings_cls), init_settings
+            return env_settings, init_settings
 
     try:
         merged = Sources(**_numbered(document | sidecar))
     except ValidationError as error:
         raise SettingsError([_line(problem, source, bool(sidecar), environ) for problem in error.errors()]) from None
     except PydanticSettingsError as error:
-        block = re.search(r'field "(\w+)"', str(error))
-        name = PREFIX + (block[1].upper() if block else "…")
-        raise SettingsError([f"{name}: is not JSON; write a JSON value, or set one key each, such as {name}__0__NAME"]) from None
+        field = re.search(r'field "(\w+)"', str(error))
+        name = PREFIX + (field[1].upper() if field else "…")
+        raise SettingsError(
+            [f"{name}: is not JSON; write a JSON value, or set one key each, such as {name}__0__NAME"]
+        ) from None
     return Settings.model_construct(**{name: getattr(merged, name) for name in Settings.model_fields})
 
 
@@ -142,9 +156,11 @@ class UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands there twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key} stands there twice", key_node.start_mark
+                )
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)

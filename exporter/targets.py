@@ -23,7 +23,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a target says of itself. Empty text and None where it does not say; `ranks` counts the shards of the model."""
+    """What a target says of itself. Empty text and None where it does not say; `ranks` counts the shards of the
+    model.
+    """
 
     protocol: str
     ranks: int
@@ -71,12 +73,13 @@ def refusal(target: Target, facts: Facts) -> str | None:
         if facts.block_size > 0:
             return None
         return (
-            f"kv_cache: reserved_block needs a shard that names its block size, and this one ({facts.protocol}) does not; "
-            "set kv_cache: exclusive if no router serves users here, or probe the router"
+            f"kv_cache: reserved_block needs a shard that names its block size, and this one ({facts.protocol}) does "
+            "not; set kv_cache: exclusive if no router serves users here, or probe the router"
         )
     return (
-        "this shard keeps a paged KV cache, and a probe would overwrite the cache of live requests; set kv_cache: exclusive "
-        "if no router serves users here (not even in between), kv_cache: reserved_block (experimental), or probe the router"
+        "this shard keeps a paged KV cache, and a probe would overwrite the cache of live requests; set "
+        "kv_cache: exclusive if no router serves users here (not even in between), kv_cache: reserved_block "
+        "(experimental), or probe the router"
     )
 
 
@@ -86,5 +89,7 @@ def excess(target: Target, workload: Workload, batch_size: int) -> str | None:
     if target.max_total_tokens is not None and tokens > target.max_total_tokens:
         return f"sequence_length + decode_length is {tokens}, over max_total_tokens {target.max_total_tokens}"
     if target.max_batch_tokens is not None and batch_size * tokens > target.max_batch_tokens:
-        return f"batch_size x (sequence_length + decode_length) is {batch_size * tokens}, over max_batch_tokens {target.max_batch_tokens}"
+        total = batch_size * tokens
+        limit = target.max_batch_tokens
+        return f"batch_size x (sequence_length + decode_length) is {total}, over max_batch_tokens {limit}"
     return None

@@ -1,6 +1,7 @@
 """From raw instants to the field's numbers. Pure: no clock, no I/O.
 
-All durations are seconds, all rates tokens per second. A number that the facts cannot give is None or left out, never 0.
+All durations are seconds, all rates tokens per second. A number that the facts cannot give is None or left out, never
+0.
 """
 
 from collections.abc import Iterator

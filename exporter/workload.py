@@ -1,4 +1,6 @@
-"""What is sent: prompts that no cache has seen, and ids that no router uses. Pure; randomness comes in as an argument."""
+"""What is sent: prompts that no cache has seen, and ids that no router uses. Pure; randomness comes in as an
+argument.
+"""
 
 from random import Random
 
@@ -10,8 +12,8 @@ UPPER_HALF = 1 << 63
 def prompts(count: int, tokens: int, random: Random) -> list[str]:
     """`count` texts of `tokens` words each (at least as many tokens), different in every place of every probe.
 
-    One random text is made and each request gets it turned round by another share: a long prompt for a large batch would
-    otherwise cost more time than the probe.
+    One random text is made and each request gets it turned round by another share: a long prompt for a large batch
+    would otherwise cost more time than the probe.
     """
     words = random.choices(WORDS, k=tokens)
     twice = words + words
@@ -31,6 +33,8 @@ def request_ids(count: int, random: Random) -> list[int]:
 
 
 def blocks_of_reserved(tokens: int, block_size: int) -> tuple[list[int], list[int]]:
-    """Blocks and slots that keep a sequence of `tokens` inside block 0, which a router reserves for its health checks."""
+    """Blocks and slots that keep a sequence of `tokens` inside block 0, which a router reserves for its health
+    checks.
+    """
     count = -(-tokens // block_size)
     return [0] * count, [slot % block_size for slot in range(tokens)]

@@ -1,49 +1,9 @@
-"""One file per protocol. A probe is a function that returns facts; `open_prober` holds the one exhaustive `match`.
+"""One file per protocol. A probe is a function that returns facts; `open_prober` holds the one exhaustive `match`."""
 
-Probes block the thread they run in: measured, a synchronous stub adds less to a call than an event loop does, and with a
-thread for each target the interpreter, not a queue of callbacks, decides who runs next.
-"""
+from typing import assert_never
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, assert_never
-
-from exporter.observation import Outcome, Stream
-from exporter.settings import Target, Workload
-from exporter.targets import Facts
-
-
-class Abandoned(Exception):
-    """The daemon stops or reloads and the probe was cut off half-way: no fact about the server, so never recorded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one probe saw. With several streams some may have ended badly; `outcome` speaks for the whole."""
-
-    streams: tuple[Stream, ...]
-    outcome: Outcome = Outcome.OK
-    code: str = "OK"
-    detail: str = ""
-
-
-class Prober(Protocol):
-    """One target's client, used by one thread at a time, except `close`."""
-
-    def connect(self, timeout: float) -> Facts:
-        """Make sure the target answers and say what it is; cheap when it already did. Raises Failure."""
-
-    def refusal(self, facts: Facts) -> str | None:
-        """Why not one probe may be sent, with the mend; None when probing is safe."""
-
-    def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool]) -> Result:
-        """Send one batch and watch it to its end, within `workload.timeout`. Raises Failure, Abandoned."""
-
-    def settle(self, timeout: float) -> None:
-        """Free what earlier probes may have left in the server. Raises Failure when it is still owed afterwards."""
-
-    def close(self) -> None:
-        """End the connections; calls in flight in another thread end with a Failure."""
+from exporter.prober import Prober
+from exporter.settings import Target
 
 
 def open_prober(target: Target) -> Prober:

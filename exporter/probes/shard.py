@@ -1,7 +1,8 @@
 """Probes a model shard over `generate.v3` (TGI 2.1 and later) or `generate.v2`, as its router would.
 
-What must hold in here, always: every call goes to every rank at once; ids are ours (random, in the upper half of uint64); a
-batch that was sent is decoded to its end or owed a ClearCache by id, and the debt is paid before the next probe; no
+What must hold in here, always: every call goes to every rank at once; ids are ours (random, in the upper half of
+uint64); a batch that was sent is decoded to its end or owed a ClearCache by id, and the debt is paid before the next
+probe; no
 request that can end a shard (`size` is the number of requests, exactly one text chunk, full neutral parameters).
 """
 
@@ -10,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -19,12 +21,13 @@ from exporter import workload as work
 from exporter.channel import failure, open_channel
 from exporter.observation import Failure, Outcome, ServerTimings, Step, Stream
 from exporter.pb import generate_v2_pb2, generate_v3_pb2
-from exporter.probes import Abandoned, Result
+from exporter.prober import Abandoned, Result
 from exporter.settings import Parameters, Target, Workload
 from exporter.targets import Facts, refusal
 
 PROTOCOLS: dict[str, ModuleType] = {"generate.v3": generate_v3_pb2, "generate.v2": generate_v2_pb2}
 NANOSECONDS = 1e-9
+CUT_OFF = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class Ranks:
@@ -44,19 +47,19 @@ class Ranks:
         """
         calls = self._calls.get(rpc) or self._prepare(rpc)
         others = [call.future(request, timeout=timeout) for call in calls[1:]]
-        # The first rank is called from this very thread: with one rank, nothing stands between the socket and the clock.
+        # The first rank is called from this very thread: with one rank, nothing stands between socket and clock.
+        waits = [partial(calls[0], request, timeout=timeout), *(other.result for other in others)]
         answers: list[bytes] = []
         errors: list[tuple[grpc.RpcError, str]] = []
-        for result, address in zip((lambda: calls[0](request, timeout=timeout), *(f.result for f in others)), self.addresses, strict=True):
+        for wait, address in zip(waits, self.addresses, strict=True):
             try:
-                answers.append(result())
+                answers.append(wait())
             except grpc.RpcError as error:
                 errors.append((error, address))
         if errors:
-            # When one rank fails the others are cut off; what the first culprit said is worth more than their CANCELLED.
-            cut_off = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
-            error, address = min(errors, key=lambda pair: pair[0].code() in cut_off)
-            raise failure(error, rpc, address)
+            # When one rank fails the others are cut off: what the culprit said is worth more than their CANCELLED.
+            culprit, address = min(errors, key=lambda pair: pair[0].code() in CUT_OFF)
+            raise failure(culprit, rpc, address)
         return answers
 
     def _prepare(self, rpc: str) -> list[Any]:
@@ -85,7 +88,9 @@ class ShardProber:
     # --- connecting
 
     def connect(self, timeout: float) -> Facts:
-        """Ask for the ranks and their Info, every time: a server that came back with more ranks must never see a call on some."""
+        """Ask for the ranks and their Info, every time: a server that came back with more ranks must never see a call
+        on some.
+        """
         urls = self._discover(timeout)
         if self._ranks is None or self._ranks.addresses != urls:
             if self._ranks is not None:
@@ -113,7 +118,9 @@ class ShardProber:
             path = address.removeprefix("unix://").removeprefix("unix:")
             if not os.path.exists(path):
                 raise Failure(
-                    Outcome.UNREACHABLE, "UNAVAILABLE", f"{address}: no such socket; is the server up, and its directory shared with this container?"
+                    Outcome.UNREACHABLE,
+                    "UNAVAILABLE",
+                    f"{address}: no such socket; is the server up, and its directory shared with this container?",
                 )
         candidates = [self._protocol] if self._protocol else list(PROTOCOLS)
         for protocol in candidates:
@@ -131,7 +138,9 @@ class ShardProber:
             self._protocol = protocol
             return _reachable(address, list(found.urls))
         raise Failure(
-            Outcome.REJECTED, "UNIMPLEMENTED", f"{address} answers, but not as a TGI shard (no {' or '.join(candidates)}); is it the router?"
+            Outcome.REJECTED,
+            "UNIMPLEMENTED",
+            f"{address} answers, but not as a TGI shard (no {' or '.join(candidates)}); is it the router?",
         )
 
     def refusal(self, facts: Facts) -> str | None:
@@ -167,7 +176,11 @@ class ShardProber:
             merged = batch.merge("Decode", answers, ranks.addresses)
             steps.append(Step(asked, arrived, merged.tokens, merged.timings))
         if merged.unfinished:
-            raise Failure(Outcome.MALFORMED, "OK", f"{ranks.addresses[0]}: no end after {len(steps)} steps for decode_length {workload.decode_length}")
+            raise Failure(
+                Outcome.MALFORMED,
+                "OK",
+                f"{ranks.addresses[0]}: no end after {len(steps)} steps for decode_length {workload.decode_length}",
+            )
         self._owed.remove(batch.id)
         prompt_tokens = batch_size * workload.sequence_length
         return Result((Stream(batch_size, prompt_tokens, sent, steps[-1].arrived, tuple(steps)),))
@@ -180,7 +193,9 @@ class ShardProber:
 
     def _clear(self, ranks: Ranks, timeout: float) -> None:
         for batch_id in list(self._owed):
-            ranks.call("ClearCache", PROTOCOLS[self._protocol].ClearCacheRequest(id=batch_id).SerializeToString(), timeout)
+            ranks.call(
+                "ClearCache", PROTOCOLS[self._protocol].ClearCacheRequest(id=batch_id).SerializeToString(), timeout
+            )
             self._owed.remove(batch_id)
 
     def close(self) -> None:
@@ -220,9 +235,15 @@ class Batch:
         self._unfinished = frozenset(request.id for request in batch.requests)
 
     @classmethod
-    def build(cls, pb: ModuleType, target: Target, facts: Facts, workload: Workload, batch_size: int, rng: random.Random) -> "Batch":
+    def build(
+        cls, pb: ModuleType, target: Target, facts: Facts, workload: Workload, batch_size: int, rng: random.Random
+    ) -> "Batch":
         tokens = workload.sequence_length + workload.decode_length - 1 + facts.speculate
-        batch = pb.Batch(id=work.batch_id(rng), size=batch_size, max_tokens=batch_size * (workload.sequence_length + workload.decode_length))
+        batch = pb.Batch(
+            id=work.batch_id(rng),
+            size=batch_size,
+            max_tokens=batch_size * (workload.sequence_length + workload.decode_length),
+        )
         reserved = target.kv_cache == "reserved_block" and not facts.requires_padding
         blocks, slots = work.blocks_of_reserved(tokens, facts.block_size) if reserved else ([], [])
         texts = work.prompts(batch_size, workload.sequence_length, rng)
@@ -233,7 +254,9 @@ class Batch:
                 # The server keeps this many tokens of the text and never pads, so the length is exact.
                 truncate=workload.sequence_length,
                 parameters=_parameters(pb, workload.parameters, rng),
-                stopping_parameters=pb.StoppingCriteriaParameters(max_new_tokens=workload.decode_length, ignore_eos_token=True),
+                stopping_parameters=pb.StoppingCriteriaParameters(
+                    max_new_tokens=workload.decode_length, ignore_eos_token=True
+                ),
                 top_n_tokens=workload.parameters.top_n_tokens,
             )
             if facts.protocol == "generate.v3":
@@ -270,11 +293,17 @@ class Batch:
         tokens = sum(len(generation.tokens.ids) for generation in generations)
         if rpc == "Prefill" and any(not generation.tokens.ids for generation in generations):
             _malformed(rpc, addresses[0], "a request without a first token")
-        finished = frozenset(generation.request_id for generation in generations if generation.HasField("generated_text"))
+        finished = frozenset(
+            generation.request_id for generation in generations if generation.HasField("generated_text")
+        )
         self._unfinished -= finished
         goes_on = any(answer.HasField("batch") for answer in parsed)
         if goes_on != bool(self._unfinished):
-            _malformed(rpc, addresses[0], f"{len(self._unfinished)} requests unfinished, but the batch {'goes on' if goes_on else 'has ended'}")
+            _malformed(
+                rpc,
+                addresses[0],
+                f"{len(self._unfinished)} requests unfinished, but the batch {'goes on' if goes_on else 'has ended'}",
+            )
         return Merged(tokens, finished, self._unfinished, _slowest(parsed))
 
 
@@ -288,7 +317,11 @@ def _slowest(answers: Sequence[Any]) -> ServerTimings | None:
     slowest = max(answers, key=lambda answer: answer.total_ns)
     if not slowest.total_ns:
         return None
-    concat = slowest.concat_ns * NANOSECONDS if "concat_ns" in slowest.DESCRIPTOR.fields_by_name and slowest.HasField("concat_ns") else None
+    concat = (
+        slowest.concat_ns * NANOSECONDS
+        if "concat_ns" in slowest.DESCRIPTOR.fields_by_name and slowest.HasField("concat_ns")
+        else None
+    )
     return ServerTimings(
         slowest.forward_ns * NANOSECONDS, slowest.decode_ns * NANOSECONDS, concat, slowest.total_ns * NANOSECONDS
     )
@@ -314,7 +347,9 @@ def _reachable(address: str, urls: list[str]) -> tuple[str, ...]:
             return (address,)
         if any(url.startswith("unix:") for url in urls):
             raise Failure(
-                Outcome.UNREACHABLE, "UNAVAILABLE", f"{address}: its {len(urls)} ranks listen on unix sockets only ({urls[0]} …); give the target that socket"
+                Outcome.UNREACHABLE,
+                "UNAVAILABLE",
+                f"{address}: its {len(urls)} ranks listen on unix sockets only; give the target a socket ({urls[0]})",
             )
         return tuple(urls)
     if len(urls) == 1:
