@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser(command: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """All commands. The options of `simulate` are there only where it is the `command`: a sidecar must not load it."""
+    """All commands. The options of some are there only where one is the `command`: a sidecar must not load them."""
     parser = argparse.ArgumentParser(
         prog="tgi-probe",
         description="Probe LLM inference servers of the TGI family and serve latency and throughput histograms.",
@@ -51,6 +51,13 @@ def build_parser(command: Sequence[str] = ()) -> argparse.ArgumentParser:
 
         simulator.add_arguments(simulate)
         simulate.set_defaults(command=simulator.run)
+
+    bench = commands.add_parser("bench", help="one sweep over batch sizes, as tables, JSON or CSV")
+    if "bench" in command:
+        from exporter import bench as sweep
+
+        sweep.add_arguments(bench)
+        bench.set_defaults(command=sweep.run)
 
     demo = commands.add_parser("demo", help="simulate and run together, to look around")
     demo.add_argument("--port", type=int, default=9477, help="port of the HTTP side (default 9477)")

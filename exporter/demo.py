@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from exporter import app, journal
@@ -29,6 +30,9 @@ def run(port: int) -> int:
         # In a session of its own, so that Ctrl-C reaches the daemon alone: it clears its batches before the shard goes.
         with subprocess.Popen(command, start_new_session=True) as shard:
             try:
+                # Else the first thing a newcomer reads would be a failed probe.
+                while shard.poll() is None and not Path(f"{socket}-1").exists():
+                    time.sleep(0.05)
                 journal.set_up("info")
                 return app.run(config, on_ready=_show)
             except OSError as error:

@@ -190,6 +190,11 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
         raise SettingsError([f"{name}: is not a known variable; known are {names}" for name in unknown])
 
 
+def lines(error: ValidationError) -> list[str]:
+    """`place: the mend, not VALUE` for each problem of values that came from neither file nor environment."""
+    return [_line(problem, None, False, {}) for problem in error.errors()]
+
+
 def _line(problem: ErrorDetails, source: str | None, from_sidecar: bool, environ: Mapping[str, str]) -> str:
     """`where: place: the mend, not VALUE` from one pydantic error."""
     kind, value = problem["type"], problem["input"]

@@ -1,0 +1,133 @@
+"""One sweep, its tables, and what it leaves behind."""
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter import bench, cli
+from exporter.observation import Observation, Outcome, Series, Step, Stream
+from exporter.simulator import Shard
+from tests.simulator.caller import fast
+
+
+@pytest.fixture
+def shard() -> Iterator[Shard]:
+    with Shard(fast(ranks=2)) as shard:
+        yield shard
+
+
+def observation(prefill: float, decodes: list[float], requests: int = 2) -> Observation:
+    instants = [prefill]
+    for wait in decodes:
+        instants.append(instants[-1] + wait)
+    asked = [0.0, *instants[:-1]]
+    steps = tuple(Step(a, b, requests) for a, b in zip(asked, instants, strict=True))
+    stream = Stream(requests, 100 * requests, 0.0, instants[-1], steps)
+    return Observation(Series("t", "w", requests), 0, 0, instants[-1], Outcome.OK, "OK", streams=(stream,))
+
+
+def test_the_tables_read_as_those_of_the_tgi_benchmark() -> None:
+    seen = [observation(0.1, [0.010, 0.020]), observation(0.3, [0.030, 0.040])]
+    result = bench.Sweep(
+        {"target": "unix:///x", "decode_length": 3},
+        list(bench.latency_rows(2, seen)),
+        list(bench.throughput_rows(2, seen)),
+        None,
+    )
+    assert (
+        bench.as_table(result)
+        == """\
+| Parameter     | Value     |
+|---------------|-----------|
+| Target        | unix:///x |
+| Decode length | 3         |
+
+|           Step |   Batch Size |   Average |    Lowest |   Highest |       p50 |       p90 |       p99 |
+|----------------|--------------|-----------|-----------|-----------|-----------|-----------|-----------|
+|        Prefill |            2 | 200.00 ms | 100.00 ms | 300.00 ms | 200.00 ms | 280.00 ms | 298.00 ms |
+| Decode (token) |            2 |  25.00 ms |  15.00 ms |  35.00 ms |  25.00 ms |  33.00 ms |  34.80 ms |
+| Decode (total) |            2 |  50.00 ms |  30.00 ms |  70.00 ms |  50.00 ms |  66.00 ms |  69.60 ms |
+
+|    Step |   Batch Size |          Average |          Lowest |          Highest |
+|---------|--------------|------------------|-----------------|------------------|
+| Prefill |            2 | 1333.33 tokens/s | 666.67 tokens/s | 2000.00 tokens/s |
+|  Decode |            2 |   95.24 tokens/s |  57.14 tokens/s |  133.33 tokens/s |"""
+    )
+
+
+@given(st.lists(st.floats(0.001, 1000), min_size=1))
+def test_percentiles_are_of_sorted_values_and_in_order(values: list[float]) -> None:
+    row = bench.summary("Prefill", 1, values)
+    assert row.p50 == pytest.approx(statistics.median(values))
+    order = [row.lowest, row.p50, row.p90, row.p99, row.highest]
+    assert (row.lowest, row.highest) == (min(values), max(values))
+    assert order == pytest.approx(sorted(order))
+
+
+def test_a_sweep_prints_every_batch_size_and_leaves_no_batch(shard: Shard, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [
+        "--target",
+        shard.addresses[0],
+        "--batch-size",
+        "1",
+        "--batch-size",
+        "3",
+        "--runs",
+        "2",
+        "--format",
+        "json",
+    ]
+    assert cli.main(["bench", *flags]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [(row["step"], row["batch_size"]) for row in result["latency"]] == [
+        (step, size) for size in (1, 3) for step in ("Prefill", "Decode (token)", "Decode (total)")
+    ]
+    assert [rank["batches"] for rank in shard.state()["ranks"]] == [[], []]
+
+
+def test_a_decode_length_of_one_has_a_prefill_and_no_decode(shard: Shard, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [
+        "--target",
+        shard.addresses[0],
+        "--batch-size",
+        "2",
+        "--decode-length",
+        "1",
+        "--runs",
+        "1",
+        "--format",
+        "csv",
+    ]
+    assert cli.main(["bench", *flags]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["measure"], row["step"]) for row in rows] == [("latency", "Prefill"), ("throughput", "Prefill")]
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--batch-size", "0"], "--batch-size: must be ≥ 1, not '0'"),
+        (["--top-p", "3"], "--top-p: must be ≤ 1.0, not '3'"),
+        (["--runs", "0"], "--runs: must be ≥ 1, not 0"),
+        (["--target", "x:y"], "--target: must be unix:///absolute/path of the socket, or host:port, not 'x:y'"),
+        (["--timeout", "5"], "--timeout: must be a duration with a unit, such as 250ms, 15s or 2m, not '5'"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_names_it(
+    flags: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", *flags]) == 2
+    assert capsys.readouterr().err.splitlines() == [line]
+
+
+def test_a_shard_that_is_not_there_ends_the_sweep_with_exit_code_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--target", "unix:///nowhere/socket", "--runs", "1"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "ended early: batch size 1: unreachable" in said.err
