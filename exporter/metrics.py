@@ -190,6 +190,13 @@ class Metrics:
         self.threshold = Gauge(
             "tgi_probe_slo_threshold_seconds", "Longest duration that is still good.", ("slo",), registry=self.registry
         )
+        # Which latency a threshold is for: dashboards draw it beside that latency alone.
+        self.judged = Gauge(
+            "tgi_probe_slo_info",
+            "What an SLO judges; always 1.",
+            ("slo", "workload", "measure"),
+            registry=self.registry,
+        )
 
     def _make_own(self) -> None:
         registry = self.registry
@@ -221,8 +228,10 @@ class Metrics:
         self._objectives = {}
         self.objective.clear()
         self.threshold.clear()
+        self.judged.clear()
         for objective in settings.slos:
             self.objective.labels(objective.name).set(objective.objective)
+            self.judged.labels(objective.name, objective.workload, objective.measure).set(1)
             if objective.threshold is not None:
                 self.threshold.labels(objective.name).set(objective.threshold)
             for series in slo.series_of(objective, settings):
