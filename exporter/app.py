@@ -216,13 +216,10 @@ class Daemon:
         return []
 
     def _exchange_metrics(self, settings: Settings, staying: list[Plan]) -> None:
-        """New objectives on the old instruments, or new instruments where labels or bucket edges changed."""
-        if instruments.layout(settings) == self._recorder.metrics.layout:
-            self._recorder.metrics.configure(settings)
-            self._recorder.metrics.reloaded(True)
-        else:
-            logger.info("labels or SLO thresholds changed: every series starts again at 0")
-            self._recorder.metrics = self._new_metrics(settings)
+        """New objectives on the old instruments; everything that still exists goes on counting."""
+        if self._recorder.metrics.configure(settings):
+            logger.info("SLO thresholds changed, and with them bucket edges: histograms in seconds start again at 0")
+        self._recorder.metrics.reloaded(True)
         for plan in staying:
             self._recorder.metrics.announce(plan)
 

@@ -6,14 +6,14 @@ Behind it stands no reference to a prober or a runner: `app` hands over function
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from cheroot import wsgi
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
+from exporter import rendering
+from exporter.instruments import Registry
 from exporter.notation import split_listen_address
 
 TEXT = "text/plain; charset=utf-8"
@@ -28,7 +28,7 @@ class Views:
     taken.
     """
 
-    registry: Callable[[], CollectorRegistry]
+    registry: Callable[[], Registry]
     healthy: Callable[[], str | None]
     ready: Callable[[], str | None]
     reload: Callable[[], list[str]]
@@ -37,9 +37,12 @@ class Views:
 
 @dataclass(frozen=True, slots=True)
 class Page:
+    """An answer. A body that is an iterator goes out as it is made, its length unknown."""
+
     status: str
-    body: bytes
+    body: bytes | Iterator[bytes]
     content_type: str = TEXT
+    encoding: str | None = None
 
 
 class Exposition:
@@ -66,13 +69,28 @@ class Exposition:
         self._thread.join()
 
     def _answer(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        page = respond(environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("HTTP_ACCEPT", ""), self._views)
-        headers = [("Content-Type", page.content_type), ("Content-Length", str(len(page.body)))]
+        accepts = Accepts(environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_ACCEPT_ENCODING", ""))
+        page = respond(environ["REQUEST_METHOD"], environ["PATH_INFO"], accepts, self._views)
+        headers = [("Content-Type", page.content_type), ("Vary", "Accept, Accept-Encoding")]
+        if page.encoding is not None:
+            headers.append(("Content-Encoding", page.encoding))
+        if isinstance(page.body, bytes):
+            headers.append(("Content-Length", str(len(page.body))))
         start_response(page.status, headers)
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [page.body]
+        if environ["REQUEST_METHOD"] == "HEAD":
+            return []
+        return [page.body] if isinstance(page.body, bytes) else page.body
 
 
-def respond(method: str, path: str, accept: str, views: Views) -> Page:
+@dataclass(frozen=True, slots=True)
+class Accepts:
+    """What the client says it can read: its headers Accept and Accept-Encoding."""
+
+    format: str = ""
+    encoding: str = ""
+
+
+def respond(method: str, path: str, accepts: Accepts, views: Views) -> Page:
     """The page for a request: no sockets in here."""
     if path == "/-/reload":
         if method not in ("POST", "PUT"):
@@ -83,8 +101,7 @@ def respond(method: str, path: str, accept: str, views: Views) -> Page:
         return _text("405 Method Not Allowed", "use GET")
     match path:
         case "/metrics":
-            encode, content_type = choose_encoder(accept)
-            return Page("200 OK", encode(views.registry()), content_type)
+            return _metrics(views.registry(), accepts)
         case "/-/healthy":
             return _state(views.healthy())
         case "/-/ready":
@@ -95,6 +112,13 @@ def respond(method: str, path: str, accept: str, views: Views) -> Page:
             return _text("200 OK", "tgi-probe\n\n/metrics\n/-/healthy\n/-/ready\n/config")
         case _:
             return _text("404 Not Found", f"no page at {json.dumps(path)}")
+
+
+def _metrics(registry: Registry, accepts: Accepts) -> Page:
+    form = rendering.choose_format(accepts.format)
+    if rendering.accepts_gzip(accepts.encoding):
+        return Page("200 OK", rendering.gzip_page(registry, form), form.content_type, "gzip")
+    return Page("200 OK", rendering.page(registry, form), form.content_type)
 
 
 def _state(trouble: str | None) -> Page:

@@ -7,15 +7,15 @@ histogram.
 import math
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client import CollectorRegistry
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
 
 from exporter import __version__, slo, timeline
+from exporter.instruments import ChildType, Family, Histogram, Labels, Registry, Value
 from exporter.observation import Method, Observation, Outcome, Series, ServerTimings, SkipReason, Step
 from exporter.settings import Settings, Slo
 from exporter.targets import Facts, Plan
@@ -40,35 +40,33 @@ CODES = {
 }
 
 
-Instrument = TypeVar("Instrument", bound=MetricWrapperBase)
-
-
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What cannot change while instruments live. After a reload with another layout all series start again at 0."""
+    """What decides on bucket edges. Histograms in seconds start again at 0 after a reload with another one."""
 
-    extra_labels: tuple[str, ...]
-    edges: tuple[float, ...]
-    throughput_edges: tuple[float, ...] = TOKENS_PER_SECOND
+    thresholds: tuple[float, ...] = ()
+
+    def edges(self, scale: Sequence[float]) -> tuple[float, ...]:
+        """A scale with every SLO threshold among its edges."""
+        return tuple(sorted({*scale, *self.thresholds}))
 
 
 def layout(settings: Settings) -> Layout:
-    """Label names of all targets together, and the edges with every SLO threshold among them."""
-    labels = sorted({label for target in settings.targets for label in target.labels})
-    return Layout(tuple(labels), tuple(sorted({*SECONDS, *slo.thresholds(settings)})))
+    return Layout(slo.thresholds(settings))
 
 
 class Metrics:
     """Instruments of one daemon. Methods are safe to call from any thread."""
 
     def __init__(self, layout: Layout, unix_time: Callable[[], float] = time.time) -> None:
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.layout = layout
-        self.registry = CollectorRegistry()
+        self.registry = Registry()
+        # The histograms in seconds, with their scale: they take on the thresholds.
+        self._scales: list[tuple[Family[Histogram], tuple[float, ...]]] = []
         self._unix_time = unix_time
         self._objectives: dict[Series, list[Slo]] = {}
         # A target that is not in here has left; what its thread still reports is dropped.
-        self._labels: dict[str, tuple[str, ...]] = {}
+        self._labels: dict[str, Labels] = {}
         self._facts: dict[str, Facts] = {}
         self._make_latency()
         self._make_counters()
@@ -77,66 +75,66 @@ class Metrics:
 
     # --- the instruments
 
-    def _histogram(self, name: str, text: str, edges: Sequence[float], labels: Sequence[str] = SERIES) -> Histogram:
-        return Histogram(name, text, (*labels, *self.layout.extra_labels), registry=self.registry, buckets=edges)
+    def _gauge(self, name: str, text: str, labels: Sequence[str] = SERIES) -> Family[Value]:
+        return self.registry.gauge(name, text, labels)
 
-    def _gauge(self, name: str, text: str, labels: Sequence[str] = SERIES) -> Gauge:
-        return Gauge(name, text, (*labels, *self.layout.extra_labels), registry=self.registry)
+    def _counter(self, name: str, text: str, labels: Sequence[str] = SERIES) -> Family[Value]:
+        return self.registry.counter(name, text, labels)
 
-    def _counter(self, name: str, text: str, labels: Sequence[str] = SERIES) -> Counter:
-        return Counter(name, text, (*labels, *self.layout.extra_labels), registry=self.registry)
+    def _seconds(
+        self, name: str, text: str, labels: Sequence[str] = SERIES, scale: tuple[float, ...] = SECONDS
+    ) -> Family[Histogram]:
+        family = self.registry.histogram(name, text, self.layout.edges(scale), labels)
+        self._scales.append((family, scale))
+        return family
 
     def _make_latency(self) -> None:
-        edges = self.layout.edges
-        self.ttft = self._histogram(
+        self.ttft = self._seconds(
             "tgi_probe_time_to_first_token_seconds",
             "Wall time from sending a request to its first token (shard: of Prefill).",
-            edges,
         )
-        self.inter_token = self._histogram(
+        self.inter_token = self._seconds(
             "tgi_probe_inter_token_latency_seconds",
             "Wait for each token after the first (shard: wall time of each Decode).",
-            edges,
         )
-        self.per_output_token = self._histogram(
+        self.per_output_token = self._seconds(
             "tgi_probe_time_per_output_token_seconds",
             "Time from the first to the last token, divided by the tokens after the first.",
-            edges,
         )
-        self.decode = self._histogram(
-            "tgi_probe_decode_duration_seconds", "Time of a probe from the first token until all is done.", edges
+        self.decode = self._seconds(
+            "tgi_probe_decode_duration_seconds", "Time of a probe from the first token until all is done."
         )
-        self.request = self._histogram(
-            "tgi_probe_request_duration_seconds", "Wall time from sending a request until it is done.", edges
+        self.request = self._seconds(
+            "tgi_probe_request_duration_seconds", "Wall time from sending a request until it is done."
         )
-        rates = self.layout.throughput_edges
-        self.prefill_rate = self._histogram(
+        self.prefill_rate = self.registry.histogram(
             "tgi_probe_prefill_throughput_tokens_per_second",
             "Prompt tokens of a probe's batch divided by its prefill time.",
-            rates,
+            TOKENS_PER_SECOND,
+            SERIES,
         )
-        self.decode_rate = self._histogram(
+        self.decode_rate = self.registry.histogram(
             "tgi_probe_decode_throughput_tokens_per_second",
             "Tokens of a probe after the first ones divided by its decode time.",
-            rates,
+            TOKENS_PER_SECOND,
+            SERIES,
         )
-        self.overhead = self._histogram(
+        self.overhead = self._seconds(
             "tgi_probe_overhead_seconds",
             "Wall time of a call minus the server's own total: queueing and transport.",
-            (*FINE_SECONDS, *edges),
             (*SERIES, "method"),
+            (*FINE_SECONDS, *SECONDS),
         )
-        self.lateness = self._histogram(
+        self.lateness = self._seconds(
             "tgi_probe_schedule_lateness_seconds",
             "How much later than due a probe was started.",
-            (*FINE_SECONDS, *edges),
             ("target",),
+            (*FINE_SECONDS, *SECONDS),
         )
-        self.server = Summary(
+        self.server = self.registry.summary(
             "tgi_probe_server_duration_seconds",
             "Time of a call as the server reports it, by phase.",
-            (*SERIES, "method", "phase", *self.layout.extra_labels),
-            registry=self.registry,
+            (*SERIES, "method", "phase"),
         )
 
     def _make_counters(self) -> None:
@@ -158,20 +156,15 @@ class Metrics:
 
     def _make_gauges(self) -> None:
         self.last = {
-            "ttft": self._gauge(
-                "tgi_probe_last_time_to_first_token_seconds", "Time to first token of the newest successful probe."
-            ),
-            "itl": self._gauge(
-                "tgi_probe_last_inter_token_latency_seconds", "Mean inter-token latency of the newest successful probe."
-            ),
-            "prefill": self._gauge(
-                "tgi_probe_last_prefill_throughput_tokens_per_second",
-                "Prefill throughput of the newest successful probe.",
-            ),
-            "decode": self._gauge(
-                "tgi_probe_last_decode_throughput_tokens_per_second",
-                "Decode throughput of the newest successful probe.",
-            ),
+            measure: self.registry.gauge(
+                f"tgi_probe_last_{name}", f"{text} of the newest successful probe.", SERIES, math.nan
+            )
+            for measure, name, text in (
+                ("ttft", "time_to_first_token_seconds", "Time to first token"),
+                ("itl", "inter_token_latency_seconds", "Mean inter-token latency"),
+                ("prefill", "prefill_throughput_tokens_per_second", "Prefill throughput"),
+                ("decode", "decode_throughput_tokens_per_second", "Decode throughput"),
+            )
         }
         self.success = self._gauge("tgi_probe_success", "Whether the newest attempt succeeded.")
         self.last_success = self._gauge(
@@ -184,47 +177,38 @@ class Metrics:
             ("target", "kind", "protocol", "model", "dtype", "device", "attention", "ranks"),
         )
         self.in_flight = self._gauge("tgi_probe_inflight", "Probes in flight.", ("target",))
-        self.objective = Gauge(
-            "tgi_probe_slo_objective_ratio", "Share of requests that must be good.", ("slo",), registry=self.registry
-        )
-        self.threshold = Gauge(
-            "tgi_probe_slo_threshold_seconds", "Longest duration that is still good.", ("slo",), registry=self.registry
+        self.objective = self._gauge("tgi_probe_slo_objective_ratio", "Share of requests that must be good.", ("slo",))
+        self.threshold = self._gauge(
+            "tgi_probe_slo_threshold_seconds", "Longest duration that is still good.", ("slo",)
         )
         # Which latency a threshold is for: dashboards draw it beside that latency alone.
-        self.judged = Gauge(
-            "tgi_probe_slo_info",
-            "What an SLO judges; always 1.",
-            ("slo", "workload", "measure"),
-            registry=self.registry,
-        )
+        self.judged = self._gauge("tgi_probe_slo_info", "What an SLO judges; always 1.", ("slo", "workload", "measure"))
 
     def _make_own(self) -> None:
-        registry = self.registry
-        self.reload_ok = Gauge(
-            "tgi_probe_config_last_reload_successful", "Whether the newest reload was taken.", registry=registry
-        )
-        self.reload_time = Gauge(
+        self.reload_ok = self._gauge(
+            "tgi_probe_config_last_reload_successful", "Whether the newest reload was taken.", ()
+        ).labels()
+        self.reload_time = self._gauge(
             "tgi_probe_config_last_reload_success_timestamp_seconds",
             "Unix time of the newest reload that was taken.",
-            registry=registry,
-        )
-        build = Gauge(
-            "tgi_probe_build_info",
-            "Version of tgi-probe and Python; always 1.",
-            ("version", "python_version"),
-            registry=registry,
+            (),
+        ).labels()
+        build = self._gauge(
+            "tgi_probe_build_info", "Version of tgi-probe and Python; always 1.", ("version", "python_version")
         )
         build.labels(__version__, platform.python_version()).set(1)
-        prometheus_client.ProcessCollector(registry=registry)
-        prometheus_client.GCCollector(registry=registry)
+        self.registry.register(ProcessCollector(registry=None))
+        collections = CollectorRegistry()
+        GCCollector(registry=collections)
+        self.registry.register(collections)
 
     # --- targets come and go
 
-    def configure(self, settings: Settings) -> None:
-        """Take over the objectives: their gauges, and which series each judges. `announce` starts their counters."""
-        for gone in {objective.name for judged in self._objectives.values() for objective in judged}:
-            if gone not in {objective.name for objective in settings.slos}:
-                self.verdicts.remove_by_labels({"slo": gone})
+    def configure(self, settings: Settings) -> bool:
+        """Take over the objectives: their gauges, and which series each judges. `announce` starts their counters.
+
+        True when the thresholds are others than before: the histograms in seconds then start again at 0.
+        """
         self._objectives = {}
         self.objective.clear()
         self.threshold.clear()
@@ -236,13 +220,25 @@ class Metrics:
                 self.threshold.labels(objective.name).set(objective.threshold)
             for series in slo.series_of(objective, settings):
                 self._objectives.setdefault(series, []).append(objective)
+        self.verdicts.keep(self._is_judged)
+        return self._reshape(layout(settings))
+
+    def _is_judged(self, labels: Mapping[str, str]) -> bool:
+        series = Series(labels["target"], labels["workload"], int(labels["batch_size"]))
+        return any(objective.name == labels["slo"] for objective in self._objectives.get(series, ()))
+
+    def _reshape(self, layout: Layout) -> bool:
+        before, self.layout = self.layout, layout
+        for family, scale in self._scales:
+            family.reshape(layout.edges(scale))
+        return before != layout
 
     def announce(self, plan: Plan) -> None:
-        """Make every series of the target exist, so that nothing appears out of nowhere later."""
+        """Make every series of the target exist, so that nothing appears out of nowhere later. What exists stays."""
         name = plan.target.name
-        self._labels[name] = tuple(plan.target.labels.get(label, "") for label in self.layout.extra_labels)
-        self._child(self.target_up, name).set(0)
-        self._child(self.in_flight, name).set(0)
+        self._labels[name] = tuple(plan.target.labels.items())
+        self._child(self.target_up, name)
+        self._child(self.in_flight, name)
         self._child(self.lateness, name)
         for series, _ in plan.series():
             self._announce_series(series)
@@ -258,10 +254,10 @@ class Metrics:
             self.prefill_rate,
             self.decode_rate,
         )
-        for instrument in (*latency, self.prompt_tokens, self.generated_tokens, self.success, self.last_success):
-            of(instrument, series)
-        for gauge in self.last.values():
-            of(gauge, series).set(math.nan)
+        for histogram in latency:
+            of(histogram, series)
+        for value in (self.prompt_tokens, self.generated_tokens, self.success, self.last_success, *self.last.values()):
+            of(value, series)
         for method in Method:
             of(self.overhead, series, method)
             for phase in PHASES:
@@ -278,10 +274,8 @@ class Metrics:
     def forget(self, target: str) -> None:
         """Remove every series of a target that leaves."""
         self._labels.pop(target, None)
-        for instrument in vars(self).values():
-            for metric in instrument.values() if isinstance(instrument, dict) else (instrument,):
-                if isinstance(metric, MetricWrapperBase) and "target" in metric._labelnames:
-                    metric.remove_by_labels({"target": target})
+        for family in self.registry.families:
+            family.remove(target)
         self._facts.pop(target, None)
 
     # --- what happens
@@ -366,7 +360,7 @@ class Metrics:
             return
         self._facts[target] = facts
         said = (kind, facts.protocol, facts.model, facts.dtype, facts.device, facts.attention, str(facts.ranks))
-        self.target_info.remove_by_labels({"target": target})
+        self.target_info.remove(target)
         self._child(self.target_info, target, *said).set(1)
 
     def reloaded(self, ok: bool) -> None:
@@ -376,14 +370,12 @@ class Metrics:
 
     # --- labels
 
-    def _child(self, instrument: Instrument, target: str, *values: str) -> Instrument:
-        return instrument.labels(target, *values, *self._labels[target])
+    def _child(self, family: Family[ChildType], target: str, *values: str) -> ChildType:
+        return family.labels(target, *values, extra=self._labels[target])
 
-    def _of(self, instrument: Instrument, series: Series, *values: str) -> Instrument:
-        return instrument.labels(
-            series.target, series.workload, str(series.batch_size), *values, *self._labels[series.target]
-        )
+    def _of(self, family: Family[ChildType], series: Series, *values: str) -> ChildType:
+        return self._child(family, series.target, series.workload, str(series.batch_size), *values)
 
-    def _verdict(self, objective: str, series: Series, verdict: str) -> Counter:
-        labels = self._labels[series.target]
-        return self.verdicts.labels(objective, series.target, series.workload, str(series.batch_size), verdict, *labels)
+    def _verdict(self, objective: str, series: Series, verdict: str) -> Value:
+        values = (objective, series.target, series.workload, str(series.batch_size), verdict)
+        return self.verdicts.labels(*values, extra=self._labels[series.target])

@@ -1,0 +1,340 @@
+"""Counters, gauges, histograms and summaries: what is counted, by family, target and series. No clock, no I/O.
+
+Our own, because a page of a fleet prober is tens of megabytes and prometheus_client makes all of it anew in each
+scrape, with the interpreter locked. Here every change is noted where it happens (`version`), so that `rendering` makes
+only changed lines anew. Words and meaning are prometheus_client's, and a property test compares the text of both.
+
+A family holds a `Group` for each target, a group holds the target's children. Series of one family may have different
+label names: a target's own labels are part of its children only.
+"""
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from prometheus_client.metrics_core import Metric
+from prometheus_client.utils import floatToGoString
+
+# Prometheus and OpenMetrics: names and values of one exemplar together.
+EXEMPLAR_CHARACTERS = 128
+Labels = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One observation that stands for others in its bucket, such as a trace. `timestamp` is Unix time."""
+
+    labels: Mapping[str, str]
+    value: float
+    timestamp: float
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Lines as they go out compressed, made when the owner had this `version`; see `rendering`."""
+
+    version: int
+    parts: tuple[bytes, ...]
+    checksum: int
+    length: int
+
+
+class Cached:
+    """What can be rendered by itself. `version` grows with every change; `pieces` belongs to `rendering`."""
+
+    __slots__ = ("pieces", "version")
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.pieces: dict[bool, Piece] = {}
+
+
+class Child(Protocol):
+    """One series of a family (a histogram's many lines count as one)."""
+
+    labels: Labels
+
+    def samples(self) -> Iterator[tuple[str, Labels, float, Exemplar | None]]:
+        """Name suffix, further labels, value, exemplar."""
+
+
+ChildType = TypeVar("ChildType", bound=Child)
+
+
+class Group(Cached, Generic[ChildType]):
+    """One target's children of one family."""
+
+    __slots__ = ("children", "lock")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.children: dict[tuple[str, ...], ChildType] = {}
+
+
+class Value:
+    """A counter or a gauge."""
+
+    __slots__ = ("_group", "_prefix", "labels", "value")
+
+    def __init__(self, family: "Family[Value]", group: "Group[Value]", labels: Labels) -> None:
+        self._group = group
+        self.labels = labels
+        self.value = family.initial
+        self._prefix = f"{family.sample_name}{braced(labels)} "
+
+    def inc(self, amount: float = 1) -> None:
+        with self._group.lock:
+            self.value += amount
+            self._group.version += 1
+
+    def set(self, value: float) -> None:
+        with self._group.lock:
+            self.value = float(value)
+            self._group.version += 1
+
+    def readings(self) -> tuple[tuple[str, float], ...]:
+        """Lines: what stands before the value, and the value."""
+        return ((self._prefix, self.value),)
+
+    def samples(self) -> Iterator[tuple[str, Labels, float, Exemplar | None]]:
+        yield "", (), self.value, None
+
+
+class Summary:
+    """Count and sum, no quantiles."""
+
+    __slots__ = ("_count_prefix", "_group", "_sum_prefix", "count", "labels", "sum")
+
+    def __init__(self, family: "Family[Summary]", group: "Group[Summary]", labels: Labels) -> None:
+        self._group = group
+        self.labels = labels
+        self.count = 0
+        self.sum = 0.0
+        text = braced(labels)
+        self._count_prefix = f"{family.name}_count{text} "
+        self._sum_prefix = f"{family.name}_sum{text} "
+
+    def observe(self, value: float) -> None:
+        with self._group.lock:
+            self.count += 1
+            self.sum += value
+            self._group.version += 1
+
+    def readings(self) -> tuple[tuple[str, float], ...]:
+        """Lines: what stands before the value, and the value."""
+        return ((self._count_prefix, self.count), (self._sum_prefix, self.sum))
+
+    def samples(self) -> Iterator[tuple[str, Labels, float, Exemplar | None]]:
+        yield "_count", (), self.count, None
+        yield "_sum", (), self.sum, None
+
+
+class Histogram(Cached):
+    """Counts by bucket (not cumulative here; the last one is +Inf), and the sum."""
+
+    __slots__ = ("_edges", "_group", "counts", "exemplars", "labels", "sum", "surround")
+
+    def __init__(self, family: "Family[Histogram]", group: "Group[Histogram]", labels: Labels) -> None:
+        super().__init__()
+        self._edges = family.edges
+        self._group = group
+        self.labels = labels
+        self.counts = [0] * (len(self._edges) + 1)
+        self.sum = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
+        self.surround = surround(labels)
+
+    def observe(self, value: float, exemplar: Exemplar | None = None) -> None:
+        """Count a value in its bucket; an edge belongs to the bucket below it. NaN is in none, and spoils the sum."""
+        place = bisect_left(self._edges, value)
+        with self._group.lock:
+            self.sum += value
+            if value == value:
+                self.counts[place] += 1
+                if exemplar is not None and _short_enough(exemplar):
+                    self.exemplars[place] = exemplar
+            self.version += 1
+            self._group.version += 1
+
+    def samples(self) -> Iterator[tuple[str, Labels, float, Exemplar | None]]:
+        with self._group.lock:
+            counts, total = list(self.counts), self.sum
+            exemplars = dict(self.exemplars)
+        count = 0
+        for place, edge in enumerate((*self._edges, float("inf"))):
+            count += counts[place]
+            yield "_bucket", (("le", go_number(edge)),), count, exemplars.get(place)
+        yield "_count", (), count, None
+        yield "_sum", (), total, None
+
+
+@dataclass(slots=True)
+class Family(Generic[ChildType]):
+    """All series of one name. `name` is OpenMetrics': a counter's lacks the `_total` that its samples have.
+
+    `label_names` are those of every series; `target` among them says whose group a series belongs to. `edges` come
+    without +Inf.
+    """
+
+    kind: str
+    name: str
+    help: str
+    label_names: tuple[str, ...]
+    child: type[Any]
+    edges: tuple[float, ...] = ()
+    initial: float = 0
+    groups: dict[str, Group[ChildType]] = field(default_factory=dict)
+    template: str = ""
+    _target_at: int | None = None
+
+    def __post_init__(self) -> None:
+        self._target_at = self.label_names.index("target") if "target" in self.label_names else None
+        if self.kind == "histogram":
+            self.template = template(self.name, self.edges)
+
+    @property
+    def sample_name(self) -> str:
+        return f"{self.name}_total" if self.kind == "counter" else self.name
+
+    def labels(self, *values: str, extra: Labels = ()) -> ChildType:
+        """The series with these values, in the order of `label_names`; made at first use, with the extra labels."""
+        group = self.groups.get(self._owner(values))
+        if group is not None:
+            child = group.children.get(values)
+            if child is not None:
+                return child
+        return self._add(values, extra)
+
+    def _owner(self, values: tuple[str, ...]) -> str:
+        return "" if self._target_at is None else values[self._target_at]
+
+    def _add(self, values: tuple[str, ...], extra: Labels) -> ChildType:
+        # setdefault is one step for the interpreter: of two threads that come at once, both get the same one.
+        group: Group[ChildType] = self.groups.setdefault(self._owner(values), Group())
+        labels = tuple(sorted((*zip(self.label_names, values, strict=True), *extra)))
+        with group.lock:
+            child: ChildType = group.children.setdefault(values, self.child(self, group, labels))
+            group.version += 1
+        return child
+
+    def remove(self, target: str) -> None:
+        """Every series of a target; nothing happens where there is none."""
+        self.groups.pop(target, None)
+
+    def clear(self) -> None:
+        self.groups.clear()
+
+    def keep(self, wanted: Callable[[Mapping[str, str]], bool]) -> None:
+        """Remove every series whose labels are not wanted."""
+        for group in list(self.groups.values()):
+            for values in list(group.children):
+                if not wanted(dict(zip(self.label_names, values, strict=True))):
+                    with group.lock:
+                        group.children.pop(values, None)
+                        group.version += 1
+
+    def reshape(self, edges: Sequence[float]) -> None:
+        """Other edges for a histogram. Its series start again at 0: what fell between two edges cannot be divided."""
+        if self.edges == tuple(edges):
+            return
+        self.edges = tuple(edges)
+        self.template = template(self.name, self.edges)
+        for group in list(self.groups.values()):
+            with group.lock:
+                for values, child in list(group.children.items()):
+                    group.children[values] = self.child(self, group, child.labels)
+                group.version += 1
+
+
+class Registry:
+    """All families, in the order in which they were made, and collectors of other making, which come after them."""
+
+    def __init__(self) -> None:
+        self.families: list[Family[Any]] = []
+        self.collectors: list[Any] = []
+
+    def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Family[Value]:
+        return self._take(Family("counter", name.removesuffix("_total"), text, tuple(labels), Value))
+
+    def gauge(self, name: str, text: str, labels: Sequence[str] = (), initial: float = 0) -> Family[Value]:
+        return self._take(Family("gauge", name, text, tuple(labels), Value, initial=initial))
+
+    def summary(self, name: str, text: str, labels: Sequence[str] = ()) -> Family[Summary]:
+        return self._take(Family("summary", name, text, tuple(labels), Summary))
+
+    def histogram(self, name: str, text: str, edges: Sequence[float], labels: Sequence[str] = ()) -> Family[Histogram]:
+        return self._take(Family("histogram", name, text, tuple(labels), Histogram, tuple(edges)))
+
+    def _take(self, family: Family[ChildType]) -> Family[ChildType]:
+        self.families.append(family)
+        return family
+
+    def register(self, collector: Any) -> None:
+        """A collector of prometheus_client, such as ProcessCollector."""
+        self.collectors.append(collector)
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything as prometheus_client's own objects: slow, for tests and tools. A page comes from `rendering`."""
+        for family in self.families:
+            metric = Metric(family.name, family.help, family.kind)
+            for child in children(family):
+                for suffix, labels, value, exemplar in child.samples():
+                    name = f"{family.sample_name}{suffix}"
+                    metric.add_sample(name, dict((*child.labels, *labels)), value, exemplar=exemplar)
+            yield metric
+        for collector in self.collectors:
+            yield from collector.collect()
+
+    def get_sample_value(self, name: str, labels: Mapping[str, str] | None = None) -> float | None:
+        """The value of one sample, None where it does not exist."""
+        for metric in self.collect():
+            for sample in metric.samples:
+                if sample.name == name and sample.labels == dict(labels or {}):
+                    return sample.value
+        return None
+
+
+def children(family: Family[ChildType]) -> Iterator[ChildType]:
+    for group in list(family.groups.values()):
+        yield from list(group.children.values())
+
+
+def go_number(value: float) -> str:
+    """As Go would print a float64, which is what both formats want."""
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
+
+
+# --- label text, made once for each series
+
+# Places in a histogram's template. No escaped label value holds a line break, and no line of ours begins with a digit.
+BEFORE_EDGE, AFTER_EDGE, ALL_LABELS = "\n1", "\n2", "\n3"
+
+
+def template(name: str, edges: Iterable[float]) -> str:
+    """A histogram's lines with places for the labels (to replace) and for the cumulative counts and the sum (`%`)."""
+    name = name.replace("%", "%%")
+    buckets = [f'{name}_bucket{BEFORE_EDGE}le="{go_number(e)}"{AFTER_EDGE}%s\n' for e in (*edges, float("inf"))]
+    return "".join((*buckets, f"{name}_count{ALL_LABELS} %s\n{name}_sum{ALL_LABELS} %s\n"))
+
+
+def surround(labels: Labels) -> tuple[str, str, str]:
+    """What stands before a bucket's `le="…"`, after it, and at the lines without it. Labels come sorted by name."""
+    before = "".join(f"{_pair(label)}," for label in labels if label[0] < "le")
+    after = "".join(f",{_pair(label)}" for label in labels if label[0] > "le")
+    return f"{{{before}", f"{after}}} ", braced(labels)
+
+
+def braced(labels: Labels) -> str:
+    return "{" + ",".join(map(_pair, labels)) + "}" if labels else ""
+
+
+def _pair(label: tuple[str, str]) -> str:
+    value = label[1].replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return f'{label[0]}="{value}"'
+
+
+def _short_enough(exemplar: Exemplar) -> bool:
+    return sum(len(name) + len(value) for name, value in exemplar.labels.items()) <= EXEMPLAR_CHARACTERS
