@@ -5,17 +5,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import yaml
 
 from exporter import metrics as instruments
 from exporter.exposition import Exposition, Views
-from exporter.journal import Journal, logger
+from exporter.journal import Journal, logger, set_up
 from exporter.metrics import Metrics
 from exporter.observation import Observation, Series, SkipReason
 from exporter.probes import open_prober
@@ -70,7 +69,7 @@ class Watch:
 class ReloadRequest:
     """Asked for by a signal or over HTTP; whoever waits gets the problems, none when it was taken."""
 
-    answer: "queue.SimpleQueue[list[str]]"
+    answer: queue.SimpleQueue[list[str]]
 
 
 class Daemon:
@@ -80,6 +79,7 @@ class Daemon:
         self._read = read
         self._on_ready = on_ready
         self._settings = read()
+        set_up(self._settings.log_level)
         self._commands: queue.SimpleQueue[ReloadRequest | None] = queue.SimpleQueue()
         self._watches: dict[str, Watch] = {}
         self._started = 0
@@ -88,8 +88,9 @@ class Daemon:
     # --- life
 
     def run(self) -> int:
-        exposition = self._serve()
+        exposition = self._bind()
         self._start(plans(self._settings).values())
+        exposition.start()
         logger.info("listening on port %s, probing %s", exposition.port, ", ".join(self._watches))
         self._on_ready(exposition.port)
         while (command := self._commands.get()) is not None:
@@ -115,7 +116,8 @@ class Daemon:
     def stop(self) -> None:
         self._commands.put(None)
 
-    def _serve(self) -> Exposition:
+    def _bind(self) -> Exposition:
+        """Before anything else, so that a port that is taken ends the start. It answers once the targets are there."""
         views = Views(
             registry=lambda: self._recorder.metrics.registry,
             healthy=self._unhealthy,
@@ -123,9 +125,11 @@ class Daemon:
             reload=self.reload,
             configuration=lambda: shown(self._settings),
         )
-        exposition = Exposition(self._settings.web.listen_address, views)
-        exposition.start()
-        return exposition
+        try:
+            return Exposition(self._settings.web.listen_address, views)
+        except OSError as error:
+            place = f"web.listen_address: {self._settings.web.listen_address}"
+            raise SettingsError([f"{place}: cannot be used ({error.strerror or error}); choose another"]) from None
 
     # --- targets
 
@@ -135,7 +139,7 @@ class Daemon:
         metrics.reloaded(True)
         return metrics
 
-    def _start(self, arriving: "Any") -> None:
+    def _start(self, arriving: Iterable[Plan]) -> None:
         for plan in arriving:
             name = plan.target.name
             self._recorder.kinds[name] = plan.target.kind
@@ -206,6 +210,7 @@ class Daemon:
             self._recorder.journal.forget(name)
         self._exchange_metrics(settings, [plan for name, plan in new.items() if name not in what.arriving])
         self._settings = settings
+        set_up(settings.log_level)
         self._start(new[name] for name in what.arriving)
         logger.info(
             "reloaded: %d targets stay, %d leave, %d arrive",
@@ -243,9 +248,7 @@ def shown(settings: Settings) -> str:
 
 
 def run(config: Path | None, on_ready: Callable[[int], None] = lambda port: None) -> int:
-    """The daemon, until a signal. 0 after a graceful stop; SettingsError and OSError (port taken) before it has
-    begun.
-    """
+    """The daemon, until a signal. 0 after a graceful stop; SettingsError before it has begun."""
     # The measuring threads must not wait 5 ms (the default) for a thread that renders or parses.
     sys.setswitchinterval(0.0005)
     daemon = Daemon(lambda: load(config), on_ready)

@@ -1,6 +1,7 @@
 """The commands and their exit codes: 0 done, 1 failed, 2 wrong usage or configuration."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,18 +75,11 @@ def _takes_config(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.check_only:
         return _check(options)
-    from exporter import app, journal
+    # gRPC's core writes lines of its own to standard error; what they say, an attempt's detail says too.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from exporter import app
 
-    settings = load(options.config)
-    journal.set_up(settings.log_level)
-    try:
-        return app.run(options.config)
-    except OSError as error:
-        print(
-            f"web.listen_address: {settings.web.listen_address} cannot be used: {error.strerror or error}",
-            file=sys.stderr,
-        )
-        return 2
+    return app.run(options.config)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from exporter import app, journal
+from exporter import app
 
 CONFIG = """\
 targets:
@@ -33,14 +33,7 @@ def run(port: int) -> int:
                 # Else the first thing a newcomer reads would be a failed probe.
                 while shard.poll() is None and not Path(f"{socket}-1").exists():
                     time.sleep(0.05)
-                journal.set_up("info")
                 return app.run(config, on_ready=_show)
-            except OSError as error:
-                print(
-                    f"port {port} cannot be used: {error.strerror or error}; choose another with --port",
-                    file=sys.stderr,
-                )
-                return 2
             finally:
                 shard.terminate()
 

@@ -5,6 +5,7 @@ started ends in exactly one record, whatever happens, or was abandoned because t
 """
 
 import contextlib
+import logging
 import random
 import threading
 import time
@@ -18,9 +19,11 @@ from exporter.schedule import Skip, Start, Timetable, Wait, Window, backoff_afte
 from exporter.settings import Workload
 from exporter.targets import Facts, Plan, excess
 
+logger = logging.getLogger("tgi_probe")
 CHECK = "check"
 CHECK_INTERVAL = 10.0
-CONNECT_TIMEOUT = 5.0
+# A shard is serial: even Info waits behind a user's long prefill.
+CONNECT_TIMEOUT = 10.0
 SETTLE_TIMEOUT = 10.0
 BACKOFF_FIRST = 1.0
 BACKOFF_LONGEST = 30.0
@@ -114,6 +117,7 @@ class Runner:
         workload = self._workloads[key]
         if excess(self.plan.target, workload, key.batch_size) is not None:
             self._ledger.skipped(key, SkipReason.UNSAFE)
+            self.attempted = True
             self._window = (
                 Window(rest_until=self._clock.now() + CHECK_INTERVAL) if workload.interval == 0 else self._window
             )
@@ -143,6 +147,7 @@ class Runner:
         except Abandoned:
             raise
         except Exception as error:  # a bug of ours: it must be seen, but must not end the watching of this target
+            logger.exception("tgi-probe failed while probing %s", self.name)
             result = Result((), Outcome.MALFORMED, "INTERNAL", f"tgi-probe failed: {type(error).__name__}: {error}")
         if result.outcome is not Outcome.OK:
             if self._stop.is_set():

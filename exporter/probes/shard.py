@@ -35,7 +35,7 @@ class Ranks:
 
     def __init__(self, addresses: Sequence[str], protocol: str) -> None:
         self.addresses = tuple(addresses)
-        self._protocol = protocol
+        self.protocol = protocol
         self._channels = [open_channel(address) for address in addresses]
         self._calls: dict[str, list[Any]] = {}
 
@@ -45,7 +45,7 @@ class Ranks:
         It always waits for all: ranks compute together, and a call taken back from one of them would leave the others
         waiting for it.
         """
-        calls = self._calls.get(rpc) or self._prepare(rpc)
+        calls = self._calls_of(rpc)
         others = [call.future(request, timeout=timeout) for call in calls[1:]]
         # The first rank is called from this very thread: with one rank, nothing stands between socket and clock.
         waits = [partial(calls[0], request, timeout=timeout), *(other.result for other in others)]
@@ -62,10 +62,20 @@ class Ranks:
             raise failure(culprit, rpc, address)
         return answers
 
-    def _prepare(self, rpc: str) -> list[Any]:
-        path = f"/{self._protocol}.TextGenerationService/{rpc}"
-        self._calls[rpc] = [channel.unary_unary(path) for channel in self._channels]
-        return self._calls[rpc]
+    def call_first(self, rpc: str, request: bytes, timeout: float) -> bytes:
+        """The first rank's answer alone: only for calls that no rank computes for. Raises Failure."""
+        try:
+            answer: bytes = self._calls_of(rpc)[0](request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise failure(error, rpc, self.addresses[0]) from None
+        return answer
+
+    def _calls_of(self, rpc: str) -> list[Any]:
+        path = f"/{self.protocol}.TextGenerationService/{rpc}"
+        calls = self._calls.get(path)
+        if calls is None:
+            calls = self._calls[path] = [channel.unary_unary(path) for channel in self._channels]
+        return calls
 
     def close(self) -> None:
         for channel in self._channels:
@@ -79,29 +89,30 @@ class ShardProber:
         self._target = target
         self._clock = clock
         self._random = random.Random(seed)
-        self._protocol = ""
         self._ranks: Ranks | None = None
-        self._owed: list[int] = []
+        self._last_seen: tuple[tuple[str, ...], str] | None = None
+        self._owed: set[int] = set()
         self._facts: Facts | None = None
-        self._closed = False
 
     # --- connecting
 
     def connect(self, timeout: float) -> Facts:
-        """Ask for the ranks and their Info, every time: a server that came back with more ranks must never see a call
-        on some.
+        """Ask for the ranks and their Info, every time: one that came back with more ranks must not get half a call.
+
+        After a failure the channels are opened anew: gRPC's own pause between attempts would outlast the absence.
         """
-        urls = self._discover(timeout)
-        if self._ranks is None or self._ranks.addresses != urls:
-            if self._ranks is not None:
-                self._ranks.close()
-            self._ranks = Ranks(urls, self._protocol)
-        answers = self._ranks.call("Info", b"", timeout)
-        info = _parsed(PROTOCOLS[self._protocol].InfoResponse, answers[0], "Info", urls[0])
+        try:
+            self._ranks = self._ranks or Ranks([self._entry()], "")
+            self._ranks = ranks = self._discovered(self._ranks, timeout)
+            answers = ranks.call("Info", b"", timeout)
+        except Failure:
+            self._disconnect()
+            raise
+        info = _parsed(PROTOCOLS[ranks.protocol].InfoResponse, answers[0], "Info", ranks.addresses[0])
         paged = not info.requires_padding
         self._facts = Facts(
-            protocol=self._protocol,
-            ranks=len(urls),
+            protocol=ranks.protocol,
+            ranks=len(ranks.addresses),
             dtype=info.dtype,
             device=info.device_type,
             attention=(getattr(info, "attention_impl", "") or "paged") if paged else "padded",
@@ -111,37 +122,39 @@ class ShardProber:
         )
         return self._facts
 
-    def _discover(self, timeout: float) -> tuple[str, ...]:
-        """Addresses of all ranks. Settles which protocol the server speaks: v3, or v2 when it does not know v3."""
+    def _entry(self) -> str:
+        """The configured address. Raises Failure where its socket is missing, which gRPC would say in riddles."""
         address = self._target.address
-        if address.startswith("unix:"):
-            path = address.removeprefix("unix://").removeprefix("unix:")
-            if not os.path.exists(path):
-                raise Failure(
-                    Outcome.UNREACHABLE,
-                    "UNAVAILABLE",
-                    f"{address}: no such socket; is the server up, and its directory shared with this container?",
-                )
-        candidates = [self._protocol] if self._protocol else list(PROTOCOLS)
-        for protocol in candidates:
-            entry = Ranks([address], protocol)
+        if address.startswith("unix:") and not os.path.exists(_path(address)):
+            hint = "is the server up, and its directory shared with this container?"
+            raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", f"{address}: no such socket; {hint}")
+        return address
+
+    def _discovered(self, ranks: Ranks, timeout: float) -> Ranks:
+        """The same ranks, or others where the server says so. Settles the protocol: v3, or v2 when v3 is not known."""
+        address = self._target.address
+        for protocol in [ranks.protocol] if ranks.protocol else PROTOCOLS:
+            ranks.protocol = protocol
             try:
-                answer = entry.call("ServiceDiscovery", b"", timeout)[0]
+                answer = ranks.call_first("ServiceDiscovery", b"", timeout)
             except Failure as error:
                 if error.code != "UNIMPLEMENTED":
                     raise
-                self._protocol = ""
                 continue
-            finally:
-                entry.close()
             found = _parsed(PROTOCOLS[protocol].ServiceDiscoveryResponse, answer, "ServiceDiscovery", address)
-            self._protocol = protocol
-            return _reachable(address, list(found.urls))
-        raise Failure(
-            Outcome.REJECTED,
-            "UNIMPLEMENTED",
-            f"{address} answers, but not as a TGI shard (no {' or '.join(candidates)}); is it the router?",
-        )
+            addresses = _reachable(address, list(found.urls))
+            if addresses == ranks.addresses:
+                return ranks
+            ranks.close()
+            return Ranks(addresses, protocol)
+        hint = "it answers, but not as a TGI shard; is it the router?"
+        raise Failure(Outcome.REJECTED, "UNIMPLEMENTED", f"{address}: {hint}")
+
+    def _disconnect(self) -> None:
+        ranks, self._ranks = self._ranks, None
+        if ranks is not None:
+            self._last_seen = (ranks.addresses, ranks.protocol)
+            ranks.close()
 
     def refusal(self, facts: Facts) -> str | None:
         return refusal(self._target, facts)
@@ -153,8 +166,8 @@ class ShardProber:
         if self._ranks is None or self._facts is None:
             raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", f"{self._target.address}: not connected")
         ranks = self._ranks
-        batch = Batch.build(PROTOCOLS[self._protocol], self._target, self._facts, workload, batch_size, self._random)
-        self._owed.append(batch.id)
+        batch = Batch.build(PROTOCOLS[ranks.protocol], self._target, self._facts, workload, batch_size, self._random)
+        self._owed.add(batch.id)
         prefill, decode = batch.prefill_request(), batch.decode_request()
         sent = self._clock()
         deadline = sent + workload.timeout
@@ -181,7 +194,7 @@ class ShardProber:
                 "OK",
                 f"{ranks.addresses[0]}: no end after {len(steps)} steps for decode_length {workload.decode_length}",
             )
-        self._owed.remove(batch.id)
+        self._owed.discard(batch.id)
         prompt_tokens = batch_size * workload.sequence_length
         return Result((Stream(batch_size, prompt_tokens, sent, steps[-1].arrived, tuple(steps)),))
 
@@ -193,22 +206,15 @@ class ShardProber:
 
     def _clear(self, ranks: Ranks, timeout: float) -> None:
         for batch_id in list(self._owed):
-            ranks.call(
-                "ClearCache", PROTOCOLS[self._protocol].ClearCacheRequest(id=batch_id).SerializeToString(), timeout
-            )
-            self._owed.remove(batch_id)
+            request = PROTOCOLS[ranks.protocol].ClearCacheRequest(id=batch_id).SerializeToString()
+            ranks.call("ClearCache", request, timeout)
+            self._owed.discard(batch_id)
 
     def close(self) -> None:
         """Close, and pay what is owed over connections of its own: the others may be stuck in a call."""
-        if self._closed:
-            return
-        self._closed = True
-        ranks = self._ranks
-        if ranks is None:
-            return
-        ranks.close()
-        if self._owed:
-            last = Ranks(ranks.addresses, self._protocol)
+        self._disconnect()
+        if self._owed and self._last_seen is not None:
+            last = Ranks(*self._last_seen)
             try:
                 self._clear(last, timeout=5.0)
             finally:
@@ -354,6 +360,10 @@ def _reachable(address: str, urls: list[str]) -> tuple[str, ...]:
         return tuple(urls)
     if len(urls) == 1:
         return (address,)
-    here = os.path.dirname(address.removeprefix("unix://").removeprefix("unix:"))
+    here = os.path.dirname(_path(address))
     moved = [f"unix://{os.path.join(here, os.path.basename(url))}" for url in urls]
     return tuple(moved)
+
+
+def _path(address: str) -> str:
+    return address.removeprefix("unix://").removeprefix("unix:")
