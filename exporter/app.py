@@ -206,7 +206,10 @@ class Daemon:
         what = change(old, new)
         self._drain([name for name in what.leaving if name in self._watches])
         for name in what.leaving:
-            self._recorder.metrics.forget(name)
+            if name in new:
+                self._recorder.metrics.narrow(new[name])
+            else:
+                self._recorder.metrics.forget(name)
             self._recorder.journal.forget(name)
         self._exchange_metrics(settings, [plan for name, plan in new.items() if name not in what.arriving])
         self._settings = settings

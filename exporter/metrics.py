@@ -278,6 +278,19 @@ class Metrics:
             family.remove(target)
         self._facts.pop(target, None)
 
+    def narrow(self, plan: Plan) -> None:
+        """A reload changed this target: remove the series that it has no more; the others go on counting."""
+        name = plan.target.name
+        if self._labels.get(name) != tuple(plan.target.labels.items()):
+            self.forget(name)
+            return
+        planned = {(series.workload, str(series.batch_size)) for series, _ in plan.series()}
+        for family in self.registry.families:
+            if "batch_size" in family.label_names:
+                family.keep(
+                    lambda labels: labels["target"] != name or (labels["workload"], labels["batch_size"]) in planned
+                )
+
     # --- what happens
 
     def record(self, observation: Observation) -> None:

@@ -1,0 +1,54 @@
+"""What a reload does to series that were already counting."""
+
+from pathlib import Path
+
+from exporter.metrics import Metrics, layout
+from exporter.observation import Observation, Outcome, Series, Step, Stream
+from exporter.settings import Settings
+from exporter.targets import plans
+
+
+def settings(batch_sizes: list[int], labels: dict[str, str] | None = None) -> Settings:
+    return Settings.model_validate(
+        {
+            "targets": [
+                {"name": name, "address": f"unix://{Path('/') / name}", "labels": labels or {}} for name in "ab"
+            ],
+            "workloads": [{"name": "w", "batch_sizes": batch_sizes}],
+        }
+    )
+
+
+def counting(before: Settings) -> Metrics:
+    metrics = Metrics(layout(before))
+    metrics.configure(before)
+    for plan in plans(before).values():
+        metrics.announce(plan)
+        for series, _ in plan.series():
+            stream = Stream(series.batch_size, 10, 0.0, 0.1, (Step(0.0, 0.1, series.batch_size),))
+            metrics.record(Observation(series, 0.0, 0.0, 0.1, Outcome.OK, "OK", streams=(stream,)))
+    return metrics
+
+
+def attempts(metrics: Metrics, series: Series) -> float | None:
+    labels = {"target": series.target, "workload": series.workload, "batch_size": str(series.batch_size)}
+    return metrics.registry.get_sample_value("tgi_probe_attempts_total", labels | {"outcome": "ok", "code": "OK"})
+
+
+def test_a_changed_target_goes_on_counting_where_it_still_has_the_series() -> None:
+    metrics = counting(settings([1, 2]))
+    after = settings([2, 4])
+    metrics.narrow(plans(after)["a"])
+    metrics.announce(plans(after)["a"])
+    assert [attempts(metrics, Series("a", "w", size)) for size in (1, 2, 4)] == [None, 1, 0]
+    assert [attempts(metrics, Series("b", "w", size)) for size in (1, 2)] == [1, 1]
+
+
+def test_a_target_with_other_labels_starts_again() -> None:
+    metrics = counting(settings([1]))
+    after = settings([1], {"zone": "x"})
+    metrics.narrow(plans(after)["a"])
+    metrics.announce(plans(after)["a"])
+    labels = {"target": "a", "workload": "w", "batch_size": "1", "outcome": "ok", "code": "OK", "zone": "x"}
+    assert metrics.registry.get_sample_value("tgi_probe_attempts_total", labels) == 0
+    assert attempts(metrics, Series("a", "w", 1)) is None
