@@ -7,7 +7,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol, Self, cast
@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from exporter.simulator.faults import FAULT_KINDS, Fault, FaultKind
 from exporter.simulator.options import host_and_port
-from exporter.simulator.record import Served
+from exporter.simulator.record import Answered, Served
 
 _LOOK_EVERY = 0.05  # seconds: how soon it notices that it shall stop
 
@@ -24,10 +24,36 @@ class Controlled(Protocol):
     """What this page can command: any simulated server."""
 
     def state(self) -> dict[str, Any]: ...
-    def record(self) -> list[Served]: ...
+    def record(self) -> Sequence[Served | Answered]: ...
     def slow_down(self, factor: float) -> None: ...
     def fault(self, fault: Fault | None) -> None: ...
     def restart(self, seconds: float = 0.0) -> None: ...
+
+
+class Together:
+    """Several servers under one command: what is asked of it is asked of all."""
+
+    def __init__(self, servers: Mapping[str, Controlled]) -> None:
+        self._servers = servers
+
+    def state(self) -> dict[str, Any]:
+        return {name: server.state() for name, server in self._servers.items()}
+
+    def record(self) -> list[Served | Answered]:
+        return [entry for server in self._servers.values() for entry in server.record()]
+
+    def slow_down(self, factor: float) -> None:
+        for server in self._servers.values():
+            server.slow_down(factor)
+
+    def fault(self, fault: Fault | None) -> None:
+        for server in self._servers.values():
+            server.fault(fault)
+
+    def restart(self, seconds: float = 0.0) -> None:
+        """One after the other, each away for `seconds`."""
+        for server in self._servers.values():
+            server.restart(seconds)
 
 
 class Admin:

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -43,13 +43,7 @@ class Config:
     admin_address: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kv_tokens < 1:
-            model, gpu = self.roofline.model, self.roofline.gpu
-            needed, usable = model.weight_bytes / 1e9, gpu.memory * self.roofline.memory_share / 1e9
-            raise OptionError(
-                f"{model.name} needs {needed:.0f} GB for its weights, {self.ranks} x {gpu.name} has {usable:.0f} GB"
-                " each: give more --ranks or fewer --bytes-per-parameter"
-            )
+        check_fit(self.roofline, self.kv_tokens)
 
     @property
     def ranks(self) -> int:
@@ -61,7 +55,18 @@ class Config:
         return self.roofline.kv_capacity if self.max_batch_tokens is None else self.max_batch_tokens
 
 
-def _number(least: float, most: float = math.inf, above: bool = False) -> Callable[[str], float]:
+def check_fit(roofline: Roofline, kv_tokens: int) -> None:
+    """OptionError when the weights leave no room for a KV cache."""
+    if kv_tokens < 1:
+        model, gpu = roofline.model, roofline.gpu
+        needed, usable = model.weight_bytes / 1e9, gpu.memory * roofline.memory_share / 1e9
+        raise OptionError(
+            f"{model.name} needs {needed:.0f} GB for its weights, {roofline.ranks} x {gpu.name} has {usable:.0f} GB"
+            " each: give more --ranks or fewer --bytes-per-parameter"
+        )
+
+
+def number(least: float, most: float = math.inf, above: bool = False) -> Callable[[str], float]:
     def parse(text: str) -> float:
         value = float(text)
         if not (least < value if above else least <= value) or not value <= most or math.isinf(value):
@@ -72,7 +77,7 @@ def _number(least: float, most: float = math.inf, above: bool = False) -> Callab
     return parse
 
 
-def _whole(least: int, most: int = 2**63) -> Callable[[str], int]:
+def whole(least: int, most: int = 2**63) -> Callable[[str], int]:
     def parse(text: str) -> int:
         value = int(text)
         if not least <= value <= most:
@@ -82,13 +87,17 @@ def _whole(least: int, most: int = 2**63) -> Callable[[str], int]:
     return parse
 
 
-def _one_of(*names: str) -> Callable[[str], str]:
+def one_of(*names: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in names:
             raise ValueError("one of " + ", ".join(names))
         return text
 
     return parse
+
+
+def switch(text: str) -> bool:
+    return one_of("on", "off")(text) == "on"
 
 
 def host_and_port(text: str) -> tuple[str, int]:
@@ -108,21 +117,21 @@ def _listen(text: str) -> str:
     return text
 
 
-def _address(text: str) -> str:
+def address(text: str) -> str:
     host_and_port(text)
     return text
 
 
-_POSITIVE = _number(0, above=True)
-_SHARE = _number(0, 1, above=True)
+POSITIVE = number(0, above=True)
+SHARE = number(0, 1, above=True)
 
 
 @dataclass(frozen=True)
-class _Option:
+class Option:
     """`owner` is which value it belongs to; a Gpu or Model option left out keeps the preset's number."""
 
     flag: str
-    owner: Literal["config", "roofline", "gpu", "model", "preset"]
+    owner: Literal["config", "roofline", "gpu", "model", "preset", "limits", "router"]
     field: str
     parse: Callable[[str], Any]
     help: str
@@ -134,82 +143,97 @@ class _Option:
 
 
 _OPTIONS = (
-    _Option("--listen", "config", "listen", _listen, "unix:///PATH (rank n: PATH-n) or HOST:PORT (port + n)"),
-    _Option("--protocol", "config", "protocol", _one_of("v3", "v2"), "generate.v3 or generate.v2"),
-    _Option("--ranks", "roofline", "ranks", _whole(1, 64), "tensor parallel ranks, one server each"),
-    _Option("--attention", "config", "attention", _one_of("padded", "paged"), "padded, or paged KV cache"),
-    _Option("--attention-name", "config", "attention_name", str, "attention_impl which Info tells"),
-    _Option("--block-size", "config", "block_size", _whole(1, 4096), "tokens per KV block"),
-    _Option("--speculate", "config", "speculate", _whole(0, 64), "guessed tokens a decode step may add"),
-    _Option("--dtype", "config", "dtype", str, "dtype which Info tells"),
-    _Option("--device", "config", "device", str, "device type which Info tells"),
-    _Option("--gpu", "preset", "gpu", _one_of(*GPUS), "preset: " + ", ".join(GPUS)),
-    _Option("--model", "preset", "model", _one_of(*MODELS), "preset: " + ", ".join(MODELS)),
-    _Option("--peak-tflops", "gpu", "peak_flops", _POSITIVE, "dense 16-bit peak of one GPU, Tflop/s", 1e12),
-    _Option("--memory-bandwidth", "gpu", "memory_bandwidth", _POSITIVE, "of one GPU, GB/s", 1e9),
-    _Option("--memory", "gpu", "memory", _POSITIVE, "of one GPU, GB", 1e9),
-    _Option("--parameters", "model", "parameters", _POSITIVE, "of the model, in billions", 1e9),
-    _Option("--layers", "model", "layers", _whole(1), "transformer layers"),
-    _Option("--hidden-size", "model", "hidden_size", _whole(1), "width of the model"),
-    _Option("--kv-heads", "model", "kv_heads", _whole(1), "key/value heads"),
-    _Option("--head-dim", "model", "head_dim", _whole(1), "values per head"),
-    _Option("--max-positions", "model", "max_positions", _whole(1), "longest sequence, tokens"),
-    _Option("--bytes-per-parameter", "model", "bytes_per_parameter", _POSITIVE, "2 = 16 bit, 1 = 8 bit, 0.5 = 4 bit"),
-    _Option("--bytes-per-kv-value", "model", "bytes_per_kv_value", _POSITIVE, "bytes of one cached value"),
-    _Option("--max-batch-tokens", "config", "max_batch_tokens", _whole(1), "KV cache in tokens; default: what fits"),
-    _Option("--compute-efficiency", "roofline", "compute_efficiency", _SHARE, "share of peak flop/s reached"),
-    _Option("--memory-efficiency", "roofline", "memory_efficiency", _SHARE, "share of memory bandwidth reached"),
-    _Option("--memory-share", "roofline", "memory_share", _SHARE, "share of GPU memory for weights and KV cache"),
-    _Option("--overhead", "roofline", "overhead_seconds", _number(0), "fixed time of every pass, seconds"),
-    _Option("--all-reduce", "roofline", "all_reduce_seconds", _number(0), "one exchange between ranks, seconds"),
-    _Option("--slowdown", "roofline", "slowdown", _POSITIVE, "factor on the time of every pass"),
-    _Option("--speed", "roofline", "speed", _POSITIVE, "simulated seconds per real second"),
-    _Option("--jitter", "config", "jitter", _number(0, 2), "sigma of the lognormal jitter, 0 = none"),
-    _Option("--seed", "config", "seed", _whole(0), "of jitter and speculation"),
-    _Option(
-        "--rank-timeout", "config", "rank_timeout", _POSITIVE, "seconds a rank waits for the others before it dies"
-    ),
-    _Option("--record", "config", "record", Path, "append every served call to this file, JSON lines"),
-    _Option("--record-limit", "config", "record_limit", _whole(1), "served calls kept in memory"),
-    _Option(
-        "--admin-address", "config", "admin_address", _address, "HOST:PORT of the admin HTTP server; default: none"
-    ),
+    Option("--listen", "config", "listen", _listen, "unix:///PATH (rank n: PATH-n) or HOST:PORT (port + n)"),
+    Option("--protocol", "config", "protocol", one_of("v3", "v2"), "generate.v3 or generate.v2"),
+    Option("--ranks", "roofline", "ranks", whole(1, 64), "tensor parallel ranks, one server each"),
+    Option("--attention", "config", "attention", one_of("padded", "paged"), "padded, or paged KV cache"),
+    Option("--attention-name", "config", "attention_name", str, "attention_impl which Info tells"),
+    Option("--block-size", "config", "block_size", whole(1, 4096), "tokens per KV block"),
+    Option("--speculate", "config", "speculate", whole(0, 64), "guessed tokens a decode step may add"),
+    Option("--dtype", "config", "dtype", str, "dtype which Info tells"),
+    Option("--device", "config", "device", str, "device type which Info tells"),
+    Option("--gpu", "preset", "gpu", one_of(*GPUS), "preset: " + ", ".join(GPUS)),
+    Option("--model", "preset", "model", one_of(*MODELS), "preset: " + ", ".join(MODELS)),
+    Option("--peak-tflops", "gpu", "peak_flops", POSITIVE, "dense 16-bit peak of one GPU, Tflop/s", 1e12),
+    Option("--memory-bandwidth", "gpu", "memory_bandwidth", POSITIVE, "of one GPU, GB/s", 1e9),
+    Option("--memory", "gpu", "memory", POSITIVE, "of one GPU, GB", 1e9),
+    Option("--parameters", "model", "parameters", POSITIVE, "of the model, in billions", 1e9),
+    Option("--layers", "model", "layers", whole(1), "transformer layers"),
+    Option("--hidden-size", "model", "hidden_size", whole(1), "width of the model"),
+    Option("--kv-heads", "model", "kv_heads", whole(1), "key/value heads"),
+    Option("--head-dim", "model", "head_dim", whole(1), "values per head"),
+    Option("--max-positions", "model", "max_positions", whole(1), "longest sequence, tokens"),
+    Option("--bytes-per-parameter", "model", "bytes_per_parameter", POSITIVE, "2 = 16 bit, 1 = 8 bit, 0.5 = 4 bit"),
+    Option("--bytes-per-kv-value", "model", "bytes_per_kv_value", POSITIVE, "bytes of one cached value"),
+    Option("--max-batch-tokens", "config", "max_batch_tokens", whole(1), "KV cache in tokens; default: what fits"),
+    Option("--compute-efficiency", "roofline", "compute_efficiency", SHARE, "share of peak flop/s reached"),
+    Option("--memory-efficiency", "roofline", "memory_efficiency", SHARE, "share of memory bandwidth reached"),
+    Option("--memory-share", "roofline", "memory_share", SHARE, "share of GPU memory for weights and KV cache"),
+    Option("--overhead", "roofline", "overhead_seconds", number(0), "fixed time of every pass, seconds"),
+    Option("--all-reduce", "roofline", "all_reduce_seconds", number(0), "one exchange between ranks, seconds"),
+    Option("--slowdown", "roofline", "slowdown", POSITIVE, "factor on the time of every pass"),
+    Option("--speed", "roofline", "speed", POSITIVE, "simulated seconds per real second"),
+    Option("--jitter", "config", "jitter", number(0, 2), "sigma of the lognormal jitter, 0 = none"),
+    Option("--seed", "config", "seed", whole(0), "of jitter and speculation"),
+    Option("--rank-timeout", "config", "rank_timeout", POSITIVE, "seconds a rank waits for the others before it dies"),
+    Option("--record", "config", "record", Path, "append every served call to this file, JSON lines"),
+    Option("--record-limit", "config", "record_limit", whole(1), "served calls kept in memory"),
+    Option("--admin-address", "config", "admin_address", address, "HOST:PORT of the admin HTTP server; default: none"),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the simulator's options. Values stay text until `config_from`, so that every mistake reads alike."""
     group = parser.add_argument_group("simulated shard")
-    for option in _OPTIONS:
-        shown = "" if (default := _default(option)) is None else f" (default {default})"
+    add_options(group, _OPTIONS, {"config": Config, "roofline": Roofline})
+    group.add_argument(
+        "--neuron", dest="simulate_neuron", action="store_true", help="report no timings, as neuron does"
+    )
+
+
+def add_options(group: argparse._ArgumentGroup, options: Sequence[Option], owners: Mapping[str, Any]) -> None:
+    """Add options, with the defaults of their owners' dataclasses in the help."""
+    for option in options:
+        shown = "" if (default := _default(option, owners)) is None else f" (default {default})"
         group.add_argument(
             option.flag,
             dest=option.destination,
             metavar=option.flag.rpartition("-")[2].upper(),
             help=(option.help + shown).replace("%", "%%"),
         )
-    group.add_argument(
-        "--neuron", dest="simulate_neuron", action="store_true", help="report no timings, as neuron does"
-    )
 
 
 def config_from(arguments: argparse.Namespace) -> Config:
     """The Config of parsed arguments; raises OptionError."""
+    given = given_in(arguments)
+    neuron: bool = getattr(arguments, "simulate_neuron", False)
+    return Config(roofline=roofline_from(given), neuron=neuron, **given.get("config", {}))
+
+
+def listens(arguments: argparse.Namespace) -> bool:
+    """Whether the shard was given an address."""
+    return getattr(arguments, "simulate_listen", None) is not None
+
+
+def given_in(arguments: argparse.Namespace, more: Sequence[Option] = ()) -> dict[str, dict[str, Any]]:
+    """The parsed values of our options (and `more`) by owner and field; what was not given is not there."""
     given: dict[str, dict[str, Any]] = {}
-    for option in _OPTIONS:
+    for option in (*_OPTIONS, *more):
         text: str | None = getattr(arguments, option.destination, None)
         if text is not None:
             given.setdefault(option.owner, {})[option.field] = _parsed(option, text)
+    return given
+
+
+def roofline_from(given: dict[str, dict[str, Any]]) -> Roofline:
     start = Roofline()
     preset = given.get("preset", {})
     gpu = replace(GPUS[preset.get("gpu", start.gpu.name)], **given.get("gpu", {}))
     model = replace(MODELS[preset.get("model", start.model.name)], **given.get("model", {}))
-    roofline = replace(start, gpu=gpu, model=model, **given.get("roofline", {}))
-    neuron: bool = getattr(arguments, "simulate_neuron", False)
-    return Config(roofline=roofline, neuron=neuron, **given.get("config", {}))
+    return replace(start, gpu=gpu, model=model, **given.get("roofline", {}))
 
 
-def _parsed(option: _Option, text: str) -> Any:
+def _parsed(option: Option, text: str) -> Any:
     try:
         value = option.parse(text)
     except ValueError as error:
@@ -220,11 +244,12 @@ def _parsed(option: _Option, text: str) -> Any:
     return value if option.factor is None else value * option.factor
 
 
-def _default(option: _Option) -> object:
+def _default(option: Option, owners: Mapping[str, Any]) -> object:
+    """None where the help says it, or there is none."""
     if option.owner == "preset":
         name: str = getattr(Roofline(), option.field).name
         return name
-    if option.owner not in ("config", "roofline"):
+    if option.owner not in owners or "default:" in option.help:
         return None
-    owner = Config if option.owner == "config" else Roofline
-    return next(known.default for known in fields(owner) if known.name == option.field)
+    default = next((known.default for known in fields(owners[option.owner]) if known.name == option.field), None)
+    return {True: "on", False: "off"}[default] if isinstance(default, bool) else default

@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,51 @@ class Served:
     total_ns: int = 0
 
 
-class Record:
+@dataclass(frozen=True)
+class Answered:
+    """One request at a router's door. `*_ns` instants are of the server's perf_counter.
+
+    `received_ns` is when the whole request was there, `queued_ns` when it joined the queue and `started_ns` when its
+    prefill began (0 = never). `token_ns` has the instant of each token: just before the bytes that carry it are given
+    to the socket (over gRPC, to its library), so tokens that travel together share one. `finished_ns` is when the
+    answer was complete or given up. `code` is the status the client was told, "CANCELLED" when it went away first.
+    `prompt_start` is how the prompt begins, `correlation` what the client called the request.
+    """
+
+    id: int
+    method: str
+    code: str
+    prompt_start: str
+    correlation: str
+    prompt_tokens: int
+    cached_tokens: int
+    max_new_tokens: int
+    received_ns: int
+    queued_ns: int
+    started_ns: int
+    finished_ns: int
+    token_ns: tuple[int, ...] = ()
+
+
+Entry = TypeVar("Entry", Served, Answered)
+
+
+class Record(Generic[Entry]):
     """The newest `limit` entries in memory, and all of them as JSON lines in `file` if there is one."""
 
     def __init__(self, limit: int, file: Path | None) -> None:
         self._lock = threading.Lock()
-        self._newest: deque[Served] = deque(maxlen=limit)
+        self._newest: deque[Entry] = deque(maxlen=limit)
         self._file = file.open("a", encoding="utf-8") if file else None
 
-    def add(self, served: Served) -> None:
+    def add(self, served: Entry) -> None:
         with self._lock:
             self._newest.append(served)
             if self._file and not self._file.closed:
                 self._file.write(json.dumps(asdict(served)) + "\n")
                 self._file.flush()
 
-    def newest(self) -> list[Served]:
+    def newest(self) -> list[Entry]:
         with self._lock:
             return list(self._newest)
 

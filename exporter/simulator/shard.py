@@ -52,13 +52,13 @@ class Shard:
         self.died: str | None = None
         self.restarts = 0
         self._roofline = config.roofline
-        self._record = Record(config.record_limit, config.record)
+        self._record: Record[Served] = Record(config.record_limit, config.record)
         self._fault: Fault | None = None
         self._lock = threading.RLock()
         self._dead = threading.Event()
         self._stopped = threading.Event()
         self._running: _Running | None = None
-        self._left = 0
+        self.left = 0
 
     def start(self) -> Self:
         """Listen on every rank's address; OSError if one is taken."""
@@ -67,12 +67,12 @@ class Shard:
         return self
 
     def stop(self) -> int:
-        """Stop now, cancelling what runs; answers how many batches were left in the cache of rank 0."""
+        """Stop now, cancelling what runs; answers `left`, how many batches were left in the cache of rank 0."""
         self._stopped.set()
         with self._lock:
             self._close()
             self._record.close()
-        return self._left
+        return self.left
 
     def __enter__(self) -> Self:
         return self.start()
@@ -167,7 +167,7 @@ class Shard:
         running, self._running = self._running, None
         if running is None:
             return
-        self._left = len(running.ranks[0].batches.kept)
+        self.left = len(running.ranks[0].batches.kept)
         for rank in running.ranks:
             rank.stopping.set()
         running.rendezvous.abandon()

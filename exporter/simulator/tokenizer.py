@@ -1,15 +1,27 @@
 """A tokenizer small enough to predict by hand: words cut into pieces of at most four characters."""
 
+import re
 import zlib
 
 _PIECE = 4
 _VOCABULARY = 32000
 _WORDS = ("the", "of", "and", "light", "water", "stone", "river", "under", "open", "small", "north", "seven")
+# A router streams text, and text is not ASCII: two, three and four bytes in UTF-8, which a network may cut anywhere.
+_ANSWER_WORDS = (*_WORDS[:9], "été", "水", "🌊")
 
 
 def pieces(text: str) -> list[str]:
     """The tokens of a text, in order: "a river" is ["a", "rive", "r"]."""
     return [word[at : at + _PIECE] for word in text.split() for at in range(0, len(word), _PIECE)]
+
+
+def spans(text: str) -> list[tuple[int, int]]:
+    """Where each token of a text starts and ends, in characters."""
+    return [
+        (at, min(at + _PIECE, word.end()))
+        for word in re.finditer(r"\S+", text)
+        for at in range(word.start(), word.end(), _PIECE)
+    ]
 
 
 def prompt_tokens(text: str, truncate: int, special: bool = False) -> list[str]:
@@ -20,7 +32,16 @@ def prompt_tokens(text: str, truncate: int, special: bool = False) -> list[str]:
 
 def generated_word(request_id: int, index: int) -> str:
     """The token number `index` of an answer: any word will do, but always the same one."""
-    return " " + _WORDS[(request_id * 7 + index * 5 + index // len(_WORDS)) % len(_WORDS)]
+    return _word(_WORDS, request_id, index)
+
+
+def answer_word(request_id: int, index: int) -> str:
+    """As generated_word, for a router's answers: some words are not ASCII."""
+    return _word(_ANSWER_WORDS, request_id, index)
+
+
+def _word(words: tuple[str, ...], request_id: int, index: int) -> str:
+    return " " + words[(request_id * 7 + index * 5 + index // len(words)) % len(words)]
 
 
 def token_id(token: str) -> int:

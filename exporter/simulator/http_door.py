@@ -1,0 +1,343 @@
+"""The router's HTTP door: TGI's own routes and OpenAI's, HTTP/1.1 by h11 over asyncio's sockets.
+
+A token goes to the socket in the very call that brings it from the engine: no task wakes up in between, and the instant
+written down is the one before that write.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import h11
+
+from exporter.simulator import http_forms as forms
+from exporter.simulator.batcher import Overloaded, Token, TooLong
+from exporter.simulator.http_forms import Form, Invalid
+from exporter.simulator.options import host_and_port
+from exporter.simulator.router_options import server_context
+from exporter.simulator.visit import Ask, Reception, Visit
+
+_LONGEST_BODY = 16 * 2**20  # bytes
+_BACKLOG = 4096
+_JSON = "application/json"
+_STATUS = {"overloaded": 429, "validation": 422, "generation": 424, "unavailable": 503}
+
+
+class HttpDoor:
+    """Serves in the running loop."""
+
+    def __init__(self, reception: Reception, listen: str) -> None:
+        self._reception = reception
+        self._listen = listen
+        self._server: asyncio.Server | None = None
+        self.connections: set[Connection] = set()
+
+    async def open(self) -> str:
+        """Listen; answers host:port. OSError if the address is taken."""
+        host, port = host_and_port(self._listen)
+        tls = self._reception.config.tls
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(self, self._reception),
+            host,
+            port,
+            backlog=_BACKLOG,
+            ssl=server_context(tls) if tls else None,
+        )
+        return f"{host}:{self._server.sockets[0].getsockname()[1]}"
+
+    async def close(self) -> None:
+        if self._server is None:
+            return
+        self._server.close()
+        for connection in list(self.connections):
+            connection.abort()
+        await self._server.wait_closed()
+
+
+class Connection(asyncio.Protocol):
+    """One client: one request after the other."""
+
+    def __init__(self, door: HttpDoor, reception: Reception) -> None:
+        self._door = door
+        self._reception = reception
+        self._machine = h11.Connection(h11.SERVER)
+        self._transport: asyncio.Transport | None = None
+        self._request: h11.Request | None = None
+        self._body = bytearray()
+        self._stream: _Stream | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._door.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._door.connections.discard(self)
+        if self._stream is not None:
+            self._stream.give_up()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        received_ns = time.perf_counter_ns()
+        try:
+            self._machine.receive_data(data)
+            self._read(received_ns)
+        except h11.RemoteProtocolError as error:
+            if self._machine.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                self.reply(error.error_status_hint, str(error).encode(), "text/plain", close=True)
+            elif self._transport is not None:
+                self._transport.close()
+
+    def reply(self, status: int, body: bytes, kind: str = _JSON, close: bool = False, **headers: str) -> None:
+        """A whole answer. `headers` with _ for -."""
+        self.head(status, kind, close, content_length=str(len(body)), **headers)
+        self.write(self._machine.send(h11.Data(data=body)) or b"")
+        self.end()
+
+    def head(self, status: int, kind: str, close: bool = False, **headers: str) -> None:
+        fields = {"content_type": kind, **headers, **({"connection": "close"} if close else {})}
+        lines = [(name.replace("_", "-").encode(), value.encode()) for name, value in fields.items()]
+        self.write(self._machine.send(h11.Response(status_code=status, headers=lines)) or b"")
+
+    def chunk(self, data: bytes) -> None:
+        self.write(self._machine.send(h11.Data(data=data)) or b"")
+
+    def end(self) -> None:
+        """The answer is complete; the next request, which may be here already, has its turn."""
+        self._stream = None
+        self.write(self._machine.send(h11.EndOfMessage()) or b"")
+        if self._machine.our_state is h11.MUST_CLOSE:
+            if self._transport is not None:
+                self._transport.close()
+        elif self._machine.our_state is h11.DONE and self._machine.their_state is h11.DONE:
+            self._machine.start_next_cycle()
+            # Not at once: an answer may end while the request before is still being read.
+            asyncio.get_running_loop().call_soon(self.data_received_again)
+
+    def data_received_again(self) -> None:
+        if self._transport is not None and self._request is None:
+            with contextlib.suppress(h11.RemoteProtocolError):
+                self._read(time.perf_counter_ns())
+
+    def write(self, data: bytes) -> None:
+        if self._transport is None or not data:
+            return
+        size = self._reception.config.fragment or len(data)
+        for at in range(0, len(data), size):
+            self._transport.write(data[at : at + size])
+
+    def _read(self, received_ns: int) -> None:
+        while True:
+            event = self._machine.next_event()
+            if event is h11.NEED_DATA or event is h11.PAUSED:
+                if self._machine.they_are_waiting_for_100_continue:
+                    self.write(self._machine.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+                return
+            if isinstance(event, h11.Request):
+                self._request, self._body = event, bytearray()
+            elif isinstance(event, h11.Data):
+                self._body += event.data
+                if len(self._body) > _LONGEST_BODY:
+                    raise h11.RemoteProtocolError("The body is too long", error_status_hint=413)
+            elif isinstance(event, h11.EndOfMessage) and self._request is not None:
+                request, self._request = self._request, None
+                self._serve(request, bytes(self._body), received_ns)
+            elif isinstance(event, h11.ConnectionClosed):
+                if self._transport is not None:
+                    self._transport.close()
+                return
+
+    def _serve(self, request: h11.Request, body: bytes, received_ns: int) -> None:
+        method, path = request.method.decode(), request.target.decode().partition("?")[0]
+        headers = {name.decode(): value.decode("latin-1") for name, value in request.headers}
+        if method == "GET" and path in _PAGES:
+            _PAGES[path](self, self._reception)
+        elif method == "POST" and path in _FORMS:
+            self._generate(path, body, headers, received_ns)
+        elif method == "POST" and path == "/tokenize":
+            try:
+                self.reply(200, forms.tokenized(body))
+            except Invalid as error:
+                self.fail("validation", str(error))
+        else:
+            known = {*_PAGES} if method == "GET" else {*_FORMS, "/tokenize"}
+            self.reply(
+                404 if path not in {*_PAGES, *_FORMS} else 405, f"known here: {sorted(known)}".encode(), "text/plain"
+            )
+
+    def fail(self, kind: str, message: str) -> None:
+        self.reply(_STATUS[kind], forms.encoded(forms.problem(message, kind)))
+
+    def _generate(self, path: str, body: bytes, headers: dict[str, str], received_ns: int) -> None:
+        config = self._reception.config
+        if config.token is not None and headers.get("authorization") != f"Bearer {config.token}":
+            self.reply(401, forms.encoded(forms.problem("the bearer token is missing or wrong", "authentication")))
+            return
+        try:
+            form = _FORMS[path](body, config.model_id)
+        except Invalid as error:
+            self._reception.metrics.refused("validation")
+            self.fail("validation", f"Input validation error: {error}")
+            return
+        ask = Ask(
+            method=path,
+            text=form.text,
+            prompt=form.prompt,
+            max_new_tokens=form.max_new_tokens,
+            received_ns=received_ns,
+            min_new_tokens=form.min_new_tokens,
+            correlation=headers.get("x-request-id", ""),
+        )
+        self._stream = _Stream(self, self._reception, form, ask)
+        self._stream.begin()
+
+
+class _Stream:
+    """One request being answered: as server-sent events, or at once in the end."""
+
+    def __init__(self, connection: Connection, reception: Reception, form: Form, ask: Ask) -> None:
+        self._connection = connection
+        self._reception = reception
+        self._form = form
+        self._ask = ask
+        self._visit: Visit | None = None
+        self._packed: list[Token] = []
+
+    def begin(self) -> None:
+        fault = self._reception.meet_fault(self._ask.method)
+        if fault is not None:
+            kind = "unavailable" if fault.kind == "unavailable" else "generation"
+            self._reception.refuse(self._ask, kind, str(_STATUS[kind]))
+            self._refuse(kind, f"Fault by command: {fault.kind}")
+            return
+        try:
+            self._visit = self._reception.admit(self._ask, self._on_token)
+        except Overloaded as error:
+            self._refuse("overloaded", str(error))
+        except TooLong as error:
+            self._refuse("validation", f"Input validation error: {error}")
+        else:
+            if self._form.streams:
+                self._open_stream()
+                if self._reception.config.early_message and (opening := self._form.opening()):
+                    self._connection.chunk(opening)
+
+    def give_up(self) -> None:
+        """The client went away."""
+        if self._visit is not None:
+            self._reception.leave(self._visit, "CANCELLED")
+
+    def _open_stream(self) -> None:
+        self._connection.head(
+            200, "text/event-stream", cache_control="no-cache", x_accel_buffering="no", x_compute_type="simulated"
+        )
+
+    def _refuse(self, kind: str, message: str) -> None:
+        if not self._form.streams or kind == "unavailable" or self._reception.config.stream_errors == "status":
+            self._connection.fail(kind, message)
+            return
+        self._open_stream()
+        self._connection.chunk(forms.event(forms.problem(message, kind)))
+        self._connection.end()
+
+    def _on_token(self, token: Token) -> None:
+        self._packed.append(token)
+        together = self._reception.config.tokens_per_message if self._form.streams else self._ask.max_new_tokens
+        if token.end is None and len(self._packed) < together:
+            return
+        packed, self._packed = self._packed, []
+        assert self._visit is not None
+        if not self._form.streams:
+            self._answer(self._visit, packed)
+            return
+        events = self._form.events(packed)
+        self._visit.sent(len(packed), time.perf_counter_ns())
+        self._connection.chunk(events)
+        if token.end is not None:
+            self._connection.end()
+            self._reception.leave(self._visit, "200")
+
+    def _answer(self, visit: Visit, tokens: list[Token]) -> None:
+        body = self._form.whole(tokens)
+        now_ns = time.perf_counter_ns()
+        visit.sent(len(tokens), now_ns)
+        entry = visit.entry("200")
+        inference = now_ns - entry.started_ns
+        self._connection.reply(
+            200,
+            body,
+            x_compute_type="simulated",
+            x_prompt_tokens=str(entry.prompt_tokens),
+            x_generated_tokens=str(len(tokens)),
+            x_total_time=_milliseconds(now_ns - entry.received_ns),
+            x_validation_time=_milliseconds(entry.queued_ns - entry.received_ns),
+            x_queue_time=_milliseconds(entry.started_ns - entry.queued_ns),
+            x_inference_time=_milliseconds(inference),
+            x_time_per_token=_milliseconds(inference // len(tokens)),
+        )
+        self._reception.leave(visit, "200")
+
+
+def _milliseconds(nanoseconds: int) -> str:
+    return str(max(0, nanoseconds) // 1_000_000)
+
+
+def _info(connection: Connection, reception: Reception) -> None:
+    config, limits = reception.config, reception.config.limits
+    told: dict[str, Any] = {
+        "model_id": config.model_id,
+        "model_sha": "0" * 40,
+        "model_dtype": "torch.float16",
+        "model_device_type": "cuda",
+        "model_pipeline_tag": "text-generation",
+        "max_concurrent_requests": limits.max_concurrent_requests,
+        "max_best_of": 1,
+        "max_stop_sequences": 4,
+        "max_input_tokens": limits.max_input_tokens,
+        "max_total_tokens": limits.max_total_tokens,
+        "validation_workers": 2,
+        "max_client_batch_size": 1,
+        "router": "text-generation-router",
+        "version": config.version,
+        "sha": None,
+        "docker_label": None,
+    }
+    connection.reply(200, forms.encoded(told))
+
+
+def _health(connection: Connection, reception: Reception) -> None:
+    sick = reception.meet_fault("/health") is not None
+    if sick:
+        connection.reply(503, forms.encoded(forms.problem("unhealthy", "healthcheck")))
+    else:
+        connection.reply(200, b"", "text/plain")
+
+
+def _metrics(connection: Connection, reception: Reception) -> None:
+    page = reception.metrics.page(reception.load())
+    connection.reply(200, page.encode(), "text/plain; version=0.0.4; charset=utf-8")
+
+
+def _models(connection: Connection, reception: Reception) -> None:
+    model = {"id": reception.config.model_id, "object": "model", "created": 0, "owned_by": reception.config.model_id}
+    connection.reply(200, forms.encoded({"object": "list", "data": [model]}))
+
+
+_PAGES: dict[str, Callable[[Connection, Reception], None]] = {
+    "/info": _info,
+    "/health": _health,
+    "/metrics": _metrics,
+    "/v1/models": _models,
+}
+_FORMS: dict[str, Callable[[bytes, str], Form]] = {
+    "/generate": lambda body, model: forms.tgi(body, streams=False),
+    "/generate_stream": lambda body, model: forms.tgi(body, streams=True),
+    "/v1/completions": lambda body, model: forms.openai(body, False, model, int(time.time())),
+    "/v1/chat/completions": lambda body, model: forms.openai(body, True, model, int(time.time())),
+}
