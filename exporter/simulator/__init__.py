@@ -101,7 +101,7 @@ def _router(config: RouterConfig) -> "Router":
     return Router(config)
 
 
-def _serve(shard: Shard | None, router: Router | None, admin: Admin | None, stopped: list[int]) -> str:
+def _serve(shard: Shard | None, router: "Router | None", admin: Admin | None, stopped: list[int]) -> str:
     """Start, say where, wait for the end; answers the last line: what was in flight or kept."""
     with contextlib.ExitStack() as running:
         places = []
