@@ -116,7 +116,12 @@ def running(command: Sequence[str], environment: Mapping[str, str] | None = None
 
 
 def wait_until(
-    condition: Callable[[], Seen], what: str, *processes: Process, timeout: float = PATIENCE, may_end: bool = False
+    condition: Callable[[], Seen],
+    what: str,
+    *processes: Process,
+    timeout: float = PATIENCE,
+    every: float = _LOOK_EVERY,
+    may_end: bool = False,
 ) -> Seen:
     """Ask until the condition holds, and return its (true) value. A process that ends meanwhile ends the waiting.
 
@@ -135,7 +140,7 @@ def wait_until(
             why = f"ended with {ended[0].returncode}" if ended else f"not within {timeout:g} s"
             said = "\n".join(process.output for process in processes)
             raise AssertionError(f"{what}: {why} (last trouble: {trouble!r})\n{said}")
-        time.sleep(_LOOK_EVERY)
+        time.sleep(every)
 
 
 def free_port() -> int:

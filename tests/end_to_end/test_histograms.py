@@ -1,0 +1,168 @@
+"""The main job, all parts in processes of their own: shard, daemon, and a real Prometheus which is asked in PromQL."""
+
+import json
+import signal
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.parts import Daemon, SimulatedShard, daemon_running, simulated_shard, write_config
+from tests.processes import wait_until
+from tests.prometheus_server import PrometheusServer, prometheus_scraping
+from tests.simulator.caller import Caller
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+# Short, so that half a bucket (a tenth of the value) is less than the 2 ms that a quantile may be off.
+PROMPT_TOKENS = 64
+PROBES = 10  # of each batch size, at least
+Served = dict[str, Any]
+DECODES = 7  # for decode_length 8
+OK = 'tgi_probe_attempts_total{outcome="ok",code="OK"}'
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that stands still: the shard holds a Prefill, so that no number moves while it is looked at."""
+
+    shard: SimulatedShard
+    daemon: Daemon
+    prometheus: PrometheusServer
+    record: Path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    folder = tmp_path_factory.mktemp("run")
+    config: Any = {"sequence_length": PROMPT_TOKENS, "batch_sizes": BATCH_SIZES, "warmups": 1}
+    with (
+        simulated_shard(f"unix://{folder}/shard", "--ranks", "2", "--record", str(folder / "record")) as shard,
+        daemon_running(write_config(folder / "config.yaml", shard.address, **config)) as daemon,
+        prometheus_scraping(folder / "prometheus", [daemon.port]) as prometheus,
+    ):
+        # Asking Prometheus and not the daemon, and seldom: the asking must not disturb what is measured.
+        wait_until(
+            lambda: prometheus.value(f"min({OK})") >= PROBES, f"{PROBES} probes", daemon.process, timeout=60, every=0.5
+        )
+        shard.command("fault?kind=hang&method=Prefill")
+        wait_until(lambda: holds_a_call(shard.address), "a Prefill that hangs", daemon.process)
+        prometheus.await_scrape()
+        yield Run(shard, daemon, prometheus, folder / "record")
+
+
+def holds_a_call(address: str) -> bool:
+    """Whether the rank's only thread is taken, for longer than any pass lasts here."""
+    caller = Caller(address)
+    try:
+        return caller.send("Health", timeout=1.0).exception() is not None
+    finally:
+        caller.close()
+
+
+def prefills(record: Path) -> set[int]:
+    """The batches that were begun and answered."""
+    return {served["batch_id"] for served in served_by(record) if served["method"] == "Prefill"}
+
+
+def served_by(record: Path) -> list[Served]:
+    """The calls that the shard has answered; the last line may be half written."""
+    return [json.loads(line) for line in record.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def service_seconds(record: Path, method: str) -> dict[str, list[float]]:
+    """How long the shard was at each call, from the first rank's receipt to the last rank's answer, by batch size.
+
+    Without the first batch of each size, the warm-up.
+    """
+    size: dict[int, int] = {}
+    calls: dict[int, dict[int, list[Served]]] = defaultdict(lambda: defaultdict(list))
+    for served in served_by(record):
+        if served["method"] == "Prefill":
+            size[served["batch_id"]] = served["size"]
+        if served["method"] == method:
+            calls[served["batch_id"]][served["rank"]].append(served)
+    warmed: set[int] = set()
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for batch, of_size in size.items():
+        if of_size in warmed:
+            for ranks in zip(*calls[batch].values(), strict=True):
+                began = min(served["received_ns"] for served in ranks)
+                seconds[str(of_size)].append((max(served["finished_ns"] for served in ranks) - began) / 1e9)
+        warmed.add(of_size)
+    return dict(seconds)
+
+
+@pytest.mark.parametrize(
+    ("metric", "method"),
+    [("tgi_probe_time_to_first_token_seconds", "Prefill"), ("tgi_probe_inter_token_latency_seconds", "Decode")],
+)
+def test_medians_and_means_in_promql_are_those_of_the_shards_own_record(run: Run, metric: str, method: str) -> None:
+    medians = run.prometheus.by("batch_size", f"histogram_quantile(0.5, {metric}_bucket)")
+    means = run.prometheus.by("batch_size", f"{metric}_sum / {metric}_count")
+    truth = service_seconds(run.record, method)
+    assert set(medians) == set(means) == set(truth) == {str(size) for size in BATCH_SIZES}
+    for size, seconds in truth.items():
+        median, mean = statistics.median(seconds), statistics.mean(seconds)
+        assert medians[size] == pytest.approx(median, abs=0.05 * median + 0.002), f"batch size {size}: {seconds}"
+        assert means[size] == pytest.approx(mean, abs=0.05 * mean + 0.002), f"batch size {size}: {seconds}"
+
+
+def test_every_attempt_is_in_the_histograms_once_and_every_decode_step_too(run: Run) -> None:
+    attempts = run.prometheus.by("batch_size", OK)
+    assert min(attempts.values()) >= PROBES
+    assert run.prometheus.by("batch_size", "tgi_probe_time_to_first_token_seconds_count") == attempts
+    assert run.prometheus.by("batch_size", "tgi_probe_request_duration_seconds_count") == attempts
+    assert run.prometheus.by("batch_size", "tgi_probe_inter_token_latency_seconds_count") == {
+        size: count * DECODES for size, count in attempts.items()
+    }
+    assert run.prometheus.value("sum(tgi_probe_attempts_total)") == sum(attempts.values())
+
+
+def test_tokens_are_counted_exactly(run: Run) -> None:
+    attempts = run.prometheus.by("batch_size", OK)
+    assert run.prometheus.by("batch_size", "tgi_probe_prompt_tokens_total") == {
+        size: count * PROMPT_TOKENS * int(size) for size, count in attempts.items()
+    }
+    assert run.prometheus.by("batch_size", "tgi_probe_generated_tokens_total") == {
+        size: count * (DECODES + 1) * int(size) for size, count in attempts.items()
+    }
+
+
+def test_the_shard_saw_as_many_batches_as_attempts_and_warm_ups(run: Run) -> None:
+    attempts = run.prometheus.value(f"sum({OK})")
+    assert len(prefills(run.record)) == attempts + len(BATCH_SIZES)
+
+
+def test_the_shards_timings_and_the_overhead_arrive_with_the_same_counts(run: Run) -> None:
+    attempts = run.prometheus.by("batch_size", OK)
+    for method, steps in (("prefill", 1), ("decode", DECODES)):
+        counts = {size: count * steps for size, count in attempts.items()}
+        total = f'tgi_probe_server_duration_seconds_count{{method="{method}",phase="total"}}'
+        assert run.prometheus.by("batch_size", total) == counts
+        assert run.prometheus.by("batch_size", f'tgi_probe_overhead_seconds_count{{method="{method}"}}') == counts
+
+
+def test_the_probe_in_flight_and_the_target_are_seen(run: Run) -> None:
+    assert run.prometheus.value("tgi_probe_inflight") == 1
+    assert run.prometheus.value("tgi_probe_target_up") == 1
+    assert run.prometheus.query("tgi_probe_target_info")[0].labels.items() >= {
+        ("target", "shard"),
+        ("kind", "shard"),
+        ("protocol", "generate.v3"),
+        ("ranks", "2"),
+        ("device", "cuda"),
+    }
+
+
+def test_sigterm_in_the_midst_of_a_probe_leaves_no_batch_and_exits_with_0(run: Run) -> None:
+    """The last test of the run, since it ends it."""
+    run.daemon.process.terminate()
+    run.shard.command("fault?kind=none")
+    assert run.daemon.process.wait() == 0, run.daemon.process.output
+    run.shard.process.send(signal.SIGTERM)
+    assert run.shard.process.wait() == 0
+    assert run.shard.process.stdout.endswith("batches left: 0\n"), run.shard.process.output
