@@ -28,6 +28,7 @@ from exporter.targets import Facts, Plan, change, plans
 DRAIN_SECONDS = 20.0
 CUT_SECONDS = 6.0
 RELOAD_PATIENCE = 60.0
+SIGNAL_SECONDS = 1.0
 
 
 class Recorder:
@@ -93,13 +94,23 @@ class Daemon:
         exposition.start()
         logger.info("listening on port %s, probing %s", exposition.port, ", ".join(self._watches))
         self._on_ready(exposition.port)
-        while (command := self._commands.get()) is not None:
+        while (command := self._next_command()) is not None:
             command.answer.put(self._reload())
         logger.info("stopping: waiting for the calls in flight, clearing our batches")
         self._drain(list(self._watches))
         exposition.stop()
         logger.info("stopped")
         return 0
+
+    def _next_command(self) -> ReloadRequest | None:
+        """Waits in pieces: of signals that come in a burst the kernel may give every one to other threads, and then a
+        wait without end in this one, where Python runs the handlers, is not interrupted.
+        """
+        while True:
+            try:
+                return self._commands.get(timeout=SIGNAL_SECONDS)
+            except queue.Empty:
+                continue
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT stop, SIGHUP reloads. Only from the main thread."""

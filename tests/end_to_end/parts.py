@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.processes import TGI_PROBE, Process, Reply, ask, running, wait_until
+from tests.simulator.caller import Caller
 
 Key = tuple[str, frozenset[tuple[str, str]]]
 
@@ -36,6 +37,14 @@ class SimulatedShard:
 
     def record(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in ask(f"{self.admin}/record").text.splitlines()]
+
+    def holds_a_call(self) -> bool:
+        """Whether the first rank's only thread is taken, for longer than any pass lasts here."""
+        caller = Caller(self.address)
+        try:
+            return caller.send("Health", timeout=1.0).exception() is not None
+        finally:
+            caller.close()
 
     def command(self, words: str) -> None:
         """Such as `fault?kind=hang&method=Prefill`."""
@@ -74,9 +83,13 @@ class Daemon:
 
     def sum_of(self, name: str, **labels: str) -> float:
         """The sum over the samples with these labels, whatever their others."""
-        return sum(
-            value for (at, has), value in self.samples().items() if at == name and has >= frozenset(labels.items())
-        )
+        return sum(self.by_labels(name, **labels).values())
+
+    def by_labels(self, name: str, **labels: str) -> dict[frozenset[tuple[str, str]], float]:
+        """The samples with these labels, of one scrape."""
+        return {
+            has: value for (at, has), value in self.samples().items() if at == name and has >= frozenset(labels.items())
+        }
 
     def await_sum(self, name: str, least: float = 1, **labels: str) -> None:
         wait_until(lambda: self.sum_of(name, **labels) >= least, f"{name}{labels} ≥ {least}", self.process)

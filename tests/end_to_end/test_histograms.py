@@ -14,7 +14,6 @@ import pytest
 from tests.end_to_end.parts import Daemon, SimulatedShard, daemon_running, simulated_shard, write_config
 from tests.processes import wait_until
 from tests.prometheus_server import PrometheusServer, prometheus_scraping
-from tests.simulator.caller import Caller
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 # Short, so that half a bucket (a tenth of the value) is less than the 2 ms that a quantile may be off.
@@ -49,18 +48,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             lambda: prometheus.value(f"min({OK})") >= PROBES, f"{PROBES} probes", daemon.process, timeout=60, every=0.5
         )
         shard.command("fault?kind=hang&method=Prefill")
-        wait_until(lambda: holds_a_call(shard.address), "a Prefill that hangs", daemon.process)
+        wait_until(shard.holds_a_call, "a Prefill that hangs", daemon.process)
         prometheus.await_scrape()
         yield Run(shard, daemon, prometheus, folder / "record")
-
-
-def holds_a_call(address: str) -> bool:
-    """Whether the rank's only thread is taken, for longer than any pass lasts here."""
-    caller = Caller(address)
-    try:
-        return caller.send("Health", timeout=1.0).exception() is not None
-    finally:
-        caller.close()
 
 
 def prefills(record: Path) -> set[int]:
