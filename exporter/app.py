@@ -23,6 +23,7 @@ from exporter.schedule import phase
 from exporter.settings import Settings
 from exporter.sources import SettingsError, load
 from exporter.targets import Facts, Plan, change, plans
+from exporter.web.current import Current
 
 # In flight calls get this long to end by themselves; Kubernetes kills after 30 s.
 DRAIN_SECONDS = 20.0
@@ -80,11 +81,12 @@ class Daemon:
         self._read = read
         self._on_ready = on_ready
         self._settings = read()
-        set_up(self._settings.log_level)
+        set_up(self._settings.log_level, self._settings.log_format)
         self._commands: queue.SimpleQueue[ReloadRequest | None] = queue.SimpleQueue()
         self._watches: dict[str, Watch] = {}
         self._started = 0
         self._recorder = Recorder(self._new_metrics(self._settings))
+        self._web = Current(self._settings.web.config_file, self._recorder.journal.warn)
 
     # --- life
 
@@ -133,11 +135,11 @@ class Daemon:
             registry=lambda: self._recorder.metrics.registry,
             healthy=self._unhealthy,
             ready=self._unready,
-            reload=self.reload,
+            reload=self.reload if self._settings.web.enable_reload else None,
             configuration=lambda: shown(self._settings),
         )
         try:
-            return Exposition(self._settings.web.listen_address, views)
+            return Exposition(self._settings.web.listen_address, views, self._web, self._recorder.journal.warn)
         except OSError as error:
             place = f"web.listen_address: {self._settings.web.listen_address}"
             raise SettingsError([f"{place}: cannot be used ({error.strerror or error}); choose another"]) from None
@@ -224,7 +226,7 @@ class Daemon:
             self._recorder.journal.forget(name)
         self._exchange_metrics(settings, [plan for name, plan in new.items() if name not in what.arriving])
         self._settings = settings
-        set_up(settings.log_level)
+        set_up(settings.log_level, settings.log_format)
         self._start(new[name] for name in what.arriving)
         logger.info(
             "reloaded: %d targets stay, %d leave, %d arrive",

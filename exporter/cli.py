@@ -84,6 +84,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     settings = load(options.config)
+    if settings.web.config_file:
+        from exporter.web.current import Current
+
+        Current(settings.web.config_file)
     print(f"ok: {len(settings.targets)} targets, {len(settings.workloads)} workloads, {len(settings.slos)} SLOs")
     return 0
 

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cheroot import wsgi
-
 from exporter import rendering
 from exporter.instruments import Registry
 from exporter.notation import split_listen_address
+from exporter.web.access import Guard
+from exporter.web.current import Current
+from exporter.web.listener import Listener
 
+OFF = "off; set {key}: true (or {variable}=true) and restart"
 TEXT = "text/plain; charset=utf-8"
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -25,13 +27,13 @@ class Views:
     """What the pages show, as functions, so that a reload can exchange what is behind them.
 
     `healthy` and `ready` answer None when all is well, else why not. `reload` answers the problems, none when it was
-    taken.
+    taken; it is None where nobody may reload over HTTP.
     """
 
     registry: Callable[[], Registry]
     healthy: Callable[[], str | None]
     ready: Callable[[], str | None]
-    reload: Callable[[], list[str]]
+    reload: Callable[[], list[str]] | None
     configuration: Callable[[], str]
 
 
@@ -48,12 +50,19 @@ class Page:
 class Exposition:
     """Serves the views until stopped. `port` is the real one where port 0 was asked for. Raises OSError when taken."""
 
-    def __init__(self, listen_address: str, views: Views) -> None:
+    def __init__(
+        self,
+        listen_address: str,
+        views: Views,
+        web: Current | None = None,
+        report: Callable[[str, str], None] = lambda kind, line: None,
+    ) -> None:
         host, port = split_listen_address(listen_address)
         if not host:
             host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
         self._views = views
-        self._server = wsgi.Server((host, port), self._answer, numthreads=4, timeout=10, shutdown_timeout=2)
+        web = web or Current(None)
+        self._server = Listener((host, port), Guard(self._answer, web), web, report)
         self._server.prepare()
         self._thread = threading.Thread(target=self._server.serve, name="exposition", daemon=True)
 
@@ -93,6 +102,8 @@ class Accepts:
 def respond(method: str, path: str, accepts: Accepts, views: Views) -> Page:
     """The page for a request: no sockets in here."""
     if path == "/-/reload":
+        if views.reload is None:
+            return _text("403 Forbidden", OFF.format(key="web.enable_reload", variable="TGI_PROBE_WEB__ENABLE_RELOAD"))
         if method not in ("POST", "PUT"):
             return _text("405 Method Not Allowed", "use POST: curl -X POST …/-/reload")
         problems = views.reload()

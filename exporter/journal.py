@@ -1,5 +1,6 @@
-"""What goes to the log: one line per event, to standard error. A failure that repeats is told once, then summed up."""
+"""What goes to the log: one line per event, to standard error. What repeats is told once, then summed up."""
 
+import json
 import logging
 import sys
 import time
@@ -11,10 +12,10 @@ logger = logging.getLogger("tgi_probe")
 QUIET_SECONDS = 60.0
 
 
-def set_up(level: str) -> None:
-    """Lines of `time level message` on standard error."""
+def set_up(level: str, log_format: str = "text") -> None:
+    """Lines of `time level message` on standard error, or JSON objects that hold the facts of the event too."""
     handler = logging.StreamHandler(sys.stderr)
-    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter = Json() if log_format == "json" else Text()
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logger.handlers[:] = [handler]
@@ -22,8 +23,34 @@ def set_up(level: str) -> None:
     logger.propagate = False
 
 
+class Text(logging.Formatter):
+    """Whatever a server or a client managed to put into a message, it stays one line."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+class Json(logging.Formatter):
+    """Keys: time (UTC, milliseconds), level, message, then what the event knows (target, outcome, trace_id …)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event = {
+            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "facts", {}),
+        }
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        return json.dumps(event, ensure_ascii=False)
+
+
 class Journal:
-    """Remembers what was said of each target, so that the same trouble is not said each time."""
+    """Remembers what was said of each target and of each kind of trouble, so that the same is not said each time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -32,28 +59,41 @@ class Journal:
     def attempt(self, observation: Observation) -> None:
         series = observation.series
         name = f"{series.target} {series.workload} batch_size={series.batch_size}"
+        facts = {
+            "target": series.target,
+            "workload": series.workload,
+            "batch_size": series.batch_size,
+            "outcome": str(observation.outcome),
+            "code": observation.code,
+            "seconds": round(observation.ended - observation.started, 6),
+        }
         if observation.outcome is Outcome.OK:
             self._recovered(series.target)
-            logger.debug("probe ok: %s", name)
+            logger.debug("probe ok: %s", name, extra={"facts": facts})
         else:
             trouble = f"{observation.outcome} {observation.code}"
-            self._trouble(series.target, trouble, f"probe failed: {name}: {observation.outcome}: {observation.detail}")
+            line = f"probe failed: {name}: {observation.outcome}: {observation.detail}"
+            self._trouble(series.target, trouble, line, facts)
 
-    def _trouble(self, target: str, trouble: str, line: str) -> None:
+    def warn(self, kind: str, line: str) -> None:
+        """A warning of which many may come: of each kind, one line a minute."""
+        self._trouble(f"kind {kind}", kind, line, {"kind": kind})
+
+    def _trouble(self, subject: str, trouble: str, line: str, facts: dict[str, object]) -> None:
         now = self._clock()
-        before, since, unsaid = self._said.get(target, ("", 0.0, 0))
+        before, since, unsaid = self._said.get(subject, ("", 0.0, 0))
         if before == trouble and now - since < QUIET_SECONDS:
-            self._said[target] = (before, since, unsaid + 1)
+            self._said[subject] = (before, since, unsaid + 1)
             return
         more = f" ({unsaid} more like the last line)" if unsaid else ""
-        self._said[target] = (trouble, now, 0)
-        logger.warning("%s%s", line, more)
+        self._said[subject] = (trouble, now, 0)
+        logger.warning("%s%s", line, more, extra={"facts": facts | ({"repeated": unsaid} if unsaid else {})})
 
     def _recovered(self, target: str) -> None:
         before = self._said.pop(target, None)
         if before is not None:
             more = f" after {before[2]} more like the last line" if before[2] else ""
-            logger.info("probes of %s succeed again%s", target, more)
+            logger.info("probes of %s succeed again%s", target, more, extra={"facts": {"target": target}})
 
     def forget(self, target: str) -> None:
         self._said.pop(target, None)

@@ -1,5 +1,6 @@
 """Every key of the configuration: its unit, default and bound. Frozen; `sources` reads it."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self, cast
 
 from pydantic import (
@@ -152,6 +153,12 @@ class Slo(Section):
 
 class Web(Section):
     listen_address: str = Field(":9477", description="host:port of the HTTP side; without a host: every interface")
+    config_file: Path | None = Field(
+        None,
+        description="web file as exporter-toolkit defines it: TLS, client certificates, basic auth; none: open to all",
+    )
+    enable_reload: bool = Field(False, description="whether POST /-/reload is answered; SIGHUP always reloads")
+    enable_probe: bool = Field(False, description="whether /probe runs probes for whoever asks")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -170,6 +177,9 @@ class Settings(Section):
     )
     web: Web = Web()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = Field(
+        "text", description="how the lines of the log look: for people, or JSON"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -197,6 +197,12 @@ def lines(error: ValidationError) -> list[str]:
 
 def _line(problem: ErrorDetails, source: str | None, from_sidecar: bool, environ: Mapping[str, str]) -> str:
     """`where: place: the mend, not VALUE` from one pydantic error."""
+    place, message = explain(problem)
+    return f"{_written_at(place, source, from_sidecar, environ)}: {message}"
+
+
+def explain(problem: ErrorDetails, echo: bool = True) -> tuple[str, str]:
+    """The place and the mend of one pydantic error. Without `echo` the value is left out: it may be a secret."""
     kind, value = problem["type"], problem["input"]
     message = MESSAGES[kind].format(**problem.get("ctx", {})) if kind in MESSAGES else problem["msg"]
     place = ".".join(str(part) for part in problem["loc"] if part != "[key]")
@@ -204,9 +210,9 @@ def _line(problem: ErrorDetails, source: str | None, from_sidecar: bool, environ
         key, message = message.split(": ", 1)
         place = f"{place}.{key}" if place else key
         value = value.get(key) if isinstance(value, Mapping) else None
-    if kind not in SELF_EXPLAINING and isinstance(value, (str, int, float, bool)):
+    if echo and kind not in SELF_EXPLAINING and isinstance(value, (str, int, float, bool)):
         message += f", not {value!r}" if isinstance(value, str) else f", not {value}"
-    return f"{_written_at(place, source, from_sidecar, environ)}: {message}"
+    return place, message
 
 
 def _written_at(place: str, source: str | None, from_sidecar: bool, environ: Mapping[str, str]) -> str:

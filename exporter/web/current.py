@@ -1,0 +1,92 @@
+"""The web file and its certificates as they stand now: read anew when one changed, the last good kept when it broke."""
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from ssl import SSLContext
+
+from exporter.sources import SettingsError
+from exporter.web.config import WebConfig, load
+from exporter.web.tls import context, problem
+
+Stamp = tuple[tuple[str, int, int, int], ...]
+
+
+class Current:
+    """Safe to ask from any thread, for every connection: without a change it costs one `stat` for each file.
+
+    Whether TLS is spoken at all is decided at the start. A file that loses its `tls_server_config` later, or is broken,
+    changes nothing: the port never falls back to plain text while it runs. Raises SettingsError at the start only.
+    """
+
+    def __init__(self, path: Path | None, report: Callable[[str, str], None] = lambda kind, line: None) -> None:
+        self._path = path
+        self._report = report
+        self._lock = threading.Lock()
+        self._config = WebConfig()
+        self._context: SSLContext | None = None
+        self._stamp: Stamp = ()
+        if path is not None:
+            self._config, self._context, self._stamp = _read(path)
+        self.speaks_tls = self._context is not None
+
+    @property
+    def config(self) -> WebConfig:
+        self._refresh()
+        return self._config
+
+    @property
+    def context(self) -> SSLContext | None:
+        self._refresh()
+        return self._context
+
+    def _refresh(self) -> None:
+        path = self._path
+        if path is None or _stamp(_files(path, self._config)) == self._stamp:
+            return
+        with self._lock:
+            stamp = _stamp(_files(path, self._config))
+            if stamp == self._stamp:
+                return
+            try:
+                config, fresh, self._stamp = _read(path)
+            except SettingsError as error:
+                self._stamp = stamp
+                for line in error.problems:
+                    self._report("web file", f"the web file is wrong, what was read before stays in force: {line}")
+                return
+            if (fresh is not None) != self.speaks_tls:
+                said = "now has" if fresh is not None else "no longer has"
+                self._report("web file", f"{path} {said} a tls_server_config: takes effect at the next start only")
+                fresh = self._context
+            self._config, self._context = config, fresh
+
+
+def _read(path: Path) -> tuple[WebConfig, SSLContext | None, Stamp]:
+    config = load(path)
+    # The stamp is taken before the certificates are read: a change in between is then seen next time.
+    stamp = _stamp(_files(path, config))
+    if config.tls_server_config is None:
+        return config, None, stamp
+    try:
+        return config, context(config.tls_server_config), stamp
+    except (OSError, ValueError) as error:
+        raise SettingsError([f"{path}: tls_server_config{problem(config.tls_server_config, error)}"]) from None
+
+
+def _files(path: Path, config: WebConfig) -> list[Path]:
+    tls = config.tls_server_config
+    named = (tls.cert_file, tls.key_file, tls.client_ca_file) if tls else ()
+    return [path, *(file for file in named if file is not None)]
+
+
+def _stamp(files: Iterable[Path]) -> Stamp:
+    found = []
+    for file in files:
+        try:
+            status = os.stat(file)
+            found.append((str(file), status.st_mtime_ns, status.st_size, status.st_ino))
+        except OSError:
+            found.append((str(file), 0, 0, 0))
+    return tuple(found)
