@@ -16,7 +16,7 @@ workloads:
 slos:
   - {{name: chat-ttft, workload: chat, batch_sizes: [1], ttft: 200ms, objective: 0.99}}
   - {{name: chat-tokens, workload: chat, inter_token_latency: 50ms, objective: 0.95}}
-web: {{listen_address: "127.0.0.1:{port}"}}
+web: {{listen_address: "127.0.0.1:{port}", enable_reload: true, enable_probe: true}}
 """
 
 

@@ -11,6 +11,7 @@ PACKAGES = {
     "prometheus-alertmanager": "prometheus-alertmanager",
     "amtool": "prometheus-alertmanager",
     "chromium": "chromium",
+    "kubectl": "kubernetes-client",
 }
 
 

@@ -64,8 +64,9 @@ class Daemon:
     def __enter__(self) -> "Daemon":
         self._block = running([*TGI_PROBE, "run"], self.variables)
         self.process = process = self._block.__enter__()
-        found = wait_until(lambda: re.search(r"listening on port (\d+)", process.stderr), "listens", process)
-        self.port = int(found[1])
+        self.port = int(
+            wait_until(lambda: re.findall(r"listening on port (\d+)", process.stderr), "listens", process)[0]
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
