@@ -119,7 +119,7 @@ def write_config(file: Path, address: str, target: Mapping[str, Any] | None = No
             }
         ],
         "max_duty_cycle": 1,
-        "web": {"listen_address": "127.0.0.1:0"},
+        "web": {"listen_address": "127.0.0.1:0", "enable_reload": True},
     }
     file.write_text(json.dumps(document))  # JSON is YAML
     return file
