@@ -30,11 +30,21 @@ def parse_duration(text: object) -> float:
 
 
 def listed(value: object) -> object:
-    """A list from what the environment can hold: `1,2,4`, or items by number as nested variables give them."""
+    """A list from what the environment can hold: `1,2,4`, `[1, 2]`, `1`, or items by number (nested variables)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [value]
     if isinstance(value, str):
+        value = value.strip().removeprefix("[").removesuffix("]")
         return [item.strip() for item in value.split(",") if item.strip()]
     if isinstance(value, Mapping) and value and all(str(key).isdigit() for key in value):
         return [value[key] for key in sorted(value, key=int)]
+    return value
+
+
+def no_truth(value: object) -> object:
+    """Python takes true for 1; an operator who writes it where a number belongs has mistaken the key."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "must be a number")
     return value
 
 

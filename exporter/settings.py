@@ -9,8 +9,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -20,10 +18,12 @@ from exporter import notation
 
 Seconds = Annotated[float, BeforeValidator(notation.parse_duration)]
 PositiveSeconds = Annotated[Seconds, AfterValidator(notation.positive)]
+Whole = Annotated[int, BeforeValidator(notation.no_truth)]
+Real = Annotated[float, BeforeValidator(notation.no_truth), Field(allow_inf_nan=False)]
 Name = Annotated[str, AfterValidator(notation.name)]
 LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
 BatchSizes = Annotated[
-    tuple[Annotated[int, Field(ge=1, le=4096)], ...], BeforeValidator(notation.listed), Field(min_length=1)
+    tuple[Annotated[Whole, Field(ge=1, le=4096)], ...], BeforeValidator(notation.listed), Field(min_length=1)
 ]
 Names = Annotated[tuple[Name, ...], BeforeValidator(notation.listed)]
 Kind = Literal["shard"]
@@ -51,12 +51,15 @@ class Target(Section):
         None, description="consent to probe a paged shard: exclusive (nobody is served here) or reserved_block"
     )
     labels: dict[LabelName, str] = Field({}, max_length=8, description="added to every series of the target")
-    max_batch_tokens: PositiveInt | None = Field(
+    max_batch_tokens: Whole | None = Field(
         None,
+        ge=1,
         description="largest batch_size x (sequence_length + decode_length) that may be sent; larger ones are skipped",
     )
-    max_total_tokens: PositiveInt | None = Field(
-        None, description="largest sequence_length + decode_length that the model can take; longer ones are skipped"
+    max_total_tokens: Whole | None = Field(
+        None,
+        ge=1,
+        description="largest sequence_length + decode_length that the model can take; longer ones are skipped",
     )
 
     @model_validator(mode="after")
@@ -75,28 +78,29 @@ class Target(Section):
 class Parameters(Section):
     """Sampling, named as the TGI benchmark names it. The defaults are neutral: greedy, nothing penalised."""
 
-    temperature: float = Field(1.0, gt=0)
-    top_k: NonNegativeInt = Field(0, le=2**32 - 1)
-    top_p: float = Field(1.0, gt=0, le=1)
-    typical_p: float = Field(1.0, gt=0, le=1)
-    repetition_penalty: float = Field(1.0, gt=0)
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    # The bounds keep what is set a number, and not 0, in the 32 bits that the wire has for it.
+    temperature: Real = Field(1.0, ge=1e-6, le=1000)
+    top_k: Whole = Field(0, ge=0, le=2**32 - 1)
+    top_p: Real = Field(1.0, ge=1e-6, le=1)
+    typical_p: Real = Field(1.0, ge=1e-6, le=1)
+    repetition_penalty: Real = Field(1.0, ge=1e-6, le=1000)
+    frequency_penalty: Real = Field(0.0, ge=-2, le=2)
     watermark: bool = False
     do_sample: bool = False
-    top_n_tokens: NonNegativeInt = Field(0, le=1000)
+    top_n_tokens: Whole = Field(0, ge=0, le=1000)
 
 
 class Workload(Section):
     """What is sent: prompt and answer lengths in tokens, batch sizes, and how often."""
 
     name: Name
-    sequence_length: int = Field(10, ge=1, le=10_000_000, description="prompt tokens of each request")
-    decode_length: int = Field(8, ge=1, le=1_000_000, description="tokens to generate for each request")
+    sequence_length: Whole = Field(10, ge=1, le=10_000_000, description="prompt tokens of each request")
+    decode_length: Whole = Field(8, ge=1, le=1_000_000, description="tokens to generate for each request")
     batch_sizes: BatchSizes = Field((1, 2, 4, 8, 16, 32), description="requests at once")
     # Defaults of durations are text like any other value, and read by the same rules.
     interval: Seconds = Field("30s", description="a batch size is probed once per interval; 0s = back to back")  # type: ignore[assignment]
     timeout: PositiveSeconds = Field("60s", description="of one probe, from first call to last answer")  # type: ignore[assignment]
-    warmups: int = Field(
+    warmups: Whole = Field(
         1, ge=0, le=100, description="unrecorded probes before the first of a batch size and after reconnecting"
     )
     targets: Names | None = Field(None, description="names of targets; all when left out")
@@ -128,7 +132,7 @@ class Slo(Section):
     time_per_output_token: PositiveSeconds | None = None
     request_duration: PositiveSeconds | None = None
     availability: Literal[True] | None = Field(None, description="true: success is all that is asked")
-    objective: float = Field(0.99, gt=0, lt=1, description="share of good requests, such as 0.99")
+    objective: Real = Field(0.99, gt=0, lt=1, description="share of good requests, such as 0.99")
 
     @property
     def measure(self) -> str:
@@ -172,7 +176,7 @@ class Settings(Section):
     targets: Annotated[tuple[Target, ...], BeforeValidator(notation.listed)] = ()
     workloads: Annotated[tuple[Workload, ...], BeforeValidator(notation.listed)] = ()
     slos: Annotated[tuple[Slo, ...], BeforeValidator(notation.listed)] = ()
-    max_duty_cycle: float = Field(
+    max_duty_cycle: Real = Field(
         0.5, gt=0, le=1, description="share of a target's time that probes may take; 1 = no limit"
     )
     web: Web = Web()

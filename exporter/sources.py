@@ -139,10 +139,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SettingsError([f"{path}: cannot be read: {error.strerror}; check the path and its permissions"]) from None
     except UnicodeDecodeError:
         raise SettingsError([f"{path}: is not UTF-8 text; save it as UTF-8"]) from None
+    except yaml.reader.ReaderError as error:
+        raise SettingsError([f"{path}: is not YAML: {error.reason} (character {error.position})"]) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise SettingsError([f"{place}: is not YAML: {getattr(error, 'problem', None) or error}"]) from None
+    except RecursionError:
+        raise SettingsError([f"{path}: is nested too deeply; write it flatter"]) from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # PyYAML's own, for a date such as 2026-13-01
+        raise SettingsError([f"{path}: holds a value that cannot be read: {' '.join(str(error).split())}"]) from None
     if document is None:
         return {}
     if not isinstance(document, dict):
@@ -156,6 +162,8 @@ class UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # `<<: *anchor`; what it brings in may be overruled
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -204,22 +212,30 @@ def _line(problem: ErrorDetails, source: str | None, from_sidecar: bool, environ
 def explain(problem: ErrorDetails, echo: bool = True) -> tuple[str, str]:
     """The place and the mend of one pydantic error. Without `echo` the value is left out: it may be a secret."""
     kind, value = problem["type"], problem["input"]
-    message = MESSAGES[kind].format(**problem.get("ctx", {})) if kind in MESSAGES else problem["msg"]
+    bounds = {key: _shown(bound) for key, bound in problem.get("ctx", {}).items()}
+    message = MESSAGES[kind].format(**bounds) if kind in MESSAGES else problem["msg"]
     place = ".".join(str(part) for part in problem["loc"] if part != "[key]")
     if kind in notation.INNER_PLACE:  # found by a check of the whole block, which names the key first
         key, message = message.split(": ", 1)
         place = f"{place}.{key}" if place else key
         value = value.get(key) if isinstance(value, Mapping) else None
     if echo and kind not in SELF_EXPLAINING and isinstance(value, (str, int, float, bool)):
-        message += f", not {value!r}" if isinstance(value, str) else f", not {value}"
+        message += f", not {value!r}" if isinstance(value, str) else f", not {_shown(value)}"
     return place, message
+
+
+def _shown(value: object) -> str:
+    """A value as YAML has it: `true`, and `1` for 1.0."""
+    if isinstance(value, bool) or value == "True":
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _written_at(place: str, source: str | None, from_sidecar: bool, environ: Mapping[str, str]) -> str:
     """Where the operator wrote it: a variable that stands for the place or for what holds it, else the file."""
     if from_sidecar:
         for start, name in SIDECAR_PLACES.items():
-            if place.startswith(start):
+            if place.startswith(start) and PREFIX + name in environ:
                 return PREFIX + name
     parts = place.upper().split(".")
     for length in range(len(parts), 0, -1):
