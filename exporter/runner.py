@@ -118,9 +118,6 @@ class Runner:
         if excess(self.plan.target, workload, key.batch_size) is not None:
             self._ledger.skipped(key, SkipReason.UNSAFE)
             self.attempted = True
-            self._window = (
-                Window(rest_until=self._clock.now() + CHECK_INTERVAL) if workload.interval == 0 else self._window
-            )
             return
         started = self._clock.now()
         self._promised = (
@@ -215,15 +212,24 @@ class Runner:
     def _check(self) -> None:
         """Between probes: is it there? So that `tgi_probe_target_up` does not wait for a long interval."""
         self._promised = self._clock.now() + 2 * CONNECT_TIMEOUT + PATIENCE
-        with contextlib.suppress(Failure):
+        try:
             self._connect()
+        except Failure:
+            pass
+        except Exception:  # as for an attempt: seen, but not the end of watching
+            logger.exception("tgi-probe failed while checking %s", self.name)
 
 
 def timetable(plan: Plan, start: float, phase: float, seed: int) -> Timetable:
-    """Series with the same interval share its slots, whatever their workload, so that they do not meet."""
+    """Series with the same interval share its slots, whatever their workload, so that they do not meet.
+
+    A back-to-back series that is too large for the target is due, and skipped, as often as a check.
+    """
     by_interval: dict[float, list[Hashable]] = {}
     for series, workload in plan.series():
-        by_interval.setdefault(workload.interval, []).append(series)
+        unsafe = excess(plan.target, workload, series.batch_size) is not None
+        interval = workload.interval or (CHECK_INTERVAL if unsafe else 0.0)
+        by_interval.setdefault(interval, []).append(series)
     back_to_back = by_interval.pop(0.0, [])
     periodic: list[tuple[float, list[Hashable]]] = [(CHECK_INTERVAL, [CHECK])]
     periodic += sorted(by_interval.items(), key=lambda pair: pair[0])
