@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -50,7 +51,7 @@ class GrpcDoor:
     async def open(self) -> str:
         """Listen; answers host:port. OSError if the address is taken."""
         server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((_handlers(_Service(self._reception)),))
+        server.add_generic_rpc_handlers((_Handlers(_Service(self._reception)),))
         tls = self._reception.config.tls
         try:
             if tls is None:
@@ -74,21 +75,30 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
 
 
-def _handlers(service: "_Service") -> grpc.GenericRpcHandler:
-    unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-    served: dict[str, tuple[Callable[..., Any], Any, Any]] = {
-        "Generate": (unary, service.generate, wire.BatchedGenerationRequest),
-        "GenerateStream": (stream, service.generate_stream, wire.SingleGenerationRequest),
-        "Tokenize": (unary, service.tokenize, wire.BatchedTokenizeRequest),
-        "ModelInfo": (unary, service.model_info, wire.ModelInfoRequest),
-    }
-    return grpc.method_handlers_generic_handler(
-        SERVICE,
-        {
-            name: kind(method, request.FromString, lambda message: message.SerializeToString())
-            for name, (kind, method, request) in served.items()
-        },
-    )
+class _Handlers(grpc.GenericRpcHandler):
+    """Notes when a call came before it is understood: of many that come together the last waits for all others."""
+
+    def __init__(self, service: "_Service") -> None:
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+        self._served: dict[str, tuple[Callable[..., Any], Callable[..., Any], Any]] = {
+            f"/{SERVICE}/{name}": (kind, method, request)
+            for name, kind, method, request in (
+                ("Generate", unary, service.generate, wire.BatchedGenerationRequest),
+                ("GenerateStream", stream, service.generate_stream, wire.SingleGenerationRequest),
+                ("Tokenize", unary, service.tokenize, wire.BatchedTokenizeRequest),
+                ("ModelInfo", unary, service.model_info, wire.ModelInfoRequest),
+            )
+        }
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        received_ns = time.perf_counter_ns()
+        if handler_call_details.method not in self._served:
+            return None
+        kind, method, request = self._served[handler_call_details.method]
+        handler: grpc.RpcMethodHandler[Any, Any] = kind(
+            partial(method, received_ns), request.FromString, lambda message: message.SerializeToString()
+        )
+        return handler
 
 
 class _Service:
@@ -96,8 +106,7 @@ class _Service:
         self._reception = reception
         self._config = reception.config
 
-    async def generate_stream(self, request: Any, context: Context) -> None:
-        received_ns = time.perf_counter_ns()
+    async def generate_stream(self, received_ns: int, request: Any, context: Context) -> None:
         ask = await self._understood("GenerateStream", request.request.text, request.params, context, received_ns)
         async with self._visiting(ask, context) as (visit, tokens):
             # Nobody reads a token before the early message is out: it must not look like the first one.
@@ -105,9 +114,8 @@ class _Service:
                 await context.write(_first(ask, request.params))
             await self._send(visit, tokens, request.params.response, context)
 
-    async def generate(self, request: Any, context: Context) -> Any:
+    async def generate(self, received_ns: int, request: Any, context: Context) -> Any:
         """Answers when all are finished; nothing is generated unless the whole batch is admitted."""
-        received_ns = time.perf_counter_ns()
         asks = [
             await self._understood("Generate", one.text, request.params, context, received_ns)
             for one in request.requests
@@ -117,11 +125,11 @@ class _Service:
             responses = [await self._whole(*visit, request.params) for visit in visits]
         return wire.BatchedGenerationResponse(responses=responses)
 
-    async def tokenize(self, request: Any, context: Context) -> Any:
+    async def tokenize(self, received_ns: int, request: Any, context: Context) -> Any:
         await self._meet_fault("Tokenize", context)
         return wire.BatchedTokenizeResponse(responses=[_tokenized(one.text, request) for one in request.requests])
 
-    async def model_info(self, request: Any, context: Context) -> Any:
+    async def model_info(self, received_ns: int, request: Any, context: Context) -> Any:
         await self._meet_fault("ModelInfo", context)
         longest = self._config.limits.max_total_tokens
         return wire.ModelInfoResponse(

@@ -1,12 +1,13 @@
 """The router's HTTP door: TGI's own routes and OpenAI's, HTTP/1.1 by h11 over asyncio's sockets.
 
 A token goes to the socket in the very call that brings it from the engine: no task wakes up in between, and the instant
-written down is the one before that write.
+written down is the one before that write. What comes in is stamped at once and read later, piece by piece: of many
+requests that come together none is stamped late because those before it are still being understood.
 """
 
 import asyncio
-import contextlib
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,7 @@ class HttpDoor:
         self._listen = listen
         self._server: asyncio.Server | None = None
         self.connections: set[Connection] = set()
+        self._inbox: deque[tuple[Connection, bytes, int]] = deque()
 
     async def open(self) -> str:
         """Listen; answers host:port. OSError if the address is taken."""
@@ -54,6 +56,19 @@ class HttpDoor:
         for connection in list(self.connections):
             connection.abort()
         await self._server.wait_closed()
+
+    def received(self, connection: "Connection", data: bytes) -> None:
+        self._inbox.append((connection, data, time.perf_counter_ns()))
+        if len(self._inbox) == 1:
+            asyncio.get_running_loop().call_soon(self._read_one)
+
+    def _read_one(self) -> None:
+        """One piece a turn of the loop: between two, it looks which sockets have something new."""
+        connection, data, received_ns = self._inbox[0]
+        connection.read(data, received_ns)
+        self._inbox.popleft()
+        if self._inbox:
+            asyncio.get_running_loop().call_soon(self._read_one)
 
 
 class Connection(asyncio.Protocol):
@@ -84,14 +99,20 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        received_ns = time.perf_counter_ns()
+        self._door.received(self, data)
+
+    def read(self, data: bytes, received_ns: int) -> None:
+        """Go on reading with these bytes, none = those that are here already."""
+        if self._transport is None:
+            return
         try:
-            self._machine.receive_data(data)
+            if data:
+                self._machine.receive_data(data)
             self._read(received_ns)
         except h11.RemoteProtocolError as error:
             if self._machine.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 self.reply(error.error_status_hint, str(error).encode(), "text/plain", close=True)
-            elif self._transport is not None:
+            else:
                 self._transport.close()
 
     def reply(self, status: int, body: bytes, kind: str = _JSON, close: bool = False, **headers: str) -> None:
@@ -117,13 +138,7 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
         elif self._machine.our_state is h11.DONE and self._machine.their_state is h11.DONE:
             self._machine.start_next_cycle()
-            # Not at once: an answer may end while the request before is still being read.
-            asyncio.get_running_loop().call_soon(self.data_received_again)
-
-    def data_received_again(self) -> None:
-        if self._transport is not None and self._request is None:
-            with contextlib.suppress(h11.RemoteProtocolError):
-                self._read(time.perf_counter_ns())
+            self.data_received(b"")
 
     def write(self, data: bytes) -> None:
         if self._transport is None or not data:

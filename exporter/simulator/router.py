@@ -11,6 +11,7 @@ import math
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, Self
 
@@ -25,6 +26,7 @@ from exporter.simulator.router_options import RouterConfig
 from exporter.simulator.tgi_metrics import TgiMetrics
 from exporter.simulator.visit import Ask, Visit
 
+_AT_ONCE = 8  # tokens
 _PATIENCE = 20.0  # seconds for the doors to open or close
 
 
@@ -57,6 +59,7 @@ class Router:
         self._ids = itertools.count()
         self._random = random.Random(config.seed)
         self._visits: dict[int, Visit] = {}
+        self._tokens: deque[Token] = deque()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="router-doors", daemon=True)
         self._doors: list[Door] = []
@@ -178,14 +181,23 @@ class Router:
     def _deliver(self, done: Pass, tokens: list[Token], seconds: float) -> None:
         """In the engine's thread: one hand-over to the loop for all tokens of a pass."""
         self.metrics.passed(done, seconds)
-        self._loop.call_soon_threadsafe(self._hand_out, tokens)
+        self._loop.call_soon_threadsafe(self._take, tokens)
 
-    def _hand_out(self, tokens: list[Token]) -> None:
-        for token in tokens:
+    def _take(self, tokens: list[Token]) -> None:
+        idle = not self._tokens
+        self._tokens += tokens
+        if idle:
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """A few tokens in a turn of the loop: between them it notes who has come in."""
+        for token in [self._tokens.popleft() for _ in range(min(_AT_ONCE, len(self._tokens)))]:
             visit = self._visits.get(token.request.id)
             if visit is not None:
                 visit.ended = token.end is not None
                 visit.on_token(token)
+        if self._tokens:
+            self._loop.call_soon(self._hand_out)
 
     async def _open(self) -> None:
         try:

@@ -41,6 +41,8 @@ class TgiMetrics:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._input_lengths = _hundredths(limits.max_input_tokens)
+        self._total_lengths = _hundredths(limits.max_total_tokens)
         self._lock = threading.Lock()
         self._counters: dict[str, Counter[Labels]] = {}
         self._histograms: dict[str, dict[Labels, _Histogram]] = {}
@@ -48,11 +50,8 @@ class TgiMetrics:
     def admitted(self, request: Request) -> None:
         with self._lock:
             self._count("tgi_request_count")
-            self._observe(
-                "tgi_request_input_length", len(request.prompt), self._hundredths(self._limits.max_input_tokens)
-            )
-            total = self._hundredths(self._limits.max_total_tokens)
-            self._observe("tgi_request_max_new_tokens", request.max_new_tokens, total)
+            self._observe("tgi_request_input_length", len(request.prompt), self._input_lengths)
+            self._observe("tgi_request_max_new_tokens", request.max_new_tokens, self._total_lengths)
 
     def refused(self, kind: str) -> None:
         with self._lock:
@@ -87,8 +86,7 @@ class TgiMetrics:
                 ("tgi_request_mean_time_per_token_duration", inference / tokens),
             ):
                 self._observe(name, seconds, SECONDS)
-            total = self._hundredths(self._limits.max_total_tokens)
-            self._observe("tgi_request_generated_tokens", len(answered.token_ns), total)
+            self._observe("tgi_request_generated_tokens", len(answered.token_ns), self._total_lengths)
 
     def page(self, load: dict[str, int]) -> str:
         """The text format; `load` is how much waits and runs now."""
@@ -118,8 +116,9 @@ class TgiMetrics:
             histograms[labels] = _Histogram(edges)
         histograms[labels].observe(value)
 
-    def _hundredths(self, most: int) -> tuple[float, ...]:
-        return tuple(most / 100 * (step + 1) for step in range(100))
+
+def _hundredths(most: int) -> tuple[float, ...]:
+    return tuple(most / 100 * (step + 1) for step in range(100))
 
 
 def _braces(labels: Labels) -> str:
