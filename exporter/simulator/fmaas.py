@@ -1,35 +1,22 @@
-"""The router's gRPC door: fmaas.GenerationService, as a TGIS router or vLLM's TGIS adapter serves it.
+"""fmaas.GenerationService, as a TGIS router or vLLM's TGIS adapter serves it, whatever carries the messages.
 
 Simplified: stop sequences, sampling, penalties, tuned prefixes and adapters are read and change nothing.
 """
 
-import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import grpc
-import grpc.aio
+from google.protobuf.message import DecodeError
 
 from exporter.pb import fmaas_pb2 as wire
 from exporter.simulator.batcher import Overloaded, Token, TooLong
-from exporter.simulator.options import host_and_port
-from exporter.simulator.router_options import Tls
 from exporter.simulator.tokenizer import answer_word, prompt_tokens, spans
 from exporter.simulator.visit import Ask, Reception, Visit
 
 SERVICE = "fmaas.GenerationService"
+METHODS = ("Generate", "GenerateStream", "Tokenize", "ModelInfo")
 _DEFAULT_NEW_TOKENS = 20
-_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    # Two servers on one port would share its connections, silently.
-    ("grpc.so_reuseport", 0),
-    # Hundreds of streams may come over one connection.
-    ("grpc.max_concurrent_streams", 10_000),
-)
 _STOP_REASONS = {
     None: wire.NOT_FINISHED,
     "length": wire.MAX_TOKENS,
@@ -37,178 +24,157 @@ _STOP_REASONS = {
     "time_limit": wire.TIME_LIMIT,
 }
 
-Context = grpc.aio.ServicerContext[Any, Any]
+
+class Reply(Protocol):
+    """The way back to the client of one call."""
+
+    def send(self, message: bytes, about_to: Callable[[], None]) -> None:
+        """Hand a message over, and call `about_to` right before."""
+        ...
+
+    def end(self, code: grpc.StatusCode, details: str = "") -> None:
+        """The call is over: nothing is sent after it, and once all is handed over the door lets the Call leave."""
+        ...
 
 
-class GrpcDoor:
-    """Serves in the running loop."""
+class Refused(Exception):
+    """The call cannot be served; `code` is the status, the message its details."""
 
-    def __init__(self, reception: Reception, listen: str) -> None:
-        self._reception = reception
-        self._listen = listen
-        self._server: grpc.aio.Server | None = None
-
-    async def open(self) -> str:
-        """Listen; answers host:port. OSError if the address is taken."""
-        server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((_Handlers(_Service(self._reception)),))
-        tls = self._reception.config.tls
-        try:
-            if tls is None:
-                port = server.add_insecure_port(self._listen)
-            else:
-                port = server.add_secure_port(self._listen, _credentials(tls))
-        except RuntimeError:
-            raise OSError(f"cannot listen on {self._listen}") from None
-        await server.start()
-        self._server = server
-        return f"{host_and_port(self._listen)[0]}:{port}"
-
-    async def close(self) -> None:
-        if self._server is not None:
-            await self._server.stop(None)
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(details)
+        self.code = code
 
 
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
-    client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
-    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
+class Call:
+    """One call of one of the METHODS, from its request to its end. Belongs to the thread of the doors."""
 
-
-class _Handlers(grpc.GenericRpcHandler):
-    """Notes when a call came before it is understood: of many that come together the last waits for all others."""
-
-    def __init__(self, service: "_Service") -> None:
-        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-        self._served: dict[str, tuple[Callable[..., Any], Callable[..., Any], Any]] = {
-            f"/{SERVICE}/{name}": (kind, method, request)
-            for name, kind, method, request in (
-                ("Generate", unary, service.generate, wire.BatchedGenerationRequest),
-                ("GenerateStream", stream, service.generate_stream, wire.SingleGenerationRequest),
-                ("Tokenize", unary, service.tokenize, wire.BatchedTokenizeRequest),
-                ("ModelInfo", unary, service.model_info, wire.ModelInfoRequest),
-            )
-        }
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        received_ns = time.perf_counter_ns()
-        if handler_call_details.method not in self._served:
-            return None
-        kind, method, request = self._served[handler_call_details.method]
-        handler: grpc.RpcMethodHandler[Any, Any] = kind(
-            partial(method, received_ns), request.FromString, lambda message: message.SerializeToString()
-        )
-        return handler
-
-
-class _Service:
-    def __init__(self, reception: Reception) -> None:
+    def __init__(self, reception: Reception, reply: Reply, method: str, received_ns: int, correlation: str) -> None:
         self._reception = reception
         self._config = reception.config
+        self._reply = reply
+        self._method = method
+        self._received_ns = received_ns
+        self._correlation = correlation
+        self._visits: list[Visit] = []
+        self._got: dict[int, list[Token]] = {}
 
-    async def generate_stream(self, received_ns: int, request: Any, context: Context) -> None:
-        ask = await self._understood("GenerateStream", request.request.text, request.params, context, received_ns)
-        async with self._visiting(ask, context) as (visit, tokens):
-            # Nobody reads a token before the early message is out: it must not look like the first one.
-            if self._config.early_message:
-                await context.write(_first(ask, request.params))
-            await self._send(visit, tokens, request.params.response, context)
-
-    async def generate(self, received_ns: int, request: Any, context: Context) -> Any:
-        """Answers when all are finished; nothing is generated unless the whole batch is admitted."""
-        asks = [
-            await self._understood("Generate", one.text, request.params, context, received_ns)
-            for one in request.requests
-        ]
-        async with contextlib.AsyncExitStack() as stack:
-            visits = [await stack.enter_async_context(self._visiting(ask, context)) for ask in asks]
-            responses = [await self._whole(*visit, request.params) for visit in visits]
-        return wire.BatchedGenerationResponse(responses=responses)
-
-    async def tokenize(self, received_ns: int, request: Any, context: Context) -> Any:
-        await self._meet_fault("Tokenize", context)
-        return wire.BatchedTokenizeResponse(responses=[_tokenized(one.text, request) for one in request.requests])
-
-    async def model_info(self, received_ns: int, request: Any, context: Context) -> Any:
-        await self._meet_fault("ModelInfo", context)
-        longest = self._config.limits.max_total_tokens
-        return wire.ModelInfoResponse(
-            model_kind=wire.ModelInfoResponse.DECODER_ONLY, max_sequence_length=longest, max_new_tokens=longest - 1
-        )
-
-    @contextlib.asynccontextmanager
-    async def _visiting(self, ask: Ask, context: Context) -> AsyncIterator[tuple[Visit, "asyncio.Queue[Token]"]]:
-        """A visit and where its tokens come out; when the client goes away first, it is cancelled."""
-        tokens: asyncio.Queue[Token] = asyncio.Queue()
+    def begin(self, message: bytes) -> None:
+        """Answer the request, now or as its tokens come."""
         try:
-            visit = self._reception.admit(ask, tokens.put_nowait)
-        except TooLong as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except Overloaded as error:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-        code = "CANCELLED"
-        try:
-            yield visit, tokens
-            code = "OK"
-        finally:
+            self._meet_fault()
+            match self._method:
+                case "GenerateStream":
+                    self._stream(wire.SingleGenerationRequest.FromString(message))
+                case "Generate":
+                    self._generate(wire.BatchedGenerationRequest.FromString(message))
+                case "Tokenize":
+                    self._answer(_tokenized(wire.BatchedTokenizeRequest.FromString(message)))
+                case _:
+                    longest = self._config.limits.max_total_tokens
+                    self._answer(wire.ModelInfoResponse(max_sequence_length=longest, max_new_tokens=longest - 1))
+        except DecodeError as error:
+            self._reply.end(grpc.StatusCode.INTERNAL, f"The request cannot be decoded: {error}")
+        except Refused as refused:
+            self._reply.end(refused.code, str(refused))
+
+    def leave(self, code: str = "CANCELLED") -> None:
+        """The call is over with that status, or (without one) the client went away."""
+        for visit in self._visits:
             self._reception.leave(visit, code)
 
-    async def _send(self, visit: Visit, tokens: "asyncio.Queue[Token]", wanted: Any, context: Context) -> None:
-        """Pack as many tokens into each message as the options say; the last message says why it was the last."""
-        packed: list[Token] = []
-        while True:
-            packed.append(await tokens.get())
-            last = packed[-1]
-            if last.end is None and len(packed) < self._config.tokens_per_message:
-                continue
-            message = _message(packed, wanted)
-            if not self._config.early_message and last.index < len(packed):
-                message.input_token_count = len(visit.ask.prompt)
-            visit.sent(len(packed), time.perf_counter_ns())
-            await context.write(message)
-            if last.end is not None:
-                return
-            if self._config.empty_messages:
-                await context.write(wire.GenerationResponse(generated_token_count=last.index + 1))
-            packed = []
+    def _stream(self, request: Any) -> None:
+        visit = self._admit(request.request.text, request.params, self._on_stream_token)
+        self._wanted = request.params.response
+        if self._config.early_message:
+            self._send(_first(visit.ask, request.params))
 
-    async def _whole(self, visit: Visit, tokens: "asyncio.Queue[Token]", params: Any) -> Any:
-        got = [await tokens.get()]
-        while got[-1].end is None:
-            got.append(await tokens.get())
-        visit.sent(len(got), time.perf_counter_ns())
-        message = _message(got, params.response)
+    def _on_stream_token(self, token: Token) -> None:
+        """Pack as many tokens into each message as the options say; the last message says why it was the last."""
+        visit = self._visits[0]
+        packed = self._got[token.request.id]
+        packed.append(token)
+        if token.end is None and len(packed) < self._config.tokens_per_message:
+            return
+        message = _message(packed, self._wanted)
+        if not self._config.early_message and token.index < len(packed):
+            message.input_token_count = len(visit.ask.prompt)
+        self._send(message, visit, len(packed))
+        packed.clear()
+        if token.end is not None:
+            self._reply.end(grpc.StatusCode.OK)
+        elif self._config.empty_messages:
+            self._send(wire.GenerationResponse(generated_token_count=token.index + 1))
+
+    def _generate(self, request: Any) -> None:
+        """Answers when all are finished; nothing is generated unless the whole batch is admitted."""
+        self._params = request.params
+        for one in request.requests:
+            self._admit(one.text, request.params, self._on_batch_token)
+        if not request.requests:
+            self._answer(wire.BatchedGenerationResponse())
+
+    def _on_batch_token(self, token: Token) -> None:
+        self._got[token.request.id].append(token)
+        if not all(visit.ended for visit in self._visits):
+            return
+        responses = [self._whole(visit) for visit in self._visits]
+        message = wire.BatchedGenerationResponse(responses=responses).SerializeToString()
+        self._reply.send(message, self._note_all)
+        self._reply.end(grpc.StatusCode.OK)
+
+    def _note_all(self) -> None:
+        for visit in self._visits:
+            visit.sent(len(self._got[visit.request.id]))
+
+    def _whole(self, visit: Visit) -> Any:
+        message = _message(self._got[visit.request.id], self._params.response)
         message.input_token_count = len(visit.ask.prompt)
-        if params.response.input_text:
+        if self._params.response.input_text:
             message.text = visit.ask.text + message.text
         return message
 
-    async def _understood(self, method: str, text: str, params: Any, context: Context, received_ns: int) -> Ask:
-        """The Ask of a request; ends the call if there is a fault or a mistake in it."""
-        await self._meet_fault(method, context)
+    def _answer(self, message: Any) -> None:
+        self._send(message)
+        self._reply.end(grpc.StatusCode.OK)
+
+    def _send(self, message: Any, visit: Visit | None = None, tokens: int = 0) -> None:
+        self._reply.send(message.SerializeToString(), lambda: visit.sent(tokens) if visit else None)
+
+    def _admit(self, text: str, params: Any, on_token: Callable[[Token], None]) -> Visit:
+        ask = self._understood(text, params)
+        try:
+            visit = self._reception.admit(ask, on_token)
+        except TooLong as error:
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from None
+        except Overloaded as error:
+            raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
+        self._visits.append(visit)
+        self._got[visit.request.id] = []
+        return visit
+
+    def _understood(self, text: str, params: Any) -> Ask:
         stopping = params.stopping
-        metadata = dict(context.invocation_metadata() or ())
         ask = Ask(
-            method=method,
+            method=self._method,
             text=text,
             prompt=tuple(prompt_tokens(text, params.truncate_input_tokens, special=True)),
             max_new_tokens=stopping.max_new_tokens or _DEFAULT_NEW_TOKENS,
-            received_ns=received_ns,
+            received_ns=self._received_ns,
             min_new_tokens=stopping.min_new_tokens,
             time_limit=stopping.time_limit_millis / 1000 or None,
-            correlation=str(metadata.get("x-correlation-id", "")),
+            correlation=self._correlation,
         )
         mistake = _mistake(ask, params)
         if mistake:
             self._reception.refuse(ask, "validation", "INVALID_ARGUMENT")
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, mistake)
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, mistake)
         return ask
 
-    async def _meet_fault(self, method: str, context: Context) -> None:
-        fault = self._reception.meet_fault(method)
+    def _meet_fault(self) -> None:
+        fault = self._reception.meet_fault(self._method)
         if fault is not None:
             code = grpc.StatusCode.UNAVAILABLE if fault.kind == "unavailable" else grpc.StatusCode.INTERNAL
-            await context.abort(code, f"Fault by command: {fault.kind}")
+            raise Refused(code, f"Fault by command: {fault.kind}")
 
 
 def _mistake(ask: Ask, params: Any) -> str | None:
@@ -241,7 +207,11 @@ def _message(tokens: list[Token], wanted: Any) -> Any:
     return message
 
 
-def _tokenized(text: str, request: Any) -> Any:
+def _tokenized(request: Any) -> Any:
+    return wire.BatchedTokenizeResponse(responses=[_tokens_of(one.text, request) for one in request.requests])
+
+
+def _tokens_of(text: str, request: Any) -> Any:
     tokens = prompt_tokens(text, request.truncate_input_tokens, special=True)
     answer = wire.TokenizeResponse(token_count=len(tokens), tokens=tokens if request.return_tokens else None)
     if request.return_offsets:

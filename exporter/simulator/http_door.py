@@ -1,13 +1,11 @@
 """The router's HTTP door: TGI's own routes and OpenAI's, HTTP/1.1 by h11 over asyncio's sockets.
 
 A token goes to the socket in the very call that brings it from the engine: no task wakes up in between, and the instant
-written down is the one before that write. What comes in is stamped at once and read later, piece by piece: of many
-requests that come together none is stamped late because those before it are still being understood.
+written down is the one before that write.
 """
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +14,7 @@ import h11
 from exporter.simulator import http_forms as forms
 from exporter.simulator.batcher import Overloaded, Token, TooLong
 from exporter.simulator.http_forms import Form, Invalid
+from exporter.simulator.inbox import Inbox
 from exporter.simulator.options import host_and_port
 from exporter.simulator.router_options import server_context
 from exporter.simulator.visit import Ask, Reception, Visit
@@ -34,7 +33,7 @@ class HttpDoor:
         self._listen = listen
         self._server: asyncio.Server | None = None
         self.connections: set[Connection] = set()
-        self._inbox: deque[tuple[Connection, bytes, int]] = deque()
+        self.inbox = Inbox()
 
     async def open(self) -> str:
         """Listen; answers host:port. OSError if the address is taken."""
@@ -56,19 +55,6 @@ class HttpDoor:
         for connection in list(self.connections):
             connection.abort()
         await self._server.wait_closed()
-
-    def received(self, connection: "Connection", data: bytes) -> None:
-        self._inbox.append((connection, data, time.perf_counter_ns()))
-        if len(self._inbox) == 1:
-            asyncio.get_running_loop().call_soon(self._read_one)
-
-    def _read_one(self) -> None:
-        """One piece a turn of the loop: between two, it looks which sockets have something new."""
-        connection, data, received_ns = self._inbox[0]
-        connection.read(data, received_ns)
-        self._inbox.popleft()
-        if self._inbox:
-            asyncio.get_running_loop().call_soon(self._read_one)
 
 
 class Connection(asyncio.Protocol):
@@ -99,7 +85,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        self._door.received(self, data)
+        self._door.inbox.put(self.read, data)
 
     def read(self, data: bytes, received_ns: int) -> None:
         """Go on reading with these bytes, none = those that are here already."""
@@ -272,18 +258,20 @@ class _Stream:
             self._answer(self._visit, packed)
             return
         events = self._form.events(packed)
-        self._visit.sent(len(packed), time.perf_counter_ns())
+        self._visit.sent(len(packed))
         self._connection.chunk(events)
         if token.end is not None:
-            self._connection.end()
+            # Written down before the client can know that it is over, and look.
             self._reception.leave(self._visit, "200")
+            self._connection.end()
 
     def _answer(self, visit: Visit, tokens: list[Token]) -> None:
         body = self._form.whole(tokens)
-        now_ns = time.perf_counter_ns()
-        visit.sent(len(tokens), now_ns)
+        visit.sent(len(tokens))
         entry = visit.entry("200")
+        now_ns = entry.finished_ns
         inference = now_ns - entry.started_ns
+        self._reception.leave(visit, "200")
         self._connection.reply(
             200,
             body,
@@ -296,7 +284,6 @@ class _Stream:
             x_inference_time=_milliseconds(inference),
             x_time_per_token=_milliseconds(inference // len(tokens)),
         )
-        self._reception.leave(visit, "200")
 
 
 def _milliseconds(nanoseconds: int) -> str:

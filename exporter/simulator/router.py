@@ -18,7 +18,8 @@ from typing import Any, Protocol, Self
 from exporter.simulator.batcher import Batcher, Overloaded, Pass, Request, Token, TooLong
 from exporter.simulator.engine import Engine
 from exporter.simulator.faults import Fault, Faults
-from exporter.simulator.fmaas import GrpcDoor
+from exporter.simulator.grpc_door import GrpcDoor
+from exporter.simulator.grpc_library_door import GrpcLibraryDoor
 from exporter.simulator.http_door import HttpDoor
 from exporter.simulator.record import Answered, Record
 from exporter.simulator.roofline import Jitter
@@ -206,7 +207,8 @@ class Router:
                 self.http = await http.open()
                 self._doors.append(http)
             if self.config.grpc is not None:
-                grpc = GrpcDoor(self, self.grpc or self.config.grpc)
+                kind = GrpcDoor if self.config.grpc_server == "h2" else GrpcLibraryDoor
+                grpc = kind(self, self.grpc or self.config.grpc)
                 self.grpc = await grpc.open()
                 self._doors.append(grpc)
         except OSError:

@@ -40,7 +40,8 @@ class RouterConfig:
 
     `stream_errors`: what fails before the first token of a stream is answered as an event inside a stream that began
     with status 200, as TGI does, or by its status, as most servers of the OpenAI forms do. `eos` is the chance of every
-    token to be the model's last. `fragment` cuts all that the HTTP door writes into pieces of so many bytes.
+    token to be the model's last. `fragment` cuts all that the doors write into pieces of so many bytes. `grpc_server`:
+    one whose record is true to a fraction of a millisecond, or the gRPC project's own.
     """
 
     roofline: Roofline = field(default_factory=Roofline)
@@ -56,6 +57,7 @@ class RouterConfig:
     early_message: bool = True
     stream_errors: Literal["event", "status"] = "event"
     fragment: int | None = None
+    grpc_server: Literal["h2", "library"] = "h2"
     eos: float = 0.0
     jitter: float = 0.03
     seed: int = 0
@@ -108,7 +110,14 @@ OPTIONS = (
         one_of("event", "status"),
         "a refused stream is an event in a 200, as TGI does, or a status",
     ),
-    Option("--fragment", "router", "fragment", whole(1), "cut HTTP answers into pieces of so many bytes; default: no"),
+    Option("--fragment", "router", "fragment", whole(1), "cut what is sent into pieces of so many bytes; default: no"),
+    Option(
+        "--grpc-server",
+        "router",
+        "grpc_server",
+        one_of("h2", "library"),
+        "h2, with a true record, or gRPC's own library",
+    ),
     Option("--eos", "router", "eos", number(0, 1), "chance of each token to end the answer"),
 )
 

@@ -41,9 +41,9 @@ class Visit:
     token_ns: list[int] = field(default_factory=list)
     ended: bool = False
 
-    def sent(self, tokens: int, at_ns: int) -> None:
-        """`tokens` more were handed over at this instant."""
-        self.token_ns += [at_ns] * tokens
+    def sent(self, tokens: int) -> None:
+        """`tokens` more are handed over now."""
+        self.token_ns += [time.perf_counter_ns()] * tokens
 
     def entry(self, code: str) -> Answered:
         request = self.request

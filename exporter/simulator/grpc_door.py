@@ -1,0 +1,232 @@
+"""The router's gRPC door: the gRPC protocol over HTTP/2 by h2, over asyncio's sockets.
+
+Not gRPC's own server (that is grpc_library_door.py): it tells nobody when a request arrived, and takes more than half a
+millisecond of Python for each, one after the other. Here requests are stamped when they come, as at the HTTP door, and
+a token goes to the socket in the very call that brings it from the engine. Simplified: no compression; a deadline is
+the client's business, which resets the stream.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from urllib.parse import quote
+
+import grpc
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
+import h2.settings
+
+from exporter.simulator.fmaas import METHODS, SERVICE, Call
+from exporter.simulator.inbox import Inbox
+from exporter.simulator.options import host_and_port
+from exporter.simulator.router_options import server_context
+from exporter.simulator.visit import Reception
+
+_BACKLOG = 4096
+_STREAMS = 10_000  # at once on one connection
+_PREFIX = 5  # bytes before each message: compressed or not, and its length
+_PATHS = {f"/{SERVICE}/{method}": method for method in METHODS}
+_CONFIG = h2.config.H2Configuration(client_side=False, header_encoding="utf-8", validate_inbound_headers=False)
+
+
+class GrpcDoor:
+    """Serves in the running loop."""
+
+    def __init__(self, reception: Reception, listen: str) -> None:
+        self.reception = reception
+        self.inbox = Inbox()
+        self.connections: set[Connection] = set()
+        self._listen = listen
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> str:
+        """Listen; answers host:port. OSError if the address is taken."""
+        host, port = host_and_port(self._listen)
+        tls = self.reception.config.tls
+        context = server_context(tls) if tls else None
+        if context:
+            context.set_alpn_protocols(["h2"])
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(partial(Connection, self), host, port, backlog=_BACKLOG, ssl=context)
+        return f"{host}:{self._server.sockets[0].getsockname()[1]}"
+
+    async def close(self) -> None:
+        if self._server is None:
+            return
+        self._server.close()
+        for connection in list(self.connections):
+            connection.abort()
+        await self._server.wait_closed()
+
+
+class Connection(asyncio.Protocol):
+    """One client, with any number of calls at the same time."""
+
+    def __init__(self, door: GrpcDoor) -> None:
+        self._door = door
+        self._machine = h2.connection.H2Connection(_CONFIG)
+        self._transport: asyncio.Transport | None = None
+        self._streams: dict[int, _Stream] = {}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._door.connections.add(self)
+        self._machine.local_settings = h2.settings.Settings(
+            client=False, initial_values={h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: _STREAMS}
+        )
+        self._machine.initiate_connection()
+        self.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._door.connections.discard(self)
+        for stream in list(self._streams.values()):
+            stream.give_up()
+        self._streams.clear()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._door.inbox.put(self.read, data)
+
+    def read(self, data: bytes, received_ns: int) -> None:
+        if self._transport is None:
+            return
+        try:
+            for event in self._machine.receive_data(data):
+                self._handle(event, received_ns)
+        except h2.exceptions.ProtocolError:
+            self.flush()
+            self._transport.close()
+        else:
+            self.flush()
+
+    def flush(self) -> None:
+        data = self._machine.data_to_send()
+        if self._transport is None or not data:
+            return
+        size = self._door.reception.config.fragment or len(data)
+        for at in range(0, len(data), size):
+            self._transport.write(data[at : at + size])
+
+    def _handle(self, event: h2.events.Event, received_ns: int) -> None:
+        match event:
+            case h2.events.RequestReceived():
+                headers = {str(name): str(value) for name, value in event.headers}
+                self._streams[event.stream_id] = _Stream(self, self._machine, event.stream_id, headers)
+            case h2.events.DataReceived():
+                self._machine.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                if event.stream_id in self._streams:
+                    self._streams[event.stream_id].body += event.data
+            case h2.events.StreamEnded() if event.stream_id in self._streams:
+                self._streams[event.stream_id].begin(self._door.reception, received_ns)
+            case h2.events.StreamReset() if event.stream_id in self._streams:
+                self._streams[event.stream_id].give_up()
+                self.forget(event.stream_id)
+            case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
+                for stream in list(self._streams.values()):
+                    stream.push()
+            case h2.events.ConnectionTerminated() if self._transport is not None:
+                self._transport.close()
+            case _:
+                pass
+
+    def forget(self, number: int) -> None:
+        """That stream is over."""
+        self._streams.pop(number, None)
+
+
+class _Stream:
+    """One call's two directions. It is the `fmaas.Reply` of its Call."""
+
+    def __init__(
+        self, connection: Connection, machine: h2.connection.H2Connection, number: int, headers: dict[str, str]
+    ) -> None:
+        self.body = b""
+        self.over = False
+        self._machine = machine
+        self._number = number
+        self._headers = headers
+        self._connection = connection
+        self._call: Call | None = None
+        self._opened = False
+        self._waiting: deque[tuple[bytes, Callable[[], None] | None]] = deque()
+        self._trailers: list[tuple[str, str]] | None = None
+        self._code = grpc.StatusCode.OK
+
+    def begin(self, reception: Reception, received_ns: int) -> None:
+        method = _PATHS.get(self._headers.get(":path", ""))
+        message = self.body[_PREFIX:]
+        if method is None:
+            self.end(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        elif len(self.body) < _PREFIX or self.body[0] or int.from_bytes(self.body[1:_PREFIX]) != len(message):
+            self.end(grpc.StatusCode.INTERNAL, "expected one message, not compressed")
+        else:
+            self._call = Call(reception, self, method, received_ns, self._headers.get("x-correlation-id", ""))
+            self._call.begin(message)
+
+    def give_up(self) -> None:
+        """The client went away."""
+        self.over = True
+        if self._call is not None:
+            self._call.leave()
+
+    def send(self, message: bytes, about_to: Callable[[], None]) -> None:
+        if self.over:
+            return
+        if not self._opened:
+            self._open()
+        self._waiting.append((b"\0" + len(message).to_bytes(4) + message, about_to))
+        self.push()
+
+    def end(self, code: grpc.StatusCode, details: str = "") -> None:
+        if self.over:
+            return
+        number: int = code.value[0]
+        self._code = code
+        self._trailers = [("grpc-status", str(number))]
+        if details:
+            self._trailers.append(("grpc-message", quote(details, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")))
+        self.push()
+
+    def push(self) -> None:
+        """Send what the client's window takes, then the trailers."""
+        if self.over:
+            return
+        while self._waiting:
+            window = self._machine.local_flow_control_window(self._number)
+            size = min(window, self._machine.max_outbound_frame_size)
+            if size < 1:
+                break
+            data, about_to = self._waiting.popleft()
+            self._machine.send_data(self._number, data[:size])
+            if data[size:]:
+                self._waiting.appendleft((data[size:], None))
+            if about_to is not None:
+                about_to()
+        self._connection.flush()
+        if self._trailers is not None and not self._waiting:
+            # Written down before the client can know that it is over, and look.
+            self._leave()
+            head = [] if self._opened else _HEAD
+            self._machine.send_headers(self._number, [*head, *self._trailers], end_stream=True)
+            self._connection.flush()
+
+    def _leave(self) -> None:
+        self.over = True
+        self._connection.forget(self._number)
+        if self._call is not None:
+            self._call.leave(self._code.name)
+
+    def _open(self) -> None:
+        self._opened = True
+        self._machine.send_headers(self._number, _HEAD)
+
+
+_HEAD = [(":status", "200"), ("content-type", "application/grpc")]
