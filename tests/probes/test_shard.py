@@ -2,9 +2,9 @@
 
 import random
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +15,8 @@ from exporter.probes import open_prober
 from exporter.settings import Target, Workload
 from exporter.simulator import Config, Fault, Shard
 from exporter.timeline import generated_tokens
-from tests.simulator.caller import fast
+from tests.processes import wait_until
+from tests.simulator.caller import await_count, fast
 
 RANKS = (1, 2, 3)
 
@@ -213,10 +214,7 @@ def test_closing_from_another_thread_ends_a_call_that_hangs() -> None:
 
         thread = threading.Thread(target=attempt)
         thread.start()
-        deadline = time.monotonic() + 20
-        while not shard.state()["ranks"][0]["received"].get("Prefill"):
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        await_count(shard, "received", "Prefill")
         closing = threading.Thread(target=prober.close)
         closing.start()
         assert ended.wait(20)
@@ -233,20 +231,20 @@ def test_a_server_that_is_not_there_is_unreachable() -> None:
     prober.close()
 
 
+def ranks_of(prober: Prober) -> int:
+    try:
+        return prober.connect(5.0).ranks
+    except Failure:
+        return 0
+
+
 def test_a_shard_that_comes_back_with_more_ranks_gets_every_call_on_all_of_them(tmp_path: Any) -> None:
     listen = f"unix://{tmp_path}/shard"
     with Shard(fast(listen=listen)) as shard:
         prober = open_prober(Target(name="t", address=shard.addresses[0]))
         assert prober.connect(5.0).ranks == 1
     with Shard(fast(listen=listen, ranks=2)) as shard:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                facts = prober.connect(5.0)
-                break
-            except Failure:
-                assert time.monotonic() < deadline
-        assert facts.ranks == 2
+        assert wait_until(partial(ranks_of, prober), "the server is back") == 2
         assert prober.probe(workload(), 2, lambda: False).outcome is Outcome.OK
         prober.close()
         assert batches(shard) == 0
@@ -257,7 +255,7 @@ def test_random_faults_never_leave_a_batch_once_settled() -> None:
     with probing(fast(ranks=2, speculate=1)) as (shard, prober):
         outcomes = set()
         for _ in range(60):
-            kind = draw.choice(["unavailable", "internal", "hang", "restart", None, None])
+            kind: Any = draw.choice(["unavailable", "internal", "hang", "restart", None, None])
             if kind == "restart":
                 shard.restart()
             elif kind is not None:

@@ -1,0 +1,56 @@
+"""Who stays at a reload, and what may be sent to whom."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.settings import Target, Workload
+from exporter.targets import Facts, Plan, change, excess, refusal
+
+PLANS = st.builds(
+    lambda address, interval, share: Plan(
+        Target(name="t", address=f"h:{address}"), (Workload.model_validate({"name": "w", "interval": interval}),), share
+    ),
+    st.integers(1, 3),
+    st.sampled_from(["1s", "2s"]),
+    st.sampled_from([0.5, 1.0]),
+)
+CONFIGURATIONS = st.dictionaries(st.sampled_from("abcde"), PLANS, max_size=5)
+PAGED = Facts(protocol="generate.v3", ranks=1, requires_padding=False, block_size=16)
+
+
+@given(CONFIGURATIONS, CONFIGURATIONS)
+def test_a_target_stays_only_where_nothing_of_its_plan_changed(old: dict[str, Plan], new: dict[str, Plan]) -> None:
+    what = change(old, new)
+    stays = {name for name in old if name in new and old[name] == new[name]}
+    assert set(what.leaving) == set(old) - stays
+    assert set(what.arriving) == set(new) - stays
+    assert list(what.arriving) == [name for name in new if name in what.arriving]
+
+
+@pytest.mark.parametrize(
+    ("kv_cache", "facts", "word"),
+    [
+        (None, replace(PAGED, requires_padding=True), None),
+        (None, PAGED, "set kv_cache: exclusive"),
+        ("exclusive", PAGED, None),
+        ("reserved_block", PAGED, None),
+        ("reserved_block", replace(PAGED, block_size=0), "names its block size"),
+        ("reserved_block", replace(PAGED, requires_padding=True, block_size=0), None),
+    ],
+)
+def test_a_paged_shard_is_refused_without_consent(kv_cache: str | None, facts: Facts, word: str | None) -> None:
+    why = refusal(Target.model_validate({"name": "t", "address": "h:1", "kv_cache": kv_cache}), facts)
+    assert (why is None) == (word is None)
+    assert word is None or word in str(why)
+
+
+@given(st.integers(1, 64), st.integers(1, 100), st.integers(1, 100), st.integers(1, 10_000), st.integers(1, 300))
+def test_a_batch_is_too_large_exactly_over_a_limit(size: int, prompt: int, answer: int, batch: int, total: int) -> None:
+    target = Target(name="t", address="h:1", max_batch_tokens=batch, max_total_tokens=total)
+    work = Workload(name="w", sequence_length=prompt, decode_length=answer)
+    too_large = size * (prompt + answer) > batch or prompt + answer > total
+    assert (excess(target, work, size) is not None) == too_large
+    assert excess(Target(name="t", address="h:1"), work, size) is None
