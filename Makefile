@@ -25,7 +25,7 @@ demo: $(READY) ## run an embedded TGI shard and the exporter on it; Ctrl-C stops
 	@exec $(BIN)/tgi-probe demo
 
 .PHONY: test
-test: real-parts format-check lint types contracts proto-check unit ## every check that CI makes
+test: real-parts format-check lint types contracts proto-check dashboards-check unit ## every check that CI makes
 
 # ---- Set-up ----
 
@@ -74,6 +74,10 @@ contracts: $(READY) ## check that imports point downward
 proto-check: $(READY)
 	$(BIN)/python proto/generate.py --check
 
+.PHONY: dashboards-check
+dashboards-check: $(READY)
+	$(BIN)/python -m grafana.generate --check
+
 .PHONY: unit
 unit: $(READY) ## run the tests; ARGS="-k schedule" picks some
 	$(BIN)/pytest $(ARGS)
@@ -86,8 +90,7 @@ proto: $(READY) ## generate exporter/pb from proto/
 
 .PHONY: dashboards
 dashboards: $(READY) ## generate the Grafana dashboards
-	@test -e grafana/generate.py || { echo "no dashboards yet"; exit 1; }
-	$(BIN)/python grafana/generate.py
+	$(BIN)/python -m grafana.generate
 
 .PHONY: lock
 lock: ## write requirements/*.txt from pyproject.toml; ARGS=--upgrade takes the newest releases

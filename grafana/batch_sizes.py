@@ -1,0 +1,323 @@
+"""Which batch size should I run? The TGI benchmark's screen, live."""
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from grafana import colours, frame, promql
+from grafana.distributions import bars
+from grafana.frame import BATCH_SIZE, TARGET, WORKLOAD, Row
+from grafana.panels import lines, numbers
+from grafana.points import Axis, scatter
+from grafana.style import TOKENS_PER_SECOND, Panel, Query, Text, steps
+from grafana.tables import Column, rows
+
+UID = "tgi-probe-batch-sizes"
+TTFT = "tgi_probe_time_to_first_token_seconds"
+TOKEN = "tgi_probe_inter_token_latency_seconds"
+REQUEST = "tgi_probe_request_duration_seconds"
+DECODE = "tgi_probe_decode_duration_seconds"
+PREFILL_RATE = "tgi_probe_prefill_throughput_tokens_per_second"
+DECODE_RATE = "tgi_probe_decode_throughput_tokens_per_second"
+SHAPE = "workload, batch_size"
+MEASURES = {
+    "ttft": TTFT,
+    "inter_token_latency": TOKEN,
+    "time_per_output_token": "tgi_probe_time_per_output_token_seconds",
+    "request_duration": REQUEST,
+}
+POINTS = {str(size): shade for size, shade in colours.BATCH_SIZES.items()}
+SERIES = {f"batch {size}": shade for size, shade in colours.BATCH_SIZES.items()}
+NO_SLO = "No SLO limits a latency of these workloads: configure one"
+
+
+def limits(measure: str) -> str:
+    """Objectives for one latency, by workload and by the bucket that ends at the limit: the strictest of equals."""
+    edge = promql.whole('count_values by (slo) ("le", max by (slo) (tgi_probe_slo_threshold_seconds))')
+    judged = f'max by (slo, workload) (tgi_probe_slo_info{{measure="{measure}", workload=~"$workload"}})'
+    objective = "max by (slo) (tgi_probe_slo_objective_ratio)"
+    return (
+        f"max by (workload, le) ({edge} * on (slo) group_left (workload) {judged} * on (slo) group_left () {objective})"
+    )
+
+
+def kept() -> str:
+    """Batch sizes that keep the latency limits of all SLOs of their workload, whichever batch sizes those judge.
+
+    Every limit is a bucket's edge, so the share of what was fast enough is exact.
+    """
+    margins = []
+    for measure, histogram in MEASURES.items():
+        fast = promql.increase(f"{histogram}_bucket", f"le, {SHAPE}")
+        all_ = f"({promql.increase(f'{histogram}_count', SHAPE)} > 0)"
+        margin = f"{fast} / on ({SHAPE}) group_left () {all_} - on (workload, le) group_left () {limits(measure)}"
+        margins.append(promql.named(f"min by ({SHAPE}) ({margin})", "measure", measure))
+    return f"min by ({SHAPE}) ({' or '.join(margins)}) > -1e-9"
+
+
+def best() -> str:
+    """Throughput of the fastest batch size within the SLOs, one for each workload."""
+    return f"topk by (workload) (1, {promql.within(promql.mean(DECODE_RATE, SHAPE), kept(), SHAPE)})"
+
+
+def goals() -> str:
+    """One sample for each workload and goal, with the batch size that reaches it best."""
+    throughput, ttft, token = (promql.mean(name, SHAPE) for name in (DECODE_RATE, TTFT, TOKEN))
+    found = (
+        (best(), "1 · most throughput within the SLOs"),
+        (f"topk by (workload) (1, {throughput})", "2 · most throughput"),
+        (f"bottomk by (workload) (1, {ttft})", "3 · shortest time to first token"),
+        (f"bottomk by (workload) (1, {token})", "4 · shortest token latency"),
+    )
+    return "(" + " or ".join(promql.named(value, "goal", goal) for value, goal in found) + ")"
+
+
+def of_chosen(value: str) -> str:
+    return f"{goals()} ^ 0 * on ({SHAPE}) group_left () ({value})"
+
+
+def unreached() -> str:
+    """A row that says so where no batch size keeps the SLOs of a workload."""
+    judged = 'max by (workload) (tgi_probe_slo_info{measure!="availability", workload=~"$workload"})'
+    missing = f"{judged} unless on (workload) ({kept()})"
+    return promql.named(promql.named(missing, "goal", "1 · most throughput within the SLOs"), "batch_size", "none")
+
+
+def answers() -> list[Panel]:
+    return [
+        numbers(
+            Text(
+                "Batch size to run",
+                "Run the batch size named here: of those that kept the latency limits of the workload's SLOs in the "
+                "time range, it generates most tokens per second.",
+                TOKENS_PER_SECOND,
+                empty=NO_SLO,
+            ),
+            [Query(f"{best()} or 0 * ({unreached()})", "{{workload}}: batch {{batch_size}}")],
+            width=8,
+            height=11,
+            names=True,
+            decimals=0,
+            by=steps((None, colours.WARNING), (0.001, colours.GOOD)),
+        ),
+        rows(
+            Text(
+                "Batch size by goal",
+                "Choose the row with your goal; where the rows differ, the columns show what each choice costs.",
+            ),
+            [
+                Query(f"{goals()} ^ 0 or ({unreached()})"),
+                Query(of_chosen(promql.mean(DECODE_RATE, SHAPE))),
+                Query(of_chosen(promql.mean(TTFT, SHAPE))),
+                Query(of_chosen(promql.mean(TOKEN, SHAPE))),
+            ],
+            [
+                Column("workload", "Workload", width=110),
+                Column("goal", "Goal", width=280),
+                Column("batch_size", "Batch size", width=90),
+                Column(1, "Throughput", TOKENS_PER_SECOND, decimals=0),
+                Column(2, "First token", "s", decimals=1),
+                Column(3, "Token latency", "s", decimals=1),
+            ],
+            width=16,
+            height=11,
+            sort=[("Workload", False), ("Goal", False)],
+        ),
+    ]
+
+
+def trade_offs() -> list[Panel]:
+    by = f"target, {SHAPE}"
+
+    def over_latency(text: Text, latency: Axis, throughput: Axis) -> Panel:
+        return scatter(text, latency, throughput, per="batch_size", says="batch ${__field.name}", colour=POINTS)
+
+    def by_size(text: Text, value: Axis) -> Panel:
+        return scatter(text, Axis("Batch size", "short"), value, per="series", width=8)
+
+    def per_target(histogram: str) -> str:
+        return f'label_join({promql.mean(histogram, by)}, "series", " ", "target", "workload")'
+
+    return [
+        over_latency(
+            Text(
+                "Prefill: throughput over latency",
+                "Stop at the point after which the dots only move right: a larger batch then adds waiting and no "
+                "throughput.",
+            ),
+            Axis("Time to first token", "s", promql.mean(TTFT, by)),
+            Axis("Prefill throughput", TOKENS_PER_SECOND, promql.mean(PREFILL_RATE, by)),
+        ),
+        over_latency(
+            Text(
+                "Decode: throughput over latency",
+                "While the dots go straight up, a larger batch is free; where they bend right, users wait longer for "
+                "each token.",
+            ),
+            Axis("Token latency", "s", promql.mean(TOKEN, by)),
+            Axis("Decode throughput", TOKENS_PER_SECOND, promql.mean(DECODE_RATE, by)),
+        ),
+        by_size(
+            Text(
+                "Time to first token by batch size",
+                "Read where your limit for the first token cuts the line: no larger batch keeps it.",
+            ),
+            Axis("First token", "s", per_target(TTFT)),
+        ),
+        by_size(
+            Text(
+                "Token latency by batch size",
+                "A flat line means that larger batches cost the users nothing while they read.",
+            ),
+            Axis("Token latency", "s", per_target(TOKEN)),
+        ),
+        by_size(
+            Text(
+                "Decode throughput by batch size",
+                "Where the line flattens the server is full, and more requests at once only wait.",
+            ),
+            Axis("Throughput", TOKENS_PER_SECOND, per_target(DECODE_RATE)),
+        ),
+    ]
+
+
+def statistics(text: Text, histogram: str, *, decimals: int) -> Panel:
+    found = [
+        promql.mean(histogram, SHAPE),
+        *(promql.quantile(q, histogram, SHAPE) + " >= 0" for q in (promql.LOWEST, 0.5, 0.9, 0.99, promql.HIGHEST)),
+    ]
+    titles = ("Average", "Lowest", "p50", "p90", "p99", "Highest")
+    return rows(
+        text,
+        [Query(expr) for expr in found],
+        [
+            Column("workload", "Workload", width=100),
+            Column("batch_size", "Batch", width=70, number=True),
+            *(Column(number, title, text.unit, decimals=decimals) for number, title in enumerate(titles)),
+        ],
+        width=12,
+        height=10,
+        sort=[("Workload", False), ("Batch", False)],
+    )
+
+
+def details() -> list[Panel]:
+    return [
+        statistics(
+            Text(
+                "Time to first token",
+                "Compare p99 with the average: far apart means that some requests wait; read off buckets, so within "
+                "a tenth.",
+                "s",
+            ),
+            TTFT,
+            decimals=1,
+        ),
+        statistics(
+            Text(
+                "Prefill throughput",
+                "Prompt tokens per second of the whole batch; when it no longer grows with the batch, the GPU "
+                "computes at its limit.",
+                TOKENS_PER_SECOND,
+            ),
+            PREFILL_RATE,
+            decimals=0,
+        ),
+        statistics(
+            Text(
+                "Token latency", "The wait for each token after the first; p99 far above p50 is felt as stutter.", "s"
+            ),
+            TOKEN,
+            decimals=1,
+        ),
+        statistics(
+            Text(
+                "Decode throughput",
+                "Tokens per second of the whole batch; plan capacity with p50, not with the highest; buckets here "
+                "are half as fine as those of time.",
+                TOKENS_PER_SECOND,
+            ),
+            DECODE_RATE,
+            decimals=0,
+        ),
+        statistics(
+            Text(
+                "Decode duration",
+                "From the first token until the whole batch is done; what the answer costs after it has begun.",
+                "s",
+            ),
+            DECODE,
+            decimals=1,
+        ),
+        statistics(
+            Text(
+                "Request duration",
+                "What a user waits for in all, from sending to the last token; the sum of the first token and the "
+                "decoding.",
+                "s",
+            ),
+            REQUEST,
+            decimals=1,
+        ),
+        bars(
+            Text(
+                "Distribution of the time to first token",
+                "One hump is healthy; two mean that two things are mixed, such as batch sizes (choose one above) or "
+                "a queue (bars: requests, by upper edge in seconds).",
+            ),
+            promql.zoomed_buckets(TTFT, promql.RANGE, f"{promql.CHOSEN}, {promql.COARSE}"),
+        ),
+        bars(
+            Text(
+                "Distribution of the token latency",
+                "A tail to the bottom is what users feel as stutter, even when the average is fine (bars: tokens, by "
+                "upper edge in seconds).",
+            ),
+            promql.zoomed_buckets(TOKEN, promql.RANGE, f"{promql.CHOSEN}, {promql.COARSE}"),
+        ),
+    ]
+
+
+def history() -> list[Panel]:
+    def latest(metric: str) -> Query:
+        return Query(f"avg by (batch_size) (tgi_probe_last_{metric}{{{promql.CHOSEN}}} >= 0)", "batch {{batch_size}}")
+
+    return [
+        lines(
+            Text(
+                "Time to first token", "A step in all lines is the server; a step in one is that batch size alone.", "s"
+            ),
+            [latest("time_to_first_token_seconds")],
+            width=8,
+            colour=SERIES,
+        ),
+        lines(
+            Text("Token latency", "A step in all lines is the server; a step in one is that batch size alone.", "s"),
+            [latest("inter_token_latency_seconds")],
+            width=8,
+            colour=SERIES,
+        ),
+        lines(
+            Text(
+                "Decode throughput",
+                "Must not sink over days; a drop after a release is a regression.",
+                TOKENS_PER_SECOND,
+            ),
+            [latest("decode_throughput_tokens_per_second")],
+            width=8,
+            colour=SERIES,
+        ),
+    ]
+
+
+def build() -> Dashboard:
+    return frame.build(
+        UID,
+        "Batch sizes",
+        "Which batch size should I run?",
+        [TARGET, WORKLOAD, BATCH_SIZE],
+        [
+            Row("The answer", answers()),
+            Row("What a larger batch gains and costs", trade_offs()),
+            Row("Statistics of the time range", details()),
+            Row("Over time (newest probes)", history()),
+        ],
+    )

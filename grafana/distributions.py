@@ -1,0 +1,59 @@
+"""Histograms: over time as heatmaps, of a whole time range as bars."""
+
+from grafana_foundation_sdk.builders import bargauge, common, dashboard, heatmap
+from grafana_foundation_sdk.models import common as options
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models import heatmap as heatmap_options
+
+from grafana import colours
+from grafana.style import DATASOURCE, Panel, Query, Text, target
+
+
+def buckets(text: Text, expr: str, *, width: int = 12, height: int = 9) -> Panel:
+    """A heatmap of cumulative buckets: the darker, the more requests."""
+    panel = (
+        heatmap.Panel()
+        .title(text.title)
+        .description(text.description)
+        .datasource(DATASOURCE)
+        .span(width)
+        .height(height)
+        .calculate(False)
+        .color(
+            heatmap.HeatmapColorOptions()
+            .mode(heatmap_options.HeatmapColorMode.SCHEME)
+            .scheme("Oranges")
+            .scale(heatmap_options.HeatmapColorScale.EXPONENTIAL)
+            .exponent(0.5)
+            .steps(32)
+        )
+        .cell_gap(1)
+        .filter_values(heatmap.FilterValueRange().le(1e-9))
+        .y_axis(heatmap.YAxisConfig().unit(text.unit).axis_placement(options.AxisPlacement.LEFT))
+        .show_legend()
+        .tooltip(heatmap.HeatmapTooltip().mode(options.TooltipDisplayMode.SINGLE).y_histogram(True))
+        .targets([target(Query(expr, "{{le}}"), 0, "buckets")])
+    )
+    return panel if text.empty is None else panel.no_value(text.empty)
+
+
+def bars(text: Text, expr: str, *, width: int = 12, height: int = 9, colour: str = colours.NEUTRAL) -> Panel:
+    """A histogram of the whole time range: one bar for each bucket, named by its upper edge."""
+    return (
+        bargauge.Panel()
+        .title(text.title)
+        .description(text.description)
+        .datasource(DATASOURCE)
+        .unit(text.unit)
+        .decimals(0)
+        .min(0)
+        .span(width)
+        .height(height)
+        .orientation(options.VizOrientation.VERTICAL)
+        .display_mode(options.BarGaugeDisplayMode.BASIC)
+        .value_mode(options.BarGaugeValueMode.TEXT)
+        .show_unfilled(False)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
+        .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.FIXED).fixed_color(colour))
+        .targets([target(Query(expr, "{{le}}"), 0, "bars")])
+    )

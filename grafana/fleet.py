@@ -1,0 +1,262 @@
+"""Which replica is off? Targets side by side, compared with the others and with themselves a while ago."""
+
+from grafana_foundation_sdk.builders import dashboard
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from grafana import colours, frame, promql
+from grafana.frame import BATCH_SIZE, TARGET, WORKLOAD, Row
+from grafana.panels import lines, numbers
+from grafana.style import TOKENS_PER_SECOND, Panel, Query, Text, steps
+from grafana.tables import Column, rows
+
+UID = "tgi-probe-fleet"
+TTFT = "tgi_probe_time_to_first_token_seconds"
+TOKEN = "tgi_probe_inter_token_latency_seconds"
+DECODE_RATE = "tgi_probe_decode_throughput_tokens_per_second"
+ATTEMPTS = "tgi_probe_attempts_total"
+SHAPE = "workload, batch_size"
+SERIES = f"target, {SHAPE}"
+# 1.1 is 10 % slower than the middle of the fleet.
+BY_RATIO = steps((None, colours.GOOD), (1.1, colours.WARNING), (1.25, colours.BAD))
+BY_THROUGHPUT_RATIO = steps((None, colours.BAD), (0.8, colours.WARNING), (0.9, colours.GOOD))
+BY_FAILURES = steps((None, colours.GOOD), (0.001, colours.WARNING), (0.05, colours.BAD))
+EARLIER = "offset $compare"
+
+
+def against_fleet(histogram: str, window: str) -> str:
+    """A target's mean over the median of all, for the same workload and batch size; then the average of those."""
+    mine = f"({promql.mean(histogram, SERIES, window)})"
+    return f"avg by (target) ({mine} / on ({SHAPE}) group_left () quantile by ({SHAPE}) (0.5, {mine}))"
+
+
+def newest(name: str, when: str = "") -> str:
+    """The newest probes of all workloads and batch sizes, averaged: what is missing for a while shifts no mix."""
+    return f"avg by (target) (tgi_probe_last_{name}{{{promql.CHOSEN}}} {when} >= 0)"
+
+
+def even(histogram: str) -> str:
+    """The mean over the time range of every workload and batch size, averaged, however often each was probed."""
+    return f"avg by (target) ({promql.mean(histogram, SERIES)})"
+
+
+def earlier(histogram: str, by: str, window: str) -> str:
+    """The same mean as `promql.mean`, as long ago as chosen at the top of the dashboard."""
+
+    def grown(metric: str) -> str:
+        return f"sum by ({by}) (increase({metric}{{{promql.CHOSEN}}}[{window}] {EARLIER}))"
+
+    return f"{grown(f'{histogram}_sum')} / ({grown(f'{histogram}_count')} > 0)"
+
+
+def against_earlier(histogram: str) -> str:
+    now = promql.mean(histogram, SERIES)
+    return f"avg by (target) (({now}) / ({earlier(histogram, SERIES, promql.RANGE)}))"
+
+
+def failures() -> str:
+    bad = promql.increase(ATTEMPTS, "target", where=f'{promql.CHOSEN}, outcome!="ok"')
+    return f"{bad} / ({promql.increase(ATTEMPTS, 'target')} > 0)"
+
+
+def now() -> list[Panel]:
+    latency = "/d/tgi-probe-latency?${__url_time_range}&var-datasource=${datasource}&var-target=${__value.text}"
+    up = 'max by (target) (tgi_probe_target_up{target=~"$target"})'
+    return [
+        numbers(
+            Text("Up", "A target that is down is not measured: its numbers below are old.", "none"),
+            [Query(up, "{{target}}")],
+            width=24,
+            height=4,
+            names=True,
+            by=steps((None, colours.BAD), (1, colours.GOOD)),
+            says=((0, "down"), (1, "up")),
+        ),
+        rows(
+            Text(
+                "Targets, outliers first",
+                "1.00 is the middle of the fleet for the same work; look into the first row when its time to first "
+                "token is orange or worse.",
+            ),
+            [
+                Query(against_fleet(TTFT, promql.RANGE)),
+                Query(against_fleet(TOKEN, promql.RANGE)),
+                Query(against_fleet(DECODE_RATE, promql.RANGE)),
+                Query(failures()),
+                Query(even(TTFT)),
+                Query(even(TOKEN)),
+                Query(even(DECODE_RATE)),
+                Query(f"time() - max by (target) (tgi_probe_last_success_timestamp_seconds{{{promql.CHOSEN}}} > 0)"),
+            ],
+            [
+                Column("target", "Target", link=latency),
+                Column(0, "First token × fleet", decimals=2, by=BY_RATIO, unit="none"),
+                Column(1, "Token latency × fleet", decimals=2, by=BY_RATIO, unit="none"),
+                Column(2, "Throughput × fleet", decimals=2, by=BY_THROUGHPUT_RATIO, unit="none"),
+                Column(3, "Failed", "percentunit", decimals=1, by=BY_FAILURES),
+                Column(4, "First token", "s", decimals=1),
+                Column(5, "Token latency", "s", decimals=1),
+                Column(6, "Throughput", TOKENS_PER_SECOND, decimals=0),
+                Column(7, "Last success", "s", decimals=0),
+            ],
+            height=7,
+            sort=[("First token × fleet", True)],
+        ),
+        rows(
+            Text(
+                "What runs where",
+                "An outlier with another model, dtype, device, attention or number of ranks than its peers is "
+                "explained by that.",
+            ),
+            [
+                Query(
+                    "max by (target, kind, protocol, model, dtype, device, attention, ranks) "
+                    '(tgi_probe_target_info{target=~"$target"})'
+                )
+            ],
+            [
+                Column("target", "Target"),
+                Column("kind", "Kind"),
+                Column("protocol", "Protocol"),
+                Column("model", "Model"),
+                Column("dtype", "dtype"),
+                Column("device", "Device"),
+                Column("attention", "Attention"),
+                Column("ranks", "Ranks"),
+            ],
+            height=7,
+            sort=[("Target", False)],
+        ),
+    ]
+
+
+def side_by_side() -> list[Panel]:
+    def panel(text: Text, expr: str) -> Panel:
+        return lines(text, [Query(expr, "{{target}}")], width=8)
+
+    return [
+        panel(
+            Text(
+                "Time to first token",
+                "One line that leaves the others is that replica; all together are the load or a release.",
+                "s",
+            ),
+            newest("time_to_first_token_seconds"),
+        ),
+        panel(
+            Text(
+                "Token latency",
+                "One line that leaves the others is that replica; all together are the load or a release.",
+                "s",
+            ),
+            newest("inter_token_latency_seconds"),
+        ),
+        panel(
+            Text("Decode throughput", "The lowest line bounds what users on that replica get.", TOKENS_PER_SECOND),
+            newest("decode_throughput_tokens_per_second"),
+        ),
+        lines(
+            Text(
+                "Time to first token against the fleet",
+                "For how long a replica is off: above the dashed line it is a quarter slower than the middle.",
+                "suffix:×",
+            ),
+            [Query(against_fleet(TTFT, promql.RATE), "{{target}}")],
+            limits=[1.25],
+        ),
+        lines(
+            Text(
+                "Failed probes",
+                "Share of the probes of a target that failed; one target alone is that replica, all are the way to "
+                "them.",
+                "percentunit",
+            ),
+            [
+                Query(
+                    f"{promql.rate(ATTEMPTS, 'target', where=FAILED)} / ({promql.rate(ATTEMPTS, 'target')} > 0)",
+                    "{{target}}",
+                )
+            ],
+            most=0.1,
+        ),
+    ]
+
+
+FAILED = f'{promql.CHOSEN}, outcome!="ok"'
+
+
+def then() -> list[Panel]:
+    def panel(text: Text, name: str) -> Panel:
+        return lines(
+            text,
+            [Query(newest(name), "{{target}}"), Query(newest(name, EARLIER), "{{target}} earlier")],
+            width=8,
+        )
+
+    return [
+        rows(
+            Text(
+                "Compared with earlier",
+                "1.00 is as fast as at the time chosen at the top, above 1.10 a regression; blank: nothing was "
+                "probed that long ago.",
+            ),
+            [
+                Query(f"group by (target) (tgi_probe_success{{{promql.CHOSEN}}})"),
+                Query(against_earlier(TTFT)),
+                Query(against_earlier(TOKEN)),
+                Query(against_earlier(DECODE_RATE)),
+            ],
+            [
+                Column("target", "Target"),
+                Column(1, "First token", "suffix:×", decimals=2, by=BY_RATIO),
+                Column(2, "Token", "suffix:×", decimals=2, by=BY_RATIO),
+                Column(3, "Throughput", "suffix:×", decimals=2, by=BY_THROUGHPUT_RATIO),
+            ],
+            width=8,
+            height=8,
+            sort=[("First token", True)],
+        ),
+        panel(
+            Text(
+                "Time to first token, now and earlier",
+                "A gap to the same target's earlier line is a change of the server.",
+                "s",
+            ),
+            "time_to_first_token_seconds",
+        ),
+        panel(
+            Text(
+                "Throughput, now and earlier",
+                "A gap to the same target's earlier line is a change of the server.",
+                TOKENS_PER_SECOND,
+            ),
+            "decode_throughput_tokens_per_second",
+        ),
+    ]
+
+
+def compare() -> dashboard.CustomVariable:
+    return (
+        dashboard.CustomVariable("compare")
+        .label("Compare with")
+        .description("How long ago to compare with")
+        .values("1w,1d,6h,1h")
+        .current(models.VariableOption(text="1w", value="1w", selected=True))
+        .multi(False)
+        .include_all(False)
+    )
+
+
+def build() -> Dashboard:
+    return frame.build(
+        UID,
+        "Fleet",
+        "Which replica is off?",
+        [TARGET, WORKLOAD, BATCH_SIZE],
+        [
+            Row("Now", now()),
+            Row("Side by side", side_by_side()),
+            Row("Against $compare ago", then()),
+        ],
+        more=[compare()],
+    )

@@ -1,0 +1,229 @@
+"""Where does the time go? The server's own account beside what is seen from outside."""
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from grafana import colours, frame, promql
+from grafana.distributions import buckets
+from grafana.frame import BATCH_SIZE, TARGET, WORKLOAD, Row
+from grafana.panels import lines
+from grafana.style import Panel, Query, Text
+
+UID = "tgi-probe-latency"
+TTFT = "tgi_probe_time_to_first_token_seconds"
+TOKEN = "tgi_probe_inter_token_latency_seconds"
+SERVER = "tgi_probe_server_duration_seconds"
+OVERHEAD = "tgi_probe_overhead_seconds"
+BATCHES = {f"batch {size}": shade for size, shade in colours.BATCH_SIZES.items()}
+NO_ROUTER = "No router metrics: let this Prometheus scrape the /metrics of TGI's router too"
+
+
+def account(method: str) -> list[Query]:
+    """Mean seconds of a call, in parts that add up to what the client measures."""
+
+    def part(phase: str) -> str:
+        return promql.mean(SERVER, "method", promql.RATE, f'{promql.CHOSEN}, method="{method}", phase="{phase}"')
+
+    parts = " - ".join(f"(({part(phase)}) or 0 * ({part('total')}))" for phase in ("forward", "decode", "concat"))
+    overhead = promql.mean(OVERHEAD, "method", promql.RATE, f'{promql.CHOSEN}, method="{method}"')
+    return [
+        Query(part("forward"), "forward"),
+        Query(part("decode"), "decode"),
+        Query(f"({part('concat')}) or 0 * ({part('total')})", "concat"),
+        Query(f"clamp_min(({part('total')}) - {parts}, 0)", "rest of the server"),
+        Query(overhead, "overhead"),
+    ]
+
+
+def parts() -> list[Panel]:
+    return [
+        lines(
+            Text(
+                "Where a prefill's time goes",
+                "The largest colour is what to work on: forward is the model, decode is sampling, overhead is "
+                "queueing and transport.",
+                "s",
+            ),
+            account("prefill"),
+            stacked=True,
+            colour=colours.PARTS,
+            height=9,
+        ),
+        lines(
+            Text(
+                "Where a decode step's time goes",
+                "Overhead that grows while forward stays flat means that the server is waited for, not that it is "
+                "slow.",
+                "s",
+            ),
+            account("decode"),
+            stacked=True,
+            colour=colours.PARTS,
+            height=9,
+        ),
+    ]
+
+
+def outside() -> list[Panel]:
+    return [
+        buckets(
+            Text(
+                "Time to first token",
+                "Each band is a batch size or a workload; choose one above, and a second band is a queue.",
+                "s",
+            ),
+            promql.zoomed_buckets(TTFT, promql.RATE),
+            height=12,
+        ),
+        buckets(
+            Text(
+                "Token latency",
+                "The band is the server's pace; cells above it are stalls, such as another batch's prefill in between.",
+                "s",
+            ),
+            promql.zoomed_buckets(TOKEN, promql.RATE),
+            height=12,
+        ),
+    ]
+
+
+def overhead() -> list[Panel]:
+    def queries(method: str) -> list[Query]:
+        where = f'{promql.CHOSEN}, method="{method}"'
+        return [
+            Query(promql.quantile(q, OVERHEAD, "", promql.RATE, where), name)
+            for q, name in ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
+        ]
+
+    return [
+        lines(
+            Text(
+                f"Overhead of a {call}",
+                "Wall time minus the server's own total: tens of milliseconds mean that calls wait behind others, or "
+                "a slow way there.",
+                "s",
+            ),
+            queries(method),
+            colour=colours.QUANTILES,
+        )
+        for method, call in (("prefill", "prefill"), ("decode", "decode step"))
+    ]
+
+
+def by_batch_size() -> list[Panel]:
+    def panel(text: Text, expr: str) -> Panel:
+        return lines(text, [Query(expr, "batch {{batch_size}}")], width=8, colour=BATCHES)
+
+    forward = f'{promql.CHOSEN}, method="decode", phase="forward"'
+    return [
+        panel(
+            Text(
+                "Time to first token, p90",
+                "Lines that grow apart mean that the prefill no longer scales with the batch.",
+                "s",
+            ),
+            promql.quantile(0.9, TTFT, "batch_size", promql.RATE),
+        ),
+        panel(
+            Text("Token latency, p90", "Lines on top of each other: larger batches are free for the readers.", "s"),
+            promql.quantile(0.9, TOKEN, "batch_size", promql.RATE),
+        ),
+        panel(
+            Text(
+                "Forward pass of a decode step, average",
+                "The server's own word: if it grows as token latency does, the model is the cause.",
+                "s",
+            ),
+            promql.mean(SERVER, "batch_size", promql.RATE, forward),
+        ),
+    ]
+
+
+def live() -> list[Panel]:
+    """TGI's own router metrics, whatever job scrapes them: they carry no label of ours."""
+
+    def histogram(name: str, by: str = "") -> list[Query]:
+        edges = f"sum by (le{by and ', ' + by}) (rate({name}_bucket[{promql.RATE}]))"
+        legend = f" {{{{{by}}}}}" if by else ""
+        return [Query(f"histogram_quantile({q}, {edges})", f"p{q * 100:g}{legend}") for q in (0.5, 0.99)]
+
+    return [
+        lines(
+            Text(
+                "Requests waiting in the router",
+                "Above 0 for long: users wait before any work begins, and the probes' overhead rises with it.",
+                empty=NO_ROUTER,
+            ),
+            [Query("sum by (instance) (tgi_queue_size)", "{{instance}}")],
+            width=8,
+        ),
+        lines(
+            Text(
+                "Requests in the running batch",
+                "Compare it with the batch size that the Batch sizes dashboard recommends.",
+                empty=NO_ROUTER,
+            ),
+            [Query("sum by (instance) (tgi_batch_current_size)", "{{instance}}")],
+            width=8,
+        ),
+        lines(
+            Text(
+                "Users' time in the queue",
+                "What is high here and low in the probes of a shard is the router's queue, not the model.",
+                "s",
+                empty=NO_ROUTER,
+            ),
+            histogram("tgi_request_queue_duration"),
+            width=8,
+            colour=colours.QUANTILES,
+        ),
+        lines(
+            Text(
+                "Users' inference time",
+                "From leaving the queue to the last token, as the router sees it; moves with the users' answer "
+                "lengths.",
+                "s",
+                empty=NO_ROUTER,
+            ),
+            histogram("tgi_request_inference_duration"),
+            width=8,
+            colour=colours.QUANTILES,
+        ),
+        lines(
+            Text(
+                "Users' mean time per token",
+                "The router's mean per request, which hides stutter; the probes' token latency above does not.",
+                "s",
+                empty=NO_ROUTER,
+            ),
+            histogram("tgi_request_mean_time_per_token_duration"),
+            width=8,
+            colour=colours.QUANTILES,
+        ),
+        lines(
+            Text(
+                "Batch inference by method",
+                "The router's own prefill and decode times: far above the probes' means larger batches than those "
+                "probed.",
+                "s",
+                empty=NO_ROUTER,
+            ),
+            histogram("tgi_batch_inference_duration", "method"),
+            width=8,
+        ),
+    ]
+
+
+def build() -> Dashboard:
+    return frame.build(
+        UID,
+        "Latency in depth",
+        "Where does the time go?",
+        [TARGET, WORKLOAD, BATCH_SIZE],
+        [
+            Row("Parts of the time, as the server reports them", parts()),
+            Row("Seen from outside", outside()),
+            Row("Queueing and transport", overhead()),
+            Row("By batch size", by_batch_size()),
+            Row("Live traffic beside it (needs TGI's router metrics)", live(), folded=True),
+        ],
+    )

@@ -1,0 +1,128 @@
+"""Panels of single values: over time, and now."""
+
+from collections.abc import Mapping, Sequence
+
+from grafana_foundation_sdk.builders import common, dashboard, stat, timeseries
+from grafana_foundation_sdk.models import common as options
+
+from grafana import colours
+from grafana.style import (
+    DATASOURCE,
+    IN_ORDER,
+    LEGEND,
+    Panel,
+    Properties,
+    Query,
+    Text,
+    by_value,
+    fixed,
+    properties,
+    steps,
+    target,
+    words,
+)
+
+# Sparse probes leave gaps in rates; a line goes on over them unless they are longer than this.
+BRIDGED_GAP_MILLISECONDS = 5 * 60 * 1000
+LIMIT: Properties = {
+    "color": fixed(colours.BAD),
+    "custom.lineStyle": {"fill": "dash", "dash": [8, 8]},
+    "custom.lineWidth": 1,
+    "custom.fillOpacity": 0,
+    "custom.stacking": {"mode": "none", "group": "limit"},
+}
+
+
+def lines(
+    text: Text,
+    queries: Sequence[Query],
+    *,
+    width: int = 12,
+    height: int = 8,
+    colour: Mapping[str, str] | None = None,
+    stacked: bool = False,
+    stepped: bool = False,
+    from_zero: bool = True,
+    most: float | None = None,
+    limits: Sequence[float] = (),
+) -> Panel:
+    """Values over time. `limits` are dashed lines, `most` is the top of the axis when all values are below it."""
+    panel = (
+        timeseries.Panel()
+        .title(text.title)
+        .description(text.description)
+        .datasource(DATASOURCE)
+        .unit(text.unit)
+        .span(width)
+        .height(height)
+        .line_width(2 if not stacked else 1)
+        .fill_opacity(35 if stacked else 0)
+        .show_points(options.VisibilityMode.NEVER)
+        .span_nulls(BRIDGED_GAP_MILLISECONDS)
+        .color_scheme(IN_ORDER)
+        .legend(LEGEND)
+        .tooltip(common.VizTooltipOptions().mode(options.TooltipDisplayMode.MULTI).sort(options.SortOrder.DESCENDING))
+        .targets([target(query, number) for number, query in enumerate(queries)])
+    )
+    if from_zero:
+        panel = panel.min(0)
+    if most is not None:
+        panel = panel.axis_soft_max(most)
+    if stacked:
+        panel = panel.stacking(common.StackingConfig().mode(options.StackingMode.NORMAL).group("A"))
+    if stepped:
+        panel = panel.line_interpolation(options.LineInterpolation.STEP_AFTER)
+    if limits:
+        panel = panel.thresholds(steps((None, "transparent"), *((limit, colours.BAD) for limit in limits)))
+        panel = panel.thresholds_style(
+            common.GraphThresholdsStyleConfig().mode(options.GraphThresholdsStyleMode.DASHED)
+        )
+    if text.empty is not None:
+        panel = panel.no_value(text.empty)
+    for name, shade in (colour or {}).items():
+        panel = panel.override_by_name(name, properties({"color": fixed(shade)}))
+    if any(query.legend.endswith("limit") for query in queries):
+        panel = panel.override_by_regexp("/limit$/", properties(LIMIT))
+    return panel
+
+
+def numbers(
+    text: Text,
+    queries: Sequence[Query],
+    *,
+    width: int = 6,
+    height: int = 4,
+    by: dashboard.ThresholdsConfig | None = None,
+    says: Sequence[tuple[float, str]] = (),
+    decimals: int | None = None,
+    names: bool = False,
+    words_only: bool = False,
+) -> Panel:
+    """The newest values, large. `by` colours them, `says` shows words instead of numbers.
+
+    `names` puts the legends beside the values, `words_only` in their place.
+    """
+    shown = options.BigValueTextMode.VALUE_AND_NAME if names else options.BigValueTextMode.VALUE
+    panel = (
+        stat.Panel()
+        .title(text.title)
+        .description(text.description)
+        .datasource(DATASOURCE)
+        .unit(text.unit)
+        .span(width)
+        .height(height)
+        .graph_mode(options.BigValueGraphMode.NONE)
+        .color_mode(options.BigValueColorMode.VALUE)
+        .text_mode(options.BigValueTextMode.NAME if words_only else shown)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
+        .color_scheme(by_value())
+        .thresholds(by or steps((None, colours.NEUTRAL)))
+        .targets([target(query, number, "instant") for number, query in enumerate(queries)])
+    )
+    if says:
+        panel = panel.mappings([words(says)])
+    if decimals is not None:
+        panel = panel.decimals(decimals)
+    if text.empty is not None:
+        panel = panel.no_value(text.empty)
+    return panel

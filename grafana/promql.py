@@ -1,0 +1,60 @@
+"""Small PromQL building blocks. Everything answers an expression as text."""
+
+RATE = "$__rate_interval"
+RANGE = "$__range"
+# What the variables at the top of a dashboard choose.
+CHOSEN = 'target=~"$target", workload=~"$workload", batch_size=~"$batch_size"'
+
+
+def increase(metric: str, by: str, window: str = RANGE, where: str = CHOSEN) -> str:
+    """How much a counter grew within the window, summed up by labels."""
+    return f"sum by ({by}) (increase({metric}{{{where}}}[{window}]))"
+
+
+def rate(metric: str, by: str, window: str = RATE, where: str = CHOSEN) -> str:
+    """Per second."""
+    return f"sum by ({by}) (rate({metric}{{{where}}}[{window}]))"
+
+
+def mean(histogram: str, by: str, window: str = RANGE, where: str = CHOSEN) -> str:
+    """Average of a histogram's or a summary's observations; no sample where there was none."""
+    count = increase(f"{histogram}_count", by, window, where)
+    return f"{increase(f'{histogram}_sum', by, window, where)} / ({count} > 0)"
+
+
+def quantile(q: float, histogram: str, by: str = "", window: str = RANGE, where: str = CHOSEN) -> str:
+    """Off the buckets. q = 0 would be the edge of an empty bucket, so the lowest is asked for as a very small q."""
+    edges = increase(f"{histogram}_bucket", f"le, {by}" if by else "le", window, where)
+    return f"histogram_quantile({q:.9g}, {edges})"
+
+
+LOWEST, HIGHEST = 1e-9, 1.0
+# Every second bucket edge (1, 1.5, 2.2, 3.3, 4.7, 6.8) in any decade: for panels where each bucket needs room.
+COARSE = 'le=~"[0.]*(1|1[.]?5|2[.]?2|3[.]?3|4[.]?7|6[.]?8)[0.]*|[+]Inf"'
+
+
+def within(value: str, condition: str, on: str) -> str:
+    """Only those that are among the condition's, by these labels."""
+    return f"({value}) and on ({on}) ({condition})"
+
+
+def named(value: str, label: str, text: str) -> str:
+    return f'label_replace({value}, "{label}", "{text}", "", "")'
+
+
+def whole(value: str) -> str:
+    """Prometheus 2 keeps the client's way to write a whole bucket edge: "1.0", where count_values says "1"."""
+    return f'label_replace({value}, "le", "$1.0", "le", "([0-9]+)")'
+
+
+def zoomed_buckets(histogram: str, window: str, where: str = CHOSEN) -> str:
+    """Cumulative buckets of a heatmap, without the empty ones below the lowest and above the highest of the time range.
+
+    The highest edge that matters comes as a value from histogram_quantile, and count_values makes it a label again.
+    Rounding takes off what the interpolation adds.
+    """
+    name = f"{histogram}_bucket"
+    seen = f"sum by (le) (increase({name}{{{where}}}[{RANGE}] @ end()))"
+    total = f'scalar(sum(increase({name}{{{where}, le="+Inf"}}[{RANGE}] @ end())))'
+    top = whole(f'count_values("le", round(histogram_quantile(1, {seen}), 0.000001))')
+    return f"{increase(name, 'le', window, where)} and on (le) (({seen} > 0 < {total} * 0.999999999) or {top})"
