@@ -27,6 +27,7 @@ def buckets(text: Text, expr: str, *, width: int = 12, height: int = 9) -> Panel
             .exponent(0.5)
             .steps(32)
         )
+        .exemplars_color(colours.PURPLE)
         .cell_gap(1)
         .filter_values(heatmap.FilterValueRange().le(1e-9))
         .y_axis(heatmap.YAxisConfig().unit(text.unit).axis_placement(options.AxisPlacement.LEFT))

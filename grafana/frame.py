@@ -80,7 +80,7 @@ def build(
         .uid(uid)
         .description(question)
         .tags([TAG])
-        .editable()
+        .readonly()
         .tooltip(models.DashboardCursorSync.CROSSHAIR)
         .time(since, "now")
         .refresh("30s")

@@ -40,6 +40,11 @@ class PrometheusServer:
         assert len(samples) <= 1, f"{promql}: {samples}"
         return samples[0].value if samples else math.nan
 
+    def values_between(self, promql: str, start: float, end: float, step: float) -> list[float]:
+        """Every value of a range query, Unix times and the step in seconds, whatever its labels."""
+        data = self._api("query_range", {"query": promql, "start": repr(start), "end": repr(end), "step": repr(step)})
+        return [float(value) for element in data["result"] for _, value in element["values"]]
+
     def by(self, label: str, promql: str, at: float | None = None) -> dict[str, float]:
         """The values of a query by one label, which must tell them apart."""
         samples = self.query(promql, at)

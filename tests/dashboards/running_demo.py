@@ -1,0 +1,141 @@
+"""A demo that has seen it all, scraped by Prometheus: probes, users on a router, an outage, good and bad reloads."""
+
+import contextlib
+import json
+import re
+import signal
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.end_to_end.parts import Daemon, SimulatedShard, daemon_running, simulated_shard
+from tests.processes import ask, free_port, wait_until
+from tests.prometheus_server import PrometheusServer, prometheus_scraping
+
+QUICK = ("--speed", "20")
+RELOADED = "tgi_probe_config_last_reload_successful"
+
+
+@dataclass(frozen=True)
+class Demo:
+    daemon: Daemon
+    prometheus: PrometheusServer
+    router: str
+    began: float
+
+    def metrics_pages(self) -> list[str]:
+        """What the exporter and the router serve."""
+        return [self.daemon.get("/metrics").text, ask(f"{self.router}/metrics").text]
+
+
+def configuration(addresses: list[str]) -> dict[str, Any]:
+    return {
+        "targets": [{"name": f"llama-{number}", "address": address} for number, address in enumerate(addresses)],
+        "workloads": [
+            {
+                "name": name,
+                "sequence_length": length,
+                "decode_length": 8,
+                "batch_sizes": sizes,
+                "interval": "500ms",
+                "timeout": "5s",
+            }
+            for name, length, sizes in (("chat", 64, [1, 2, 4]), ("retrieval", 256, [1, 4]))
+        ],
+        "slos": [
+            {"name": "chat-ttft", "workload": "chat", "batch_sizes": [1], "ttft": "200ms", "objective": 0.99},
+            {"name": "chat-tokens", "workload": "chat", "inter_token_latency": "50ms", "objective": 0.95},
+            {"name": "retrieval", "workload": "retrieval", "ttft": "1ms", "objective": 0.9},
+        ],
+        "max_duty_cycle": 1,
+        "web": {"listen_address": "127.0.0.1:0"},
+    }
+
+
+@contextlib.contextmanager
+def running_demo(folder: Path) -> Iterator[Demo]:
+    door = free_port()
+    began = time.time()
+    config = folder / "config.yaml"
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(simulated_shard(f"unix://{folder}/a", *QUICK, "--ranks", "2"))
+        served = stack.enter_context(
+            simulated_shard(f"unix://{folder}/b", *QUICK, "--router-http", f"127.0.0.1:{door}")
+        )
+        config.write_text(json.dumps(configuration([first.address, served.address])))
+        daemon = stack.enter_context(daemon_running(config))
+        rules = folder / "rules.json"
+        rules.write_text(json.dumps(ALWAYS_FIRING))
+        prometheus = stack.enter_context(
+            prometheus_scraping(folder / "prometheus", [daemon.port, door], rule_files=[str(rules)])
+        )
+        router = f"http://127.0.0.1:{door}"
+        stack.enter_context(users(router))
+        make_history(config, daemon, first, prometheus)
+        yield Demo(daemon, prometheus, router, began)
+
+
+ALWAYS_FIRING = {
+    "groups": [
+        {
+            "name": "demo",
+            "rules": [{"alert": "TgiProbeDemo", "expr": "vector(1)", "labels": {"severity": "ticket", "slo": "none"}}],
+        }
+    ]
+}
+
+
+def make_history(config: Path, daemon: Daemon, shard: SimulatedShard, prometheus: PrometheusServer) -> None:
+    """An outage, a refused reload and one that is taken, each long enough to be scraped."""
+    document = config.read_text()
+    wait_until(lambda: prometheus.value("min(tgi_probe_success)") == 1, "probes", daemon.process, timeout=60)
+    shard.command("fault?kind=unavailable")
+    config.write_text("targets: []")
+    daemon.process.send(signal.SIGHUP)
+    wait_until(lambda: prometheus.value("min(tgi_probe_target_up)") == 0, "the outage is scraped", daemon.process)
+    wait_until(lambda: prometheus.value(RELOADED) == 0, "the refusal is scraped", daemon.process)
+    shard.command("fault?kind=none")
+    config.write_text(document)
+    daemon.process.send(signal.SIGHUP)
+    wait_until(lambda: prometheus.value(RELOADED) == 1, "the reload is scraped", daemon.process)
+    wait_until(lambda: prometheus.value("min(tgi_probe_success)") == 1, "probes again", daemon.process, timeout=60)
+
+
+@contextlib.contextmanager
+def users(router: str) -> Iterator[None]:
+    """One user after another asks the router for a few tokens, until the block ends."""
+    over = threading.Event()
+
+    def ask_on() -> None:
+        body = json.dumps({"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 8}}).encode()
+        while not over.is_set():
+            request = urllib.request.Request(
+                f"{router}/generate", data=body, headers={"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=20) as reply:
+                reply.read()
+            over.wait(0.05)
+
+    thread = threading.Thread(target=ask_on, name="users")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def exposed(pages: list[str]) -> dict[str, frozenset[str]]:
+    """Name of every sample that the pages hold → the names of its labels."""
+    found: dict[str, set[str]] = {}
+    for page in pages:
+        for line in page.splitlines():
+            if line and not line.startswith("#"):
+                name = re.match(r"[a-zA-Z_:][a-zA-Z0-9_:]*", line)
+                assert name, line
+                found.setdefault(name[0], set()).update(re.findall(r"[{,]([a-zA-Z_]\w*)=\"", line))
+    return {name: frozenset(labels) for name, labels in found.items()}
