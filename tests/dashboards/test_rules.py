@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 
 from grafana import colours, generate
 from tests.dashboards.asked import Json, dashboards, everything, panels
@@ -180,3 +181,11 @@ def test_a_panel_that_may_be_empty_says_why(name: str) -> None:
             assert "router metrics" in reason, panel["title"]
         if reason is not None:
             assert len(reason) > 20, panel["title"]
+
+
+def test_the_provisioning_files_name_a_prometheus_and_a_folder() -> None:
+    folder = generate.FOLDER.parent / "provisioning"
+    [source] = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    assert (source["type"], source["isDefault"], source["jsonData"]["httpMethod"]) == ("prometheus", True, "POST")
+    [provider] = yaml.safe_load((folder / "dashboards" / "tgi-probe.yaml").read_text())["providers"]
+    assert (provider["type"], provider["allowUiUpdates"]) == ("file", False)
