@@ -1,6 +1,8 @@
 """The simulator as a command."""
 
 import argparse
+import json
+import re
 import signal
 import subprocess
 import sys
@@ -8,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from exporter.simulator import Config, add_arguments, config_from, run
+from exporter.simulator import Config, add_arguments, config_from, router_options, run
+from exporter.simulator.batcher import Limits
+from tests.processes import TGI_PROBE, running, wait_until
 from tests.simulator.caller import Caller, prefill, prefill_of, request
+from tests.simulator.router.callers import Http
 
 COMMAND = (
     "import argparse, exporter.simulator as s; p = argparse.ArgumentParser(); s.add_arguments(p);"
@@ -57,6 +62,27 @@ def test_presets_and_single_numbers_combine() -> None:
         ("--protocol v1", "--protocol v1: expected one of v3, v2"),
         ("--listen here", "--listen here: expected host:port with a port from 0 to 65535"),
         ("--listen unix:///", "--listen unix:///: expected unix:///path or host:port"),
+        ("--router-http here", "--router-http here: expected host:port with a port from 0 to 65535"),
+        ("--router-grpc :0 --prefix-caching maybe", "--prefix-caching maybe: expected one of on, off"),
+        ("--router-grpc :0 --eos 2", "--eos 2: expected at least 0 and at most 1"),
+        ("--router-grpc :0 --tls-cert x", "--tls-cert and --tls-key: expected both or neither"),
+        (
+            "--router-grpc :0 --tls-cert none.pem --tls-key none.key",
+            "--tls-cert, --tls-key, --tls-client-ca none.pem none.key: expected PEM files"
+            " ([Errno 2] No such file or directory)",
+        ),
+        (
+            "--router-http :0 --max-batch-tokens 1000 --max-total-tokens 2000",
+            "--max-total-tokens 2000: expected at most the KV cache, 1000 tokens",
+        ),
+        (
+            "--router-http :0 --max-total-tokens 2000 --max-input-tokens 2000",
+            "--max-input-tokens 2000: expected less than --max-total-tokens, 2000",
+        ),
+        (
+            "--router-http :0 --max-batch-prefill-tokens 100",
+            "--max-batch-prefill-tokens 100: expected at least --max-input-tokens, 8191",
+        ),
         (
             "--model llama-3-70b",
             "llama-3-70b needs 141 GB for its weights, 1 x h100 has 72 GB each:"
@@ -90,3 +116,59 @@ def test_the_command_ends_with_1_after_a_fatal_mistake() -> None:
         "simulate: a fatal mistake ended the shard: Out of memory: 1032 tokens of KV cache wanted, 100 fit\n"
     )
     assert process.returncode == 1
+
+
+def test_router_options_reach_the_router_and_its_limits() -> None:
+    words = (
+        "--router-http :8080 --gpu l4 --jitter 0 --block-size 32 --max-batch-tokens 5000 --max-concurrent-requests 7"
+        " --prefix-caching off --tokens-per-message 3 --stream-errors status --model-id my/model"
+    )
+    config = router_options.config_from(parsed(*words.split()))
+    assert (config.http, config.grpc, config.model_id, config.jitter) == (":8080", None, "my/model", 0)
+    assert (config.tokens_per_message, config.stream_errors, config.roofline.gpu.name) == (3, "status", "l4")
+    assert config.limits == Limits(
+        max_concurrent_requests=7,
+        max_input_tokens=4999,
+        max_total_tokens=5000,
+        max_batch_prefill_tokens=4999,
+        max_batch_total_tokens=5000,
+        prefix_caching=False,
+        block_size=32,
+    )
+
+
+def test_every_door_of_the_router_has_its_line_and_no_shard_runs_unless_told() -> None:
+    words = "simulate --router-http 127.0.0.1:0 --router-grpc 127.0.0.1:0 --speed 100000"
+    with running([*TGI_PROBE, *words.split()]) as router:
+        wait_until(lambda: router.stdout.count("\n") == 2, "two lines", router)
+        http, grpc = router.stdout.splitlines()
+        assert re.fullmatch(r"router http listens on http://127\.0\.0\.1:\d+", http)
+        assert re.fullmatch(r"router grpc listens on 127\.0\.0\.1:\d+", grpc)
+        with Http(http.rpartition("/")[2]) as client:
+            assert client.ask("GET", "/health")[0] == 200
+        router.end()
+        assert (router.stdout.splitlines()[2:], router.stderr) == (["requests in flight: 0"], "")
+
+
+def test_a_shard_and_a_router_run_under_one_command_and_one_admin(tmp_path: Path) -> None:
+    words = f"simulate --listen unix://{tmp_path}/shard --router-http 127.0.0.1:0 --admin-address 127.0.0.1:0"
+    with running([*TGI_PROBE, *words.split(), "--record", str(tmp_path / "record")]) as both:
+        wait_until(lambda: both.stdout.count("\n") == 3, "three lines", both)
+        shard, http, admin = (line.rpartition(" ")[2] for line in both.stdout.splitlines())
+        caller = Caller(shard)
+        caller.call("Info")
+        caller.close()
+        with Http(http.rpartition("/")[2]) as client:
+            client.ask("POST", "/generate", {"inputs": "a", "parameters": {"max_new_tokens": 2}})
+        page = Http(admin.rpartition("/")[2])
+        assert set(json.loads(page.ask("GET", "/state")[1])) == {"shard", "router"}
+        methods = [json.loads(line)["method"] for line in page.ask("GET", "/record")[1].splitlines()]
+        assert methods == ["Info", "/generate"]
+        page.ask("POST", "/slowdown?factor=2")
+        state = json.loads(page.ask("GET", "/state")[1])
+        assert (state["shard"]["slowdown"], state["router"]["slowdown"]) == (2, 2)
+        assert page.ask("POST", "/restart")[0] == 200
+        page.connection.close()
+        both.end()
+        assert both.stdout.splitlines()[-1] == "batches left: 0; requests in flight: 0"
+    assert len((tmp_path / "record").read_text().splitlines()) == 2
