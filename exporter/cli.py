@@ -46,6 +46,15 @@ def build_parser(command: Sequence[str] = ()) -> argparse.ArgumentParser:
     _takes_config(check)
     check.set_defaults(command=_check)
 
+    rules = commands.add_parser(
+        "rules", help="print Prometheus rules for a configuration: SLO burn rates, and alerts on the probing itself"
+    )
+    if "rules" in command:
+        from exporter.alerting import commands as alerting
+
+        alerting.add_rules_arguments(rules)
+        rules.set_defaults(command=alerting.run_rules)
+
     simulate = commands.add_parser("simulate", help="an embedded shard that behaves like a real one, no GPU needed")
     if "simulate" in command:
         from exporter import simulator
@@ -89,6 +98,13 @@ def _check(options: argparse.Namespace) -> int:
 
         Current(settings.web.config_file)
     print(f"ok: {len(settings.targets)} targets, {len(settings.workloads)} workloads, {len(settings.slos)} SLOs")
+    from exporter.alerting.commands import explain
+
+    notes, warnings = explain(settings)
+    for note in notes:
+        print(note)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     return 0
 
 

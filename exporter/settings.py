@@ -133,6 +133,7 @@ class Slo(Section):
     request_duration: PositiveSeconds | None = None
     availability: Literal[True] | None = Field(None, description="true: success is all that is asked")
     objective: Real = Field(0.99, gt=0, lt=1, description="share of good requests, such as 0.99")
+    period: BudgetPeriod = Field("30d", description="what the error budget is for, 1h to 366d")  # type: ignore[assignment]
 
     @property
     def measure(self) -> str:

@@ -1,0 +1,139 @@
+"""Is it worse than it was? Each series against its own past week: latency, throughput, and the knee. Pure.
+
+A baseline is the median of a week of recorded values, so that a bad day in it does no harm; without a day of history
+there is none, and its alerts are silent. What stays worse for half a week becomes the baseline.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from exporter.alerting import promql
+from exporter.alerting.burn import whole
+from exporter.alerting.objectives import Objective
+from exporter.alerting.rule import BATCH_SIZE, TARGET, WORKLOAD, Alert, Group, Options, Recording
+from exporter.settings import Settings
+
+EVALUATION = 60.0  # seconds between two recorded values
+WEEK, LEAST_HISTORY = 7.0, 1.0  # days
+ROUNDS = 10
+# A smaller difference of latencies is noise, whatever the factor. Seconds.
+NOISE = 0.002
+# So many bad probes, less the extrapolation of a range, take a batch size out of the knee.
+BAD_PROBES = 2.5
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A histogram whose median is compared. `kind` is the word of the recording, `unit` as Prometheus spells it."""
+
+    alert: str
+    histogram: str
+    what: str
+    unit: str
+    higher_is_worse: bool
+
+
+MEASURES = (
+    Measure("TgiProbeTtftRegressed", "time_to_first_token_seconds", "time to first token", "s", True),
+    Measure("TgiProbeInterTokenLatencyRegressed", "inter_token_latency_seconds", "inter-token latency", "s", True),
+    Measure(
+        "TgiProbeThroughputRegressed", "decode_throughput_tokens_per_second", "decode throughput", " tokens/s", False
+    ),
+    Measure(
+        "TgiProbeThroughputRegressed", "prefill_throughput_tokens_per_second", "prefill throughput", " tokens/s", False
+    ),
+)
+
+
+def groups(settings: Settings, found: list[Objective], options: Options) -> list[Group]:
+    interval = max(options.scrape_interval, EVALUATION * options.time_scale)
+    longest = max((workload.interval for workload in settings.workloads), default=0.0)
+    window = whole(max(options.hours(1), ROUNDS * longest))
+    measures = tuple(rule for measure in MEASURES for rule in _regression(measure, window, interval, options))
+    knees = tuple(
+        rule
+        for objective in found
+        if len(objective.load.batch_sizes) > 1
+        for rule in _knee(objective, window, interval, options)
+    )
+    return [Group("tgi-probe-baselines", measures + knees, interval)]
+
+
+def _baseline(record: str, window: float, interval: float, options: Options) -> str:
+    """The median of the past week, leaving out the window that is compared with it; nothing without enough history."""
+    past = f"{record}[{promql.duration(options.days(WEEK))}] offset {promql.duration(window)}"
+    enough = promql.number(int(options.days(LEAST_HISTORY) / interval))
+    return f"quantile_over_time(0.5, {past})\nand count_over_time({past}) >= {enough}"
+
+
+def _regression(measure: Measure, window: float, interval: float, options: Options) -> Iterator[Recording | Alert]:
+    span, factor = promql.duration(window), promql.number(options.regression_factor)
+    now, usual = f"tgi_probe:{measure.histogram}:median_{span}", f"tgi_probe:{measure.histogram}:baseline_7d"
+    buckets = f"rate(tgi_probe_{measure.histogram}_bucket[{span}])"
+    if options.drop_labels:
+        buckets = f"sum without ({options.dropped()}) ({buckets})"
+    yield Recording(now, f"histogram_quantile(0.5, {buckets}) >= 0")  # >= 0: no NaN where nothing was measured
+    yield Recording(usual, _baseline(now, window, interval, options))
+    if measure.higher_is_worse:
+        expr = f"{now} > {factor} * {usual}\nand {now} - {usual} > {promql.number(NOISE)}"
+        direction = "above"
+    else:
+        expr = f"{now} < {usual} / {factor}"
+        direction = "below"
+    value, unit = (
+        ("{{ $value | humanizeDuration }}", "") if measure.unit == "s" else ("{{ $value | humanize }}", measure.unit)
+    )
+    yield Alert(
+        measure.alert,
+        expr,
+        "ticket",
+        summary=f"{TARGET}: {measure.what} of batch size {BATCH_SIZE} is worse than it was",
+        description=(
+            f"The median {measure.what} of workload {WORKLOAD}, batch size {BATCH_SIZE}, on {TARGET} was {value}{unit} "
+            f"in the last {span}: {direction} its own median of the past 7 days by more than the factor {factor} "
+            f"({usual})."
+        ),
+        wait=options.minutes(30),
+        labels={"measure": measure.what},
+    )
+
+
+def _knee(objective: Objective, window: float, interval: float, options: Options) -> Iterator[Recording | Alert]:
+    slo, span = objective.slo.name, promql.duration(window)
+    dropped, matchers = options.dropped("workload", "verdict"), f'slo="{slo}"'
+    ratio, knee, usual = (
+        f"slo:sli_error:batch_ratio_rate{span}",
+        "slo:largest_good_batch_size:now",
+        "slo:largest_good_batch_size:baseline_7d",
+    )
+    own, label = f"{{{matchers}}}", {"slo": slo}
+    yield Recording(ratio, promql.error_ratio(matchers, window, dropped), label)
+    yield Recording(f"slo:bad_requests:batch_increase{span}", promql.bad_requests(matchers, window, dropped), label)
+    terms = []
+    for size in objective.load.batch_sizes:
+        one = f'{{{matchers},batch_size="{size}"}}'
+        terms.append(
+            f"{size} * clamp_max(\n    ({ratio}{one} <= bool {promql.number(objective.budget)})"
+            f" + (slo:bad_requests:batch_increase{span}{one} < bool {promql.number(BAD_PROBES * size)}), 1)"
+        )
+    every = len(objective.load.batch_sizes)
+    yield Recording(
+        knee,
+        "max without (batch_size) (\n  "
+        + "\n  or ".join(terms)
+        + f"\n)\nand count without (batch_size) ({ratio}{own}) == {every}",
+        label,
+    )
+    yield Recording(usual, _baseline(knee + own, window, interval, options), label)
+    yield Alert(
+        "TgiProbeKneeMoved",
+        f"{knee}{own} < {usual}{own}",
+        "ticket",
+        summary=f"{TARGET}: the largest batch size that meets SLO {slo} has shrunk",
+        description=(
+            f"In the last {span} {TARGET} met SLO {slo} up to batch size {{{{ $value }}}} (0: at none); "
+            f"the median of the past 7 days was larger ({usual})."
+        ),
+        wait=options.minutes(30),
+        labels={"slo": slo, "workload": objective.slo.workload},
+    )

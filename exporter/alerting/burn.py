@@ -1,0 +1,140 @@
+"""The arithmetic of burn rates with few probes: which windows, and how many bad probes fire. Pure; seconds throughout.
+
+A burn rate of 1 spends the error budget exactly in its period. The pairs are those of the SRE workbook, chapter 5, for
+30 days: the long window makes an alert mean something, the short one ends it soon after the trouble.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+MONTH = 30 * DAY
+Severity = Literal["page", "ticket"]
+PAIRS: tuple[tuple[Severity, float, float, float], ...] = (
+    ("page", 14.4, 5 * MINUTE, HOUR),
+    ("page", 6.0, 30 * MINUTE, 6 * HOUR),
+    ("ticket", 3.0, 2 * HOUR, DAY),
+    ("ticket", 1.0, 6 * HOUR, 3 * DAY),
+)
+# A window must hold a few probes, or it jumps between all good, all bad and nothing; and a rate needs a few scrapes.
+SHORT_ROUNDS, LONG_ROUNDS, SCRAPES = 4, 12, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Fires when the budget burns `factor` times too fast, in the last `short` and in the last `long` seconds."""
+
+    severity: Severity
+    factor: float
+    short: float
+    long: float
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one objective judges of one target: a probe of each batch size in every `interval` seconds."""
+
+    interval: float
+    batch_sizes: tuple[int, ...]
+
+    @property
+    def largest(self) -> int:
+        """The most requests that one bad probe can spoil."""
+        return max(self.batch_sizes)
+
+    @property
+    def requests(self) -> int:
+        return sum(self.batch_sizes)
+
+
+def pairs(period: float, interval: float, scrape_interval: float, time_scale: float = 1.0) -> tuple[Pair, ...]:
+    """The four pairs for a period, with windows wide enough for the interval between probes and between scrapes.
+
+    The windows scale with the period and the factors stay, so that an alert always stands for the same share of the
+    budget, and never for a burn that would not spend it.
+    """
+    scale = period / MONTH * time_scale
+    return tuple(
+        Pair(
+            severity,
+            factor,
+            whole(max(short * scale, SHORT_ROUNDS * interval, SCRAPES * scrape_interval)),
+            whole(max(long * scale, LONG_ROUNDS * interval, 2 * SCRAPES * scrape_interval)),
+        )
+        for severity, factor, short, long in PAIRS
+    )
+
+
+def whole(seconds: float) -> float:
+    """Rounded up to what reads well: whole seconds, below ten seconds tenths."""
+    digits = 1 if seconds < 10 else 0
+    return math.ceil(round(seconds * float(10**digits), 6)) / float(10**digits)
+
+
+def budget(objective: float) -> float:
+    """Share of requests that may be bad. Rounded, because 1 - 0.99 is not the float 0.01."""
+    return round(1 - objective, 12)
+
+
+def rounds(window: float, load: Load) -> int:
+    """How often each batch size is probed in a window. Endless for back to back probes: nobody knows before."""
+    return math.floor(round(window / load.interval, 6)) if load.interval else 10**9
+
+
+def bad_probes(window: float, load: Load, allowed: float) -> int | None:
+    """The fewest bad probes whose requests are more than `allowed` (a ratio) of the window's. None: not even all."""
+    left = allowed * rounds(window, load) * load.requests
+    probes = 0
+    for size in sorted(load.batch_sizes, reverse=True):
+        needed = math.floor(round(left / size, 9)) + 1
+        if needed <= rounds(window, load):
+            return probes + needed
+        probes += rounds(window, load)
+        left -= rounds(window, load) * size
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """What it takes to fire one pair: bad probes in each window, and the seconds after which a total outage fires."""
+
+    pair: Pair
+    short: int
+    long: int
+    outage: float
+
+    @property
+    def single(self) -> bool:
+        """By the ratios alone one bad probe would do; the rules then wait for a second one."""
+        return max(self.short, self.long) == 1
+
+    @property
+    def probes(self) -> int:
+        return max(self.short, self.long, 2)
+
+
+def firing(pair: Pair, load: Load, objective: float) -> Firing | None:
+    """None for a pair that cannot fire, because its factor times the budget is more than all requests."""
+    allowed = pair.factor * budget(objective)
+    short, long = bad_probes(pair.short, load, allowed), bad_probes(pair.long, load, allowed)
+    if short is None or long is None or allowed >= 1:
+        return None
+    return Firing(pair, short, long, max(allowed * pair.long, 2 * load.interval))
+
+
+def alive(candidates: Sequence[Pair], objective: float) -> tuple[Pair, ...]:
+    """Without the pairs that not even a total outage would fire."""
+    return tuple(pair for pair in candidates if pair.factor * budget(objective) < 1)
+
+
+def longest_interval(pair: Pair, load: Load, objective: float) -> float:
+    """The interval up to which one bad probe alone does not fire the pair."""
+    return pair.factor * budget(objective) * pair.long * load.requests / load.largest
+
+
+def highest_objective(pair: Pair, load: Load) -> float:
+    """The objective up to which one bad probe alone does not fire the pair; rounded down to four digits."""
+    share = load.largest / (rounds(pair.long, load) * load.requests)
+    return math.floor(round((1 - share / pair.factor) * 10_000, 6)) / 10_000

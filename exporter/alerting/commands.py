@@ -1,0 +1,111 @@
+"""`tgi-probe rules`: its options, and what it prints. Rules on standard output, warnings on standard error."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pydantic_core import PydanticCustomError
+
+from exporter import notation
+from exporter.alerting import objectives, remarks, rules
+from exporter.alerting.rule import Options
+from exporter.settings import Settings
+from exporter.sources import load
+
+DEFAULTS = Options()
+
+
+def add_rules_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="the daemon's YAML file; without it the TGI_PROBE_… variables"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("prometheus", "k8s"),
+        default="prometheus",
+        help="a rule file (default), or a PrometheusRule resource",
+    )
+    parser.add_argument("--name", default="tgi-probe", help="name of the PrometheusRule resource (default tgi-probe)")
+    parser.add_argument(
+        "--scrape-interval", type=_duration, default=DEFAULTS.scrape_interval, metavar="DURATION",
+        help="how often Prometheus scrapes and evaluates (default 15s); no window is shorter than 4 of them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drop-label", action="append", default=[], metavar="LABEL",
+        help="sum this label away, such as pod or instance where they change with each start; may be given again",
+    )  # fmt: skip
+    parser.add_argument(
+        "--runbooks",
+        default=DEFAULTS.runbooks,
+        metavar="URL",
+        help="where docs/runbooks.md can be read by those who are paged",
+    )
+    parser.add_argument(
+        "--regression-factor", type=_factor, default=DEFAULTS.regression_factor, metavar="N",
+        help="how many times worse than the past 7 days is an alert (default 1.5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--time-scale", type=_scale, default=1.0, metavar="N",
+        help="multiply every window and wait, to see alerts fire in minutes: 0.01 makes 5m 3s (default 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--arithmetic",
+        action="store_true",
+        help="print how many bad probes page, for usual objectives and intervals, and end",
+    )
+
+
+def run_rules(arguments: argparse.Namespace) -> int:
+    if arguments.arithmetic:
+        print(remarks.arithmetic())
+        return 0
+    settings = load(arguments.config)
+    options = Options(
+        scrape_interval=arguments.scrape_interval,
+        time_scale=arguments.time_scale,
+        drop_labels=tuple(dict.fromkeys(arguments.drop_label)),
+        runbooks=arguments.runbooks,
+        regression_factor=arguments.regression_factor,
+    )
+    said, warned = explain(settings, options)
+    for warning in warned:
+        print(f"warning: {warning}", file=sys.stderr)
+    texts = [*said, *(f"warning: {warning}" for warning in warned)]
+    if arguments.format == "k8s":
+        print(rules.kubernetes_resource(settings, options, texts, arguments.name), end="")
+    else:
+        print(rules.rule_file(settings, options, texts), end="")
+    return 0
+
+
+def explain(settings: Settings, options: Options = DEFAULTS) -> tuple[list[str], list[str]]:
+    """Notes and warnings about the objectives, for `check` and `rules`."""
+    found = objectives.objectives(settings, options)
+    notes = [line for objective in found for line in remarks.notes(objective)]
+    warnings = [line for objective in found for line in remarks.warnings(objective)]
+    return notes, [*remarks.blind_objectives(settings, found), *warnings]
+
+
+def _duration(text: str) -> float:
+    try:
+        return notation.positive(notation.parse_duration(text))
+    except PydanticCustomError as error:
+        raise argparse.ArgumentTypeError(f"{error.message()}, not {text!r}") from None
+
+
+def _scale(text: str) -> float:
+    return _between(text, 0.0, 1.0)
+
+
+def _factor(text: str) -> float:
+    return _between(text, 1.0, 1000.0)
+
+
+def _between(text: str, above: float, most: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = above
+    if not above < value <= most:
+        raise argparse.ArgumentTypeError(f"must be a number above {above:g}, at most {most:g}, not {text!r}")
+    return value

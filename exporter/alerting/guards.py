@@ -1,0 +1,186 @@
+"""The alerts that guard the guard: is the target there, is it probed, does the daemon keep its promises. Pure."""
+
+from collections.abc import Iterator
+
+from exporter.alerting import promql
+from exporter.alerting.rule import BATCH_SIZE, INSTANCE, JOB, TARGET, WORKLOAD, Alert, Group, Options
+from exporter.settings import Settings, Workload
+
+STALE_INTERVALS = 3
+SKIPPED_SHARE = 0.25
+# The share of starts that may be later than this: seconds, an edge of the histogram's buckets.
+LATE_SECONDS, LATE_SHARE = 0.1, 0.05
+
+
+def groups(settings: Settings, options: Options) -> list[Group]:
+    rules = (
+        *_absent(settings, options),
+        _exporter_down(options),
+        _target_down(options),
+        *(rule for workload in settings.workloads for rule in _stale(workload, options)),
+        _refused(settings, options),
+        _skipped(settings, options),
+        _late(settings, options),
+        _reload_failed(options),
+    )
+    return [Group("tgi-probe-guards", rules)]
+
+
+def _absent(settings: Settings, options: Options) -> Iterator[Alert]:
+    for target in settings.targets:
+        yield Alert(
+            "TgiProbeAbsent",
+            f'absent(tgi_probe_target_up{{target="{target.name}"}})',
+            "page",
+            summary=f"Nobody watches {target.name}",
+            description=(
+                f"Prometheus has had no data about target {target.name} for {promql.duration(options.minutes(5))}: "
+                "tgi-probe is gone, cannot be scraped, or no longer has the target. Until it is back, no objective of "
+                "this target can alert."
+            ),
+            wait=options.minutes(5),
+        )
+
+
+def _exporter_down(options: Options) -> Alert:
+    """Whatever its job is called: what once was a tgi-probe and is still a scrape target, but does not answer."""
+    same, before = options.same_exporter or "job", promql.duration(options.days(1))
+    return Alert(
+        "TgiProbeExporterDown",
+        f"up == 0\nand on ({same})\ncount by ({same}) (last_over_time(tgi_probe_build_info[{before}]))",
+        "ticket",
+        summary=f"tgi-probe at {INSTANCE} does not answer Prometheus",
+        description=(
+            f"Scrapes of {INSTANCE} (job {JOB}) have failed for {promql.duration(options.minutes(5))}. Its targets are "
+            "not watched."
+        ),
+        wait=options.minutes(5),
+    )
+
+
+def _target_down(options: Options) -> Alert:
+    return Alert(
+        "TgiProbeTargetDown",
+        "tgi_probe_target_up == 0",
+        "page",
+        summary=f"{TARGET} is down",
+        description=(
+            f"{TARGET} has not been reachable, or has not said what it is, for {promql.duration(options.minutes(2))} "
+            "(tgi_probe_target_up is 0)."
+        ),
+        wait=options.minutes(2),
+    )
+
+
+def stale_after(workload: Workload, options: Options) -> float:
+    """Seconds without a success. Back to back probes have no interval: three timeouts, at least 5 minutes."""
+    if workload.interval:
+        return max(STALE_INTERVALS * workload.interval, 4 * options.scrape_interval)
+    return max(STALE_INTERVALS * workload.timeout, options.minutes(5))
+
+
+def _stale(workload: Workload, options: Options) -> Iterator[Alert]:
+    """A target that has only just been started or given to the daemon gets the same time for its first success."""
+    after = stale_after(workload, options)
+    limit, wait = promql.number(after), options.minutes(2)
+    newest = f'tgi_probe_last_success_timestamp_seconds{{workload="{workload.name}"}}'
+    same = options.same_exporter
+    grace = f"and on ({same}) time() - tgi_probe_config_last_reload_success_timestamp_seconds > {limit}"
+    since = "{{ if gt $value 1e9 }}never since the start{{ else }}not for {{ $value | humanizeDuration }}{{ end }}"
+    yield Alert(
+        "TgiProbeStale",
+        f"time() - max without ({options.dropped('batch_size')}) ({newest}) > {limit}\n{grace}",
+        "page",
+        summary=f"{TARGET}: no probe of workload {workload.name} succeeds any more",
+        description=(
+            f"Of workload {workload.name} on {TARGET} no batch size has succeeded in {promql.duration(after)} "
+            f"({STALE_INTERVALS} intervals): {since}."
+        ),
+        wait=wait,
+    )
+    each = f"max without ({options.dropped()}) ({newest})" if options.drop_labels else newest
+    yield Alert(
+        "TgiProbeBatchSizeStale",
+        f"time() - {each} > {limit}\n{grace}",
+        "ticket",
+        summary=f"{TARGET}: no probe of batch size {BATCH_SIZE} of workload {workload.name} succeeds any more",
+        description=(
+            f"Of workload {workload.name} on {TARGET} batch size {BATCH_SIZE} has not succeeded in "
+            f"{promql.duration(after)} ({STALE_INTERVALS} intervals): {since}."
+        ),
+        wait=wait,
+    )
+
+
+def _window(settings: Settings, least: float, intervals: int) -> float:
+    """Long enough for some probes of every workload."""
+    return max(least, intervals * max((workload.interval for workload in settings.workloads), default=0.0))
+
+
+def _refused(settings: Settings, options: Options) -> Alert:
+    window = promql.duration(_window(settings, options.minutes(15), 3))
+    dropped = options.dropped("batch_size", "outcome", "code")
+    return Alert(
+        "TgiProbeRefused",
+        f'sum without ({dropped}) (increase(tgi_probe_attempts_total{{outcome="refused"}}[{window}])) > 0',
+        "ticket",
+        summary=f"tgi-probe refuses to probe {TARGET}",
+        description=(
+            f"{{{{ $value | humanize }}}} probes of workload {WORKLOAD} in the last {window} were refused, because "
+            f"probing {TARGET} is not known to be safe. They are not judged, so no objective of it can alert."
+        ),
+        wait=options.minutes(5),
+    )
+
+
+def _skipped(settings: Settings, options: Options) -> Alert:
+    """Back-off only follows failures, which count by themselves."""
+    window = promql.duration(_window(settings, options.hours(1), 10))
+    skips = f'increase(tgi_probe_skipped_total{{reason!="backoff"}}[{window}])'
+    skipped = f"sum without ({options.dropped('reason')}) ({skips})"
+    attempted = f"sum without ({options.dropped('outcome', 'code')}) (increase(tgi_probe_attempts_total[{window}]))"
+    return Alert(
+        "TgiProbeSkipped",
+        f"{skipped}\n/\n(\n  {skipped}\n  + {attempted}\n  > 0\n)\n> {SKIPPED_SHARE:g}",
+        "ticket",
+        summary=f"{TARGET}: too many probes of batch size {BATCH_SIZE} are skipped",
+        description=(
+            f"{{{{ $value | humanizePercentage }}}} of the probes of workload {WORKLOAD}, batch size {BATCH_SIZE}, "
+            f"that were due in the last {window} were skipped ({promql.percent(SKIPPED_SHARE)} may): "
+            "there is less data than the objectives count on."
+        ),
+        wait=options.minutes(15),
+    )
+
+
+def _late(settings: Settings, options: Options) -> Alert:
+    window = promql.duration(_window(settings, options.minutes(15), 10))
+    lateness, dropped = "tgi_probe_schedule_lateness_seconds", options.dropped("le")
+    started = f'sum without ({dropped}) (increase({lateness}_bucket{{le="+Inf"}}[{window}]))'
+    on_time = f'sum without ({dropped}) (increase({lateness}_bucket{{le="{LATE_SECONDS:g}"}}[{window}]))'
+    return Alert(
+        "TgiProbeLate",
+        f"({started}\n  - {on_time} > 1.5)\n/\n{started}\n> {LATE_SHARE:g}",
+        "ticket",
+        summary=f"tgi-probe does not keep its schedule for {TARGET}",
+        description=(
+            f"{{{{ $value | humanizePercentage }}}} of the probes of {TARGET} in the last {window} were started "
+            f"more than {promql.duration(LATE_SECONDS)} late ({promql.percent(LATE_SHARE)} may): the daemon lacks CPU, "
+            "and its latencies may be its own."
+        ),
+        wait=options.minutes(15),
+    )
+
+
+def _reload_failed(options: Options) -> Alert:
+    return Alert(
+        "TgiProbeReloadFailed",
+        "tgi_probe_config_last_reload_successful == 0",
+        "ticket",
+        summary=f"tgi-probe at {INSTANCE} refused its new configuration",
+        description=(
+            "The newest reload failed and the configuration from before has stayed in force for "
+            f"{promql.duration(options.minutes(5))}. A restart would fail."
+        ),
+        wait=options.minutes(5),
+    )

@@ -1,0 +1,38 @@
+"""How Prometheus writes things: durations, windows of a series, ratios. Pure."""
+
+UNITS = (("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
+REQUESTS = "tgi_probe_slo_requests_total"
+
+
+def duration(seconds: float) -> str:
+    """`5m`, `1h30m`, `700ms`; weeks only where nothing else is left, since a period of 30d is not 4w2d."""
+    left = round(seconds * 1000)
+    text = ""
+    for unit, size in UNITS if left % UNITS[0][1] == 0 and left > UNITS[0][1] else UNITS[1:]:
+        count, left = divmod(left, size)
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def number(value: float) -> str:
+    """Without the noise of binary fractions: `0.144`, not `0.14400000000000002`."""
+    return f"{value:.12g}"
+
+
+def percent(ratio: float) -> str:
+    """`99.9 %`"""
+    return f"{ratio * 100:.10g} %"
+
+
+def error_ratio(matchers: str, window: float, dropped: str) -> str:
+    """Bad requests ÷ all requests, of increases, so that a restart does no harm; nothing where nothing was judged."""
+    bad, every = f'{REQUESTS}{{{matchers},verdict="bad"}}', f"{REQUESTS}{{{matchers}}}"
+    span = duration(window)
+    return (
+        f"sum without ({dropped}) (rate({bad}[{span}]))\n/\n"  #
+        f"(sum without ({dropped}) (rate({every}[{span}])) > 0)"
+    )
+
+
+def bad_requests(matchers: str, window: float, dropped: str) -> str:
+    return f'sum without ({dropped}) (increase({REQUESTS}{{{matchers},verdict="bad"}}[{duration(window)}]))'

@@ -1,0 +1,68 @@
+"""What a rule file is made of. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from exporter.alerting.burn import DAY, HOUR, MINUTE
+
+# Labels of the alert, as its texts name them.
+TARGET, WORKLOAD, BATCH_SIZE = "{{ $labels.target }}", "{{ $labels.workload }}", "{{ $labels.batch_size }}"
+INSTANCE, JOB = "{{ $labels.instance }}", "{{ $labels.job }}"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the rules must know besides the settings. Seconds; `time_scale` shortens all windows and waits."""
+
+    scrape_interval: float = 15.0
+    time_scale: float = 1.0
+    drop_labels: tuple[str, ...] = ()
+    runbooks: str = "docs/runbooks.md"
+    regression_factor: float = 1.5
+
+    def dropped(self, *labels: str) -> str:
+        """The labels to sum away, as PromQL lists them."""
+        return ", ".join((*labels, *self.drop_labels))
+
+    @property
+    def same_exporter(self) -> str:
+        """The labels that say which daemon a series comes from."""
+        return ", ".join(label for label in ("job", "instance") if label not in self.drop_labels)
+
+    def minutes(self, count: float) -> float:
+        return count * MINUTE * self.time_scale
+
+    def hours(self, count: float) -> float:
+        return count * HOUR * self.time_scale
+
+    def days(self, count: float) -> float:
+        return count * DAY * self.time_scale
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    record: str
+    expr: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """`wait`: seconds for which it must hold before it fires. `severity`: page or ticket, a label."""
+
+    name: str
+    expr: str
+    severity: str
+    summary: str
+    description: str
+    wait: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rules evaluated together and in order; `interval` in seconds, None = as Prometheus is set up."""
+
+    name: str
+    rules: tuple[Recording | Alert, ...]
+    interval: float | None = None
