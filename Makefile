@@ -92,6 +92,10 @@ proto: $(READY) ## generate exporter/pb from proto/
 dashboards: $(READY) ## generate the Grafana dashboards
 	$(BIN)/python -m grafana.generate
 
+.PHONY: rules
+rules: $(READY) ## write deploy/prometheus/tgi-probe.rules.yml from the configuration beside it
+	$(BIN)/tgi-probe rules --config deploy/prometheus/tgi-probe.yaml > deploy/prometheus/tgi-probe.rules.yml
+
 .PHONY: lock
 lock: ## write requirements/*.txt from pyproject.toml; ARGS=--upgrade takes the newest releases
 	scripts/lock $(ARGS)

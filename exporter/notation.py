@@ -60,6 +60,12 @@ def positive(value: float) -> float:
     return value
 
 
+def budget_period(value: float) -> float:
+    if not 3600 <= value <= 366 * 86400:
+        raise PydanticCustomError("period", "must be from 1h to 366d")
+    return value
+
+
 def check_address(address: str) -> None:
     """A gRPC address: `unix:///path` (absolute) or `host:port`. Errors: PydanticCustomError."""
     if address.startswith("unix:"):

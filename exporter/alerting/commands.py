@@ -1,6 +1,7 @@
 """`tgi-probe rules`: its options, and what it prints. Rules on standard output, warnings on standard error."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from exporter.settings import Settings
 from exporter.sources import load
 
 DEFAULTS = Options()
+KEPT_LABELS = ("slo", "target", "workload", "batch_size")
 
 
 def add_rules_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +33,7 @@ def add_rules_arguments(parser: argparse.ArgumentParser) -> None:
         help="how often Prometheus scrapes and evaluates (default 15s); no window is shorter than 4 of them",
     )  # fmt: skip
     parser.add_argument(
-        "--drop-label", action="append", default=[], metavar="LABEL",
+        "--drop-label", type=_label, action="append", default=[], metavar="LABEL",
         help="sum this label away, such as pod or instance where they change with each start; may be given again",
     )  # fmt: skip
     parser.add_argument(
@@ -91,6 +93,12 @@ def _duration(text: str) -> float:
         return notation.positive(notation.parse_duration(text))
     except PydanticCustomError as error:
         raise argparse.ArgumentTypeError(f"{error.message()}, not {text!r}") from None
+
+
+def _label(text: str) -> str:
+    if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", text, re.ASCII) or text in KEPT_LABELS:
+        raise argparse.ArgumentTypeError(f"must be a label name, and none of {', '.join(KEPT_LABELS)}, not {text!r}")
+    return text
 
 
 def _scale(text: str) -> float:

@@ -158,8 +158,7 @@ def _alert(objective: Objective, severity: str, able: Sequence[Pair]) -> Alert:
         description=(
             f"In the last {windows}, requests of workload {slo.workload} to {TARGET} missed the objective ({asked}) "
             f"{{{{ $value | humanize }}}} times as often as the {promql.percent(objective.budget)} that it allows "
-            f"({severity}: above {factors}). At that rate the budget of {promql.duration(objective.period)} is spent "
-            f"{{{{ $value | humanize }}}} times too early."
+            f"in {promql.duration(objective.period)} ({severity}: above {factors})."
         ),
         labels={"slo": slo.name, "workload": slo.workload},
     )

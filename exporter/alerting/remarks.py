@@ -43,8 +43,8 @@ def warnings(objective: Objective) -> Iterator[str]:
         factor, long = promql.number(pair.factor), promql.duration(pair.long)
         if one is None:
             yield (
-                f"slo {slo.name}: objective {promql.number(slo.objective)} is too low for the {pair.severity} at {factor}×: "
-                f"a total outage does not burn so fast. Mend: more than {_above(1 - 1 / pair.factor)}"
+                f"slo {slo.name}: objective {promql.number(slo.objective)} is too low for the {pair.severity} "
+                f"at {factor}×: a total outage does not burn so fast. Mend: more than {_above(1 - 1 / pair.factor)}"
             )
         elif one.single:
             yield (

@@ -1,0 +1,257 @@
+"""Histories of a target, replayed by promtool through the generated rules: what fires when, and what must not.
+
+At every minute that a scenario names, exactly the alerts it lists are firing, of all that the rules know.
+"""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from exporter.alerting.rule import Options
+from exporter.alerting.rules import rule_file
+from exporter.sources import load
+from tests import real_parts
+from tests.alerting.worlds import Phase, rule_test
+
+CONFIG = """
+targets: [{{name: llama, address: "localhost:50051"}}]
+workloads: [{{name: chat, batch_sizes: [1], interval: 30s}}]
+slos: [{{name: chat-ttft, workload: chat, ttft: 200ms, objective: {objective}}}]
+"""
+PAGE, TICKET = ("TgiProbeErrorBudgetBurn", "page"), ("TgiProbeErrorBudgetBurn", "ticket")
+STALE = {("TgiProbeStale", "page"), ("TgiProbeBatchSizeStale", "ticket")}
+DOWN = ("TgiProbeTargetDown", "page")
+BLIND = {("TgiProbeAbsent", "page"), ("TgiProbeExporterDown", "ticket")}
+REFUSED, SKIPPED = ("TgiProbeRefused", "ticket"), ("TgiProbeSkipped", "ticket")
+LATE, RELOAD = ("TgiProbeLate", "ticket"), ("TgiProbeReloadFailed", "ticket")
+TTFT, ITL = ("TgiProbeTtftRegressed", "ticket"), ("TgiProbeInterTokenLatencyRegressed", "ticket")
+THROUGHPUT = ("TgiProbeThroughputRegressed", "ticket")
+NOTHING: set[tuple[str, str]] = set()
+HOURS, DAY = 60, 1440
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`firing`: minute to (alert, severity)."""
+
+    name: str
+    phases: tuple[Phase, ...]
+    firing: dict[int, set[tuple[str, str]]]
+    objective: float = 0.99
+
+
+SCENARIOS = (
+    Scenario("all is well", (Phase(6 * HOURS),), {0: NOTHING, 1: NOTHING, 5: NOTHING, 60: NOTHING, 359: NOTHING}),
+    Scenario(
+        "a fast burn pages within nine minutes",
+        (Phase(DAY), Phase(60, bad=1)),
+        {1439: NOTHING, 1446: NOTHING, 1449: {PAGE}, 1453: {PAGE}, 1456: {PAGE, TICKET}, 1499: {PAGE, TICKET}},
+    ),
+    Scenario(
+        "a slow burn of five times the budget tickets and never pages",
+        (Phase(DAY), Phase(400, bad=0.05)),
+        {1439: NOTHING, 1600: NOTHING, 1790: NOTHING, 1820: {TICKET}, 1839: {TICKET}},
+    ),
+    Scenario(
+        "a blip of three minutes wakes nobody",
+        (Phase(6 * HOURS), Phase(3, bad=1), Phase(60)),
+        {minute: NOTHING for minute in (360, 361, 363, 365, 368, 380, 422)},
+    ),
+    Scenario(
+        "after a recovery the page ends with the 30 minutes, the ticket with the 6 hours",
+        (Phase(6 * HOURS), Phase(30, bad=1), Phase(7 * HOURS)),
+        {370: {PAGE, TICKET}, 389: {PAGE, TICKET}, 410: {PAGE, TICKET}, 425: {TICKET}, 740: {TICKET}, 760: NOTHING},
+    ),
+    Scenario(
+        "without traffic no objective is judged, and the silence itself pages",
+        (Phase(6 * HOURS), Phase(60, probes=0, ok=False)),
+        {361: NOTHING, 368: STALE, 419: STALE},
+    ),
+    Scenario(
+        "a target that is gone pages as down, as stale, and as a burn once that is one",
+        (Phase(6 * HOURS), Phase(60, bad=1, ok=False, target_up=False), Phase(40)),
+        {
+            361: NOTHING,
+            362: {DOWN},
+            368: {DOWN, PAGE, TICKET, *STALE},
+            419: {DOWN, PAGE, TICKET, *STALE},
+            422: {PAGE, TICKET},
+        },
+    ),
+    Scenario(
+        "an exporter that is gone is noticed after five minutes, and nothing else is made up meanwhile",
+        (Phase(6 * HOURS), Phase(60, exporter_up=False), Phase(30)),
+        {361: NOTHING, 364: NOTHING, 366: BLIND, 419: BLIND, 421: NOTHING, 449: NOTHING},
+    ),
+    Scenario(
+        "a restart of the daemon with its counters back at zero fires nothing",
+        (Phase(6 * HOURS), Phase(3, exporter_up=False), Phase(60, restart=True)),
+        {minute: NOTHING for minute in (360, 362, 363, 364, 366, 370, 422)},
+    ),
+    Scenario(
+        "a restart in the middle of a burn does not hide it",
+        (Phase(6 * HOURS), Phase(6, bad=1), Phase(1, bad=1, restart=True), Phase(60, bad=1)),
+        {363: NOTHING, 372: {PAGE, TICKET}, 425: {PAGE, TICKET}},
+    ),
+    Scenario(
+        "one bad probe at 99.9 % wakes nobody, with a history",
+        (Phase(6 * HOURS), Phase(1, bad=0.5), Phase(60)),
+        {minute: NOTHING for minute in (360, 361, 362, 363, 364, 365, 370, 420)},
+        0.999,
+    ),
+    Scenario(
+        "one bad probe at 99.9 % wakes nobody, in the first minutes of a daemon",
+        (Phase(2), Phase(1, bad=0.5), Phase(60)),
+        {minute: NOTHING for minute in range(12)} | {40: NOTHING, 62: NOTHING},
+        0.999,
+    ),
+    Scenario(
+        "a second bad probe at 99.9 % pages",
+        (Phase(6 * HOURS), Phase(1, bad=1), Phase(60)),
+        {359: NOTHING, 361: {PAGE, TICKET}, 364: {PAGE, TICKET}, 370: {TICKET}, 422: {TICKET}},
+        0.999,
+    ),
+    Scenario(
+        "a target that is bad from the daemon's first minute pages soon",
+        (Phase(15, bad=1),),
+        {0: NOTHING, 3: {PAGE, TICKET}, 14: {PAGE, TICKET}},
+    ),
+    Scenario(
+        "refused probes are not judged, and make a ticket",
+        (Phase(6 * HOURS), Phase(60, probes=0, refused=2, ok=False)),
+        {362: NOTHING, 367: {REFUSED, *STALE}, 419: {REFUSED, *STALE}},
+    ),
+    Scenario(
+        "skipping a third of the probes makes a ticket, skipping a few does not",
+        (Phase(6 * HOURS), Phase(2 * HOURS, probes=9, skipped=1), Phase(2 * HOURS, probes=2, skipped=1)),
+        {479: NOTHING, 490: NOTHING, 590: {SKIPPED}},
+    ),
+    Scenario(
+        "late starts make a ticket, a single one does not",
+        (Phase(6 * HOURS), Phase(1, late=1), Phase(60), Phase(60, late=1)),
+        {361: NOTHING, 380: NOTHING, 450: {LATE}},
+    ),
+    Scenario(
+        "a refused configuration makes a ticket after five minutes",
+        (Phase(60), Phase(30, reload_ok=False), Phase(10)),
+        {63: NOTHING, 66: {RELOAD}, 91: NOTHING},
+    ),
+    Scenario(
+        "twice its usual latency and half its throughput is a regression, within the objective too",
+        (Phase(DAY + 120), Phase(2 * HOURS, ttft=0.16, itl=0.038, throughput=40)),
+        {1559: NOTHING, 1585: NOTHING, 1660: {TTFT, ITL, THROUGHPUT}},
+    ),
+    Scenario(
+        "a fifth more latency is no regression",
+        (Phase(DAY + 120), Phase(2 * HOURS, ttft=0.12, itl=0.026)),
+        {1660: NOTHING, 1679: NOTHING},
+    ),
+    Scenario(
+        "without a day of history nothing is a regression",
+        (Phase(DAY // 2), Phase(2 * HOURS, ttft=0.18, itl=0.08, throughput=33)),
+        {720: NOTHING, 800: NOTHING, 839: NOTHING},
+    ),
+)
+
+
+def replayed(folder: Path, config: str, tests: list[dict[str, object]]) -> str:
+    """promtool's verdict: empty when every test passed, else what it found."""
+    (folder / "probe.yaml").write_text(config)
+    rules = rule_file(load(folder / "probe.yaml"), Options(), [])
+    (folder / "rules.yml").write_text(rules)
+    document = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": tests}
+    (folder / "tests.yml").write_text(yaml.safe_dump(document))
+    command = [real_parts.promtool(), "test", "rules", str(folder / "tests.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_exactly_these_alerts_fire(scenario: Scenario, tmp_path: Path) -> None:
+    test = rule_test(scenario.name, scenario.phases, scenario.firing)
+    found = replayed(tmp_path, CONFIG.format(objective=scenario.objective), [test])
+    assert not found, found
+
+
+KNEE = """
+targets: [{name: llama, address: "localhost:50051"}]
+workloads: [{name: chat, batch_sizes: [1, 2, 4], interval: 30s}]
+slos: [{name: chat-tokens, workload: chat, inter_token_latency: 50ms, objective: 0.95}]
+"""
+
+
+def verdicts(batch_size: int, bad_minutes: range, minutes: int) -> list[dict[str, str]]:
+    """Two probes a minute of one batch size, all bad in some minutes."""
+    counts = {"good": 0, "bad": 0}
+    values: dict[str, list[int]] = {"good": [], "bad": []}
+    for minute in range(minutes):
+        counts["bad" if minute in bad_minutes else "good"] += 2 * batch_size
+        for verdict, seen in values.items():
+            seen.append(counts[verdict])
+    labels = f'slo="chat-tokens",workload="chat",batch_size="{batch_size}",target="llama",job="j",instance="i"'
+    return [
+        {
+            "series": f'tgi_probe_slo_requests_total{{{labels},verdict="{verdict}"}}',
+            "values": " ".join(map(str, values[verdict])),
+        }
+        for verdict in values
+    ]
+
+
+def test_the_knee_moves_when_the_largest_batch_size_stays_bad_and_not_for_two_bad_probes(tmp_path: Path) -> None:
+    minutes, moved = DAY + 300, range(DAY + 200, DAY + 300)
+    blip = range(DAY + 100, DAY + 101)
+    series = verdicts(1, range(0), minutes) + verdicts(2, blip, minutes) + verdicts(4, moved, minutes)
+    firing = 'group by (alertname, slo, target) (ALERTS{alertname="TgiProbeKneeMoved",alertstate="firing"})'
+    size = 'slo:largest_good_batch_size:now{slo="chat-tokens"}'
+    labels = 'slo="chat-tokens",target="llama",job="j",instance="i"'
+    fires = [{"labels": '{alertname="TgiProbeKneeMoved", slo="chat-tokens", target="llama"}', "value": 1}]
+
+    def knee(value: int) -> list[dict[str, object]]:
+        return [{"labels": f"slo:largest_good_batch_size:now{{{labels}}}", "value": value}]
+
+    expected: list[tuple[int, str, list[dict[str, object]]]] = [
+        (DAY + 130, size, knee(4)),
+        (DAY + 130, firing, []),
+        (DAY + 250, size, knee(2)),
+        (DAY + 299, firing, fires),
+    ]
+    checks = [{"expr": expr, "eval_time": f"{at}m", "exp_samples": samples} for at, expr, samples in expected]
+    found = replayed(tmp_path, KNEE, [{"interval": "1m", "input_series": series, "promql_expr_test": checks}])
+    assert not found, found
+
+
+BURN_TEXT = (
+    "In the last {windows}, requests of workload chat to llama missed the objective (time to first token ≤ 200ms) "
+    "{burn} times as often as the 1 % that it allows in 30d ({severity}: above {factors})."
+)
+
+
+def test_the_texts_of_an_alert_name_the_values_and_their_units(tmp_path: Path) -> None:
+    test = rule_test("texts", [Phase(6 * HOURS), Phase(60, bad=1)], {})
+    common = {"slo": "chat-ttft", "workload": "chat", "target": "llama", "job": "tgi-probe", "instance": "probe:9477"}
+    test["alert_rule_test"] = [
+        {
+            "eval_time": "419m",
+            "alertname": "TgiProbeErrorBudgetBurn",
+            "exp_alerts": [
+                {
+                    "exp_labels": common | {"severity": severity},
+                    "exp_annotations": {
+                        "summary": "llama burns the error budget of SLO chat-ttft too fast",
+                        "description": BURN_TEXT.format(severity=severity, windows=windows, factors=factors, burn=burn),
+                        "runbook_url": "docs/runbooks.md#tgiprobeerrorbudgetburn",
+                    },
+                }
+                for severity, windows, factors, burn in (
+                    ("page", "1h or 6h", "14.4× or 6×", "100"),
+                    ("ticket", "1d or 3d", "3× or 1×", "14.1"),
+                )
+            ],
+        }
+    ]
+    found = replayed(tmp_path, CONFIG.format(objective=0.99), [test])
+    assert not found, found
