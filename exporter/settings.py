@@ -18,6 +18,7 @@ from exporter import notation
 
 Seconds = Annotated[float, BeforeValidator(notation.parse_duration)]
 PositiveSeconds = Annotated[Seconds, AfterValidator(notation.positive)]
+BudgetPeriod = Annotated[Seconds, AfterValidator(notation.budget_period)]
 Whole = Annotated[int, BeforeValidator(notation.no_truth)]
 Real = Annotated[float, BeforeValidator(notation.no_truth), Field(allow_inf_nan=False)]
 Name = Annotated[str, AfterValidator(notation.name)]

@@ -24,12 +24,16 @@ SHORT_ROUNDS, LONG_ROUNDS, SCRAPES = 4, 12, 4
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Fires when the budget burns `factor` times too fast, in the last `short` and in the last `long` seconds."""
+    """Fires when the budget burns `factor` times too fast, in the last `short` and in the last `long` seconds.
+
+    `narrow`: what `long` would be with any number of probes.
+    """
 
     severity: Severity
     factor: float
     short: float
     long: float
+    narrow: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ def pairs(period: float, interval: float, scrape_interval: float, time_scale: fl
             factor,
             whole(max(short * scale, SHORT_ROUNDS * interval, SCRAPES * scrape_interval)),
             whole(max(long * scale, LONG_ROUNDS * interval, 2 * SCRAPES * scrape_interval)),
+            whole(max(long * scale, 2 * SCRAPES * scrape_interval)),
         )
         for severity, factor, short, long in PAIRS
     )
@@ -131,7 +136,8 @@ def alive(candidates: Sequence[Pair], objective: float) -> tuple[Pair, ...]:
 
 def longest_interval(pair: Pair, load: Load, objective: float) -> float:
     """The interval up to which one bad probe alone does not fire the pair."""
-    return pair.factor * budget(objective) * pair.long * load.requests / load.largest
+    needed = math.ceil(round(load.largest / (pair.factor * budget(objective) * load.requests), 6))
+    return pair.narrow / needed
 
 
 def highest_objective(pair: Pair, load: Load) -> float:

@@ -115,6 +115,6 @@ def test_a_duration_is_read_back_as_it_was_written(milliseconds: int) -> None:
 
 
 def test_a_single_bad_probe_counts_as_two_so_that_the_rules_and_the_words_agree() -> None:
-    one = firing(Pair("page", 14.4, 300, 3600), Load(60, (1,)), 0.999)
+    one = firing(Pair("page", 14.4, 300, 3600, 3600), Load(60, (1,)), 0.999)
     assert one is not None
     assert (one.single, one.probes) == (True, 2)

@@ -1,6 +1,7 @@
 """Histories of a target, replayed by promtool through the generated rules: what fires when, and what must not.
 
-At every minute that a scenario names, exactly the alerts it lists are firing, of all that the rules know.
+At every minute that a scenario names, exactly the alerts it lists are firing, of all that the rules know. Tickets get
+three minutes of grace, since recordings over days are made every two and a half.
 """
 
 import subprocess
@@ -47,13 +48,13 @@ SCENARIOS = (
     Scenario("all is well", (Phase(6 * HOURS),), {0: NOTHING, 1: NOTHING, 5: NOTHING, 60: NOTHING, 359: NOTHING}),
     Scenario(
         "a fast burn pages within nine minutes",
-        (Phase(DAY), Phase(60, bad=1)),
-        {1439: NOTHING, 1446: NOTHING, 1449: {PAGE}, 1453: {PAGE}, 1456: {PAGE, TICKET}, 1499: {PAGE, TICKET}},
+        (Phase(6 * HOURS), Phase(60, bad=1)),
+        {359: NOTHING, 367: {TICKET}, 369: {PAGE, TICKET}, 419: {PAGE, TICKET}},
     ),
     Scenario(
         "a slow burn of five times the budget tickets and never pages",
-        (Phase(DAY), Phase(400, bad=0.05)),
-        {1439: NOTHING, 1600: NOTHING, 1790: NOTHING, 1820: {TICKET}, 1839: {TICKET}},
+        (Phase(6 * HOURS), Phase(150, bad=0.05)),
+        {359: NOTHING, 400: NOTHING, 445: NOTHING, 460: {TICKET}, 509: {TICKET}},
     ),
     Scenario(
         "a blip of three minutes wakes nobody",
@@ -111,13 +112,13 @@ SCENARIOS = (
     Scenario(
         "a second bad probe at 99.9 % pages",
         (Phase(6 * HOURS), Phase(1, bad=1), Phase(60)),
-        {359: NOTHING, 361: {PAGE, TICKET}, 364: {PAGE, TICKET}, 370: {TICKET}, 422: {TICKET}},
+        {359: NOTHING, 364: {PAGE, TICKET}, 370: {TICKET}, 422: {TICKET}},
         0.999,
     ),
     Scenario(
         "a target that is bad from the daemon's first minute pages soon",
         (Phase(15, bad=1),),
-        {0: NOTHING, 3: {PAGE, TICKET}, 14: {PAGE, TICKET}},
+        {0: NOTHING, 5: {PAGE, TICKET}, 14: {PAGE, TICKET}},
     ),
     Scenario(
         "refused probes are not judged, and make a ticket",
@@ -140,14 +141,9 @@ SCENARIOS = (
         {63: NOTHING, 66: {RELOAD}, 91: NOTHING},
     ),
     Scenario(
-        "twice its usual latency and half its throughput is a regression, within the objective too",
-        (Phase(DAY + 120), Phase(2 * HOURS, ttft=0.16, itl=0.038, throughput=40)),
-        {1559: NOTHING, 1585: NOTHING, 1660: {TTFT, ITL, THROUGHPUT}},
-    ),
-    Scenario(
-        "a fifth more latency is no regression",
-        (Phase(DAY + 120), Phase(2 * HOURS, ttft=0.12, itl=0.026)),
-        {1660: NOTHING, 1679: NOTHING},
+        "twice the latency or half the throughput is a regression, though the objective is met; a fifth more is none",
+        (Phase(DAY + 90), Phase(100, ttft=0.12, itl=0.026), Phase(120, ttft=0.16, itl=0.038, throughput=40)),
+        {1529: NOTHING, 1629: NOTHING, 1650: NOTHING, 1740: {TTFT, ITL, THROUGHPUT}},
     ),
     Scenario(
         "without a day of history nothing is a regression",
@@ -231,11 +227,11 @@ BURN_TEXT = (
 
 
 def test_the_texts_of_an_alert_name_the_values_and_their_units(tmp_path: Path) -> None:
-    test = rule_test("texts", [Phase(6 * HOURS), Phase(60, bad=1)], {})
+    test = rule_test("texts", [Phase(60, bad=1)], {})
     common = {"slo": "chat-ttft", "workload": "chat", "target": "llama", "job": "tgi-probe", "instance": "probe:9477"}
     test["alert_rule_test"] = [
         {
-            "eval_time": "419m",
+            "eval_time": "59m",
             "alertname": "TgiProbeErrorBudgetBurn",
             "exp_alerts": [
                 {
@@ -248,7 +244,7 @@ def test_the_texts_of_an_alert_name_the_values_and_their_units(tmp_path: Path) -
                 }
                 for severity, windows, factors, burn in (
                     ("page", "1h or 6h", "14.4× or 6×", "100"),
-                    ("ticket", "1d or 3d", "3× or 1×", "14.1"),
+                    ("ticket", "1d or 3d", "3× or 1×", "100"),
                 )
             ],
         }
