@@ -32,7 +32,7 @@ test: real-parts format-check lint types contracts proto-check dashboards-check 
 .PHONY: venv
 venv: $(READY) ## make .venv with everything locked in requirements/dev.txt
 
-$(READY): .venv/locked pyproject.toml
+$(READY): .venv/locked .venv/peers/ready pyproject.toml
 	@$(BIN)/pip install $(QUIET) --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
@@ -41,6 +41,12 @@ $(READY): .venv/locked pyproject.toml
 	echo "setting up .venv with $$($$python --version) (about a minute, once)"; \
 	$$python -m venv --clear .venv; \
 	$(BIN)/pip install $(QUIET) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Programs of others to hold the wire contract against, for their generated code alone: with all they depend on, they
+# would bring an inference server.
+.venv/peers/ready: requirements/peers.txt .venv/locked
+	@$(BIN)/pip install $(QUIET) --no-deps --require-hashes --upgrade --target .venv/peers -r requirements/peers.txt
 	@touch $@
 
 .PHONY: real-parts
