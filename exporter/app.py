@@ -25,8 +25,8 @@ from exporter.sources import SettingsError, load
 from exporter.targets import Facts, Plan, change, plans
 from exporter.web.current import Current
 
-# In flight calls get this long to end by themselves; Kubernetes kills after 30 s.
-DRAIN_SECONDS = 20.0
+# In flight calls get this long to end by themselves. With what follows it must fit into Kubernetes' 30 s.
+DRAIN_SECONDS = 15.0
 CUT_SECONDS = 6.0
 RELOAD_PATIENCE = 60.0
 SIGNAL_SECONDS = 1.0

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from exporter.observation import Failure, Observation, Outcome, Series, SkipReason
@@ -68,6 +68,8 @@ class Runner:
         self._stop = threading.Event()
         self._window = Window()
         self._failures = 0
+        self._failed_in_probe = False
+        self._connected = False
         self._facts: Facts | None = None
         self._workloads: dict[Series, Workload] = dict(plan.series())
         self._warm: set[Series] = set()
@@ -107,6 +109,8 @@ class Runner:
             case Skip(key, _, reason):
                 if isinstance(key, Series):
                     self._ledger.skipped(key, reason)
+                elif reason is SkipReason.BACKOFF:
+                    self._check()
             case Start(key, due):
                 self._start(key, due)
 
@@ -155,7 +159,9 @@ class Runner:
         )
 
     def _probe(self, series: Series, workload: Workload) -> Result:
+        self._connected = False
         facts = self._connect()
+        self._connected = True
         self._prober.settle(SETTLE_TIMEOUT)
         why = self._prober.refusal(facts)
         if why is not None:
@@ -200,10 +206,12 @@ class Runner:
         rest_until = now + rest_after(busy, self.plan.max_duty_cycle)
         if observation.outcome in (Outcome.OK, Outcome.REFUSED):
             self._failures = 0
+            self._failed_in_probe = False
             if observation.outcome is Outcome.REFUSED and self._workloads[series].interval == 0:
                 rest_until = max(rest_until, now + CHECK_INTERVAL)
         else:
             self._failures += 1
+            self._failed_in_probe |= self._connected
             if observation.outcome is Outcome.UNREACHABLE:
                 self._lost()
         backoff = backoff_after(self._failures, BACKOFF_FIRST, BACKOFF_LONGEST, self._random.random())
@@ -214,6 +222,11 @@ class Runner:
         self._promised = self._clock.now() + 2 * CONNECT_TIMEOUT + PATIENCE
         try:
             self._connect()
+            if self._failures and not self._failed_in_probe:
+                # Every failure was that it was away, and it is back. One that failed in a probe gets its full pause:
+                # it may be the probes that bring it down.
+                self._failures = 0
+                self._window = replace(self._window, backoff_until=self._clock.now())
         except Failure:
             pass
         except Exception:  # as for an attempt: seen, but not the end of watching

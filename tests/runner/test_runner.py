@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from exporter.observation import Failure, Outcome, SkipReason
 from exporter.prober import Abandoned
-from exporter.runner import BACKOFF_LONGEST
+from exporter.runner import BACKOFF_LONGEST, CHECK_INTERVAL
 from exporter.settings import Target, Workload
 from tests.runner.virtual import unreachable, watched
 
@@ -135,6 +135,18 @@ def test_a_success_ends_the_backing_off() -> None:
     starts = [observation.started for observation in ledger.observations]
     assert [observation.outcome for observation in ledger.observations[:6]] == [Outcome.UNREACHABLE] * 5 + [Outcome.OK]
     assert starts[7] - starts[6] == pytest.approx(0.1)
+
+
+def test_a_target_that_was_away_is_probed_again_as_soon_as_a_check_finds_it() -> None:
+    ledger, _ = watched(200, workload(interval="0s"), connects=iter([unreachable()] * 12))
+    away = [observation.ended for observation in ledger.observations if observation.outcome is Outcome.UNREACHABLE]
+    back = next(observation.started for observation in ledger.observations if observation.outcome is Outcome.OK)
+    assert 0 <= back - away[-1] <= CHECK_INTERVAL
+
+
+def test_a_target_that_answers_checks_but_fails_in_probes_gets_its_full_pause() -> None:
+    ledger, prober = watched(600, workload(interval="0s"), fates=repeat(unreachable()))
+    assert len(prober.sent) == len(ledger.observations) < 600 / (BACKOFF_LONGEST / 2) + 8
 
 
 def test_periodic_probes_skipped_while_backing_off_say_so() -> None:
