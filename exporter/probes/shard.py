@@ -294,6 +294,8 @@ class Batch:
         parsed = [_parsed(response, data, rpc, address) for data, address in zip(answers, addresses, strict=True)]
         generations = [generation for answer in parsed for generation in answer.generations]
         answered = [generation.request_id for generation in generations]
+        if strangers := set(answered) - self._unfinished:
+            _malformed(rpc, addresses[0], f"{len(strangers)} generations for requests that are not in the batch")
         if len(answered) != len(self._unfinished) or set(answered) != self._unfinished:
             _malformed(rpc, addresses[0], f"{len(answered)} generations for {len(self._unfinished)} requests")
         tokens = sum(len(generation.tokens.ids) for generation in generations)
