@@ -61,6 +61,8 @@ class Router:
         self._random = random.Random(config.seed)
         self._visits: dict[int, Visit] = {}
         self._tokens: deque[Token] = deque()
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="router-doors", daemon=True)
         self._doors: list[Door] = []
@@ -79,10 +81,12 @@ class Router:
 
     def stop(self) -> None:
         """Close the doors; what is in flight is cut."""
-        self._engine.stop()
-        self._wait_for(self._close())
-        self._end_loop()
-        self._record.close()
+        self._stopped.set()
+        with self._lock:
+            self._engine.stop()
+            self._wait_for(self._close())
+            self._end_loop()
+            self._record.close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -157,14 +161,18 @@ class Router:
 
     def restart(self, seconds: float = 0.0) -> None:
         """Go away for `seconds` and come back on the same addresses with an empty queue and cache, without a fault."""
-        self._engine.stop()
-        self._wait_for(self._close())
-        self.fault(None)
-        time.sleep(seconds)
-        self.restarts += 1
-        self._engine = self._new_engine()
-        self._wait_for(self._open())
-        self._engine.start()
+        with self._lock:
+            if self._stopped.is_set():
+                return
+            self._engine.stop()
+            self._wait_for(self._close())
+            self.fault(None)
+            if self._stopped.wait(seconds):
+                return
+            self.restarts += 1
+            self._engine = self._new_engine()
+            self._wait_for(self._open())
+            self._engine.start()
 
     def _new_engine(self) -> Engine:
         batcher = Batcher(self.config.limits, self.config.roofline.slowed(self._slowdown))
