@@ -15,9 +15,11 @@ import yaml
 from exporter import metrics as instruments
 from exporter.exposition import Exposition, Views
 from exporter.journal import Journal, logger, set_up
+from exporter.load import LoadRunner
 from exporter.metrics import Metrics
 from exporter.observation import Observation, Series, SkipReason
-from exporter.probes import open_prober
+from exporter.prober import Census
+from exporter.probes import open_background, open_prober
 from exporter.runner import Runner
 from exporter.schedule import phase
 from exporter.settings import Settings
@@ -41,6 +43,7 @@ class Recorder:
         self.metrics = metrics
         self.journal = Journal()
         self.kinds: dict[str, str] = {}
+        self._inflight: dict[str, dict[str, int]] = {}
 
     def record(self, observation: Observation) -> None:
         self.metrics.record(observation)
@@ -53,7 +56,13 @@ class Recorder:
         self.metrics.late(target, seconds)
 
     def inflight(self, target: str, probes: int) -> None:
-        self.metrics.inflight(target, probes)
+        self.underway(target, "", probes)
+
+    def underway(self, target: str, workload: str, requests: int) -> None:
+        """The requests of a background load; the batch probe, if one is in flight, has no name."""
+        parts = self._inflight.setdefault(target, {})
+        parts[workload] = requests
+        self.metrics.inflight(target, sum(list(parts.values())))
 
     def up(self, target: str, facts: Facts | None) -> None:
         self.metrics.up(target, self.kinds.get(target, ""), facts)
@@ -61,9 +70,9 @@ class Recorder:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """One target under watch: its runner and the thread that runs it."""
+    """One target under watch: its runner and the thread that runs it, or those of a background load on it."""
 
-    runner: Runner
+    runner: Runner | LoadRunner
     thread: threading.Thread
 
 
@@ -83,7 +92,7 @@ class Daemon:
         self._settings = read()
         set_up(self._settings.log_level, self._settings.log_format)
         self._commands: queue.SimpleQueue[ReloadRequest | None] = queue.SimpleQueue()
-        self._watches: dict[str, Watch] = {}
+        self._watches: dict[str, list[Watch]] = {}
         self._started = 0
         self._recorder = Recorder(self._new_metrics(self._settings))
         self._web = Current(self._settings.web.config_file, self._recorder.journal.warn)
@@ -159,13 +168,26 @@ class Daemon:
             self._recorder.metrics.announce(plan)
             if not plan.workloads:
                 logger.warning("target %s has no workload: it is only checked for being up", name)
-            runner = Runner(plan, open_prober(plan.target), self._recorder, phase(self._started), seed=self._started)
+            census = Census()
+            prober = open_prober(plan.target, census)
+            runners: list[Runner | LoadRunner] = [
+                Runner(plan.batches, prober, self._recorder, phase(self._started), seed=self._started)
+            ]
+            for workload in plan.loads:
+                background = open_background(plan.target, workload, census)
+                runners.append(LoadRunner(plan.only(workload), background, self._recorder, seed=self._started))
             self._started += 1
-            thread = threading.Thread(target=self._guarded, args=(runner,), name=f"probe-{name}", daemon=True)
-            self._watches[name] = Watch(runner, thread)
-            thread.start()
+            self._watches[name] = [self._watched(runner) for runner in runners]
 
-    def _guarded(self, runner: Runner) -> None:
+    def _watched(self, runner: Runner | LoadRunner) -> Watch:
+        thread = threading.Thread(target=self._guarded, args=(runner,), name=f"probe-{runner.name}", daemon=True)
+        thread.start()
+        return Watch(runner, thread)
+
+    def _all_watches(self) -> list[Watch]:
+        return [watch for watches in list(self._watches.values()) for watch in watches]
+
+    def _guarded(self, runner: Runner | LoadRunner) -> None:
         """A target's thread must never end unseen."""
         try:
             runner.run()
@@ -178,7 +200,7 @@ class Daemon:
 
     def _drain(self, names: list[str]) -> None:
         """Stop these targets: all are told first, then waited for, so that it takes as long as the slowest."""
-        watches = [self._watches.pop(name) for name in names]
+        watches = [watch for name in names for watch in self._watches.pop(name)]
         for watch in watches:
             watch.runner.stop()
         deadline = time.monotonic() + DRAIN_SECONDS
@@ -248,13 +270,11 @@ class Daemon:
 
     def _unhealthy(self) -> str | None:
         now = time.perf_counter()
-        still = [watch.runner.name for watch in list(self._watches.values()) if watch.runner.stands_still(now)]
+        still = [watch.runner.name for watch in self._all_watches() if watch.runner.stands_still(now)]
         return f"standing still: {', '.join(still)}" if still else None
 
     def _unready(self) -> str | None:
-        waiting = [
-            w.runner.name for w in list(self._watches.values()) if w.runner.plan.workloads and not w.runner.attempted
-        ]
+        waiting = [w.runner.name for w in self._all_watches() if w.runner.plan.workloads and not w.runner.attempted]
         return f"no first attempt yet: {', '.join(waiting)}" if waiting else None
 
 

@@ -2,7 +2,8 @@
 
 import grpc
 
-from exporter.observation import Failure, Outcome
+from exporter import statuses
+from exporter.observation import Failure
 
 OPTIONS = (
     # A default client refuses answers over 4 MiB and leaves the batch cached in the shard.
@@ -19,15 +20,6 @@ OPTIONS = (
     ("grpc.primary_user_agent", "tgi-probe"),
 )
 
-# Not in the table: UNKNOWN and the rest are what the server said of a request it had understood: rejected.
-OUTCOMES = {
-    grpc.StatusCode.DEADLINE_EXCEEDED: Outcome.TIMEOUT,
-    grpc.StatusCode.UNAVAILABLE: Outcome.UNREACHABLE,
-    # A server that shuts down ends its calls in flight with CANCELLED; we cancel none that we still wait for.
-    grpc.StatusCode.CANCELLED: Outcome.UNREACHABLE,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: Outcome.OVERLOADED,
-}
-
 
 def open_channel(address: str) -> grpc.Channel:
     """A channel to `unix:///path` or `host:port`. It connects on the first call, and does not wait for a server."""
@@ -38,4 +30,4 @@ def failure(error: grpc.RpcError, what: str, address: str) -> Failure:
     """The Failure that a gRPC error means, its detail one line: what was called where, and what the server said."""
     code: grpc.StatusCode = error.code()
     said = " ".join(str(error.details() or "").split())
-    return Failure(OUTCOMES.get(code, Outcome.REJECTED), code.name, f"{what} at {address}: {said or code.name}")
+    return Failure(statuses.of_grpc(code.name), code.name, f"{what} at {address}: {said or code.name}")

@@ -17,7 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 from exporter import __version__, slo, timeline
 from exporter.instruments import ChildType, Family, Histogram, Labels, Registry, Value
 from exporter.observation import Method, Observation, Outcome, Series, ServerTimings, SkipReason, Step
-from exporter.settings import Settings, Slo
+from exporter.settings import Kind, Settings, Slo
 from exporter.targets import Facts, Plan
 
 # Twelve edges for each factor of ten, 1 ms to 160 s: a quantile read off them is off by a tenth at the worst.
@@ -25,6 +25,8 @@ DECADE = (1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6.8, 8.2)
 SECONDS = (*(round(edge * 10.0**power, 6) for power in range(-3, 2) for edge in DECADE), 100.0, 120.0, 160.0)
 # Overhead and lateness of a healthy daemon are under a millisecond.
 FINE_SECONDS = (0.0001, 0.0002, 0.0005)
+# Requests that are to start at once.
+SPREAD_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0)
 TOKENS_PER_SECOND = (*(edge * 10.0**power for power in range(6) for edge in (1.0, 1.5, 2.2, 3.3, 4.7, 6.8)), 1e6)
 PHASES = ("forward", "decode", "concat", "total")
 SERIES = ("target", "workload", "batch_size")
@@ -37,6 +39,18 @@ CODES = {
     Outcome.OVERLOADED: ("RESOURCE_EXHAUSTED",),
     Outcome.MALFORMED: ("OK", "INTERNAL"),
     Outcome.REFUSED: ("REFUSED",),
+}
+# What differs over HTTP.
+HTTP_CODES = CODES | {
+    Outcome.REJECTED: (
+        "BAD_REQUEST",
+        "INTERNAL_SERVER_ERROR",
+        "NOT_FOUND",
+        "SERVICE_UNAVAILABLE",
+        "UNAUTHORIZED",
+        "UNPROCESSABLE_ENTITY",
+    ),
+    Outcome.OVERLOADED: ("TOO_MANY_REQUESTS",),
 }
 
 
@@ -125,6 +139,18 @@ class Metrics:
             (*SERIES, "method"),
             (*FINE_SECONDS, *SECONDS),
         )
+        self.setup = self._seconds(
+            "tgi_probe_connection_setup_seconds",
+            "Time to open a connection, TLS included; never part of any other latency.",
+            ("target",),
+            (*FINE_SECONDS, *SECONDS),
+        )
+        self.spread = self.registry.histogram(
+            "tgi_probe_start_spread_seconds",
+            "From the first to the last request sent of a batch that goes through a router.",
+            SPREAD_SECONDS,
+            SERIES,
+        )
         self.lateness = self._seconds(
             "tgi_probe_schedule_lateness_seconds",
             "How much later than due a probe was started.",
@@ -176,6 +202,11 @@ class Metrics:
             "What the target says of itself; always 1.",
             ("target", "kind", "protocol", "model", "dtype", "device", "attention", "ranks"),
         )
+        self.workload_info = self._gauge(
+            "tgi_probe_workload_info",
+            "What a workload sends; always 1.",
+            ("workload", "mode", "prompt_cache", "sequence_length", "decode_length"),
+        )
         self.in_flight = self._gauge("tgi_probe_inflight", "Probes in flight.", ("target",))
         self.objective = self._gauge("tgi_probe_slo_objective_ratio", "Share of requests that must be good.", ("slo",))
         self.threshold = self._gauge(
@@ -213,6 +244,10 @@ class Metrics:
         self.objective.clear()
         self.threshold.clear()
         self.judged.clear()
+        self.workload_info.clear()
+        for workload in settings.workloads:
+            lengths = (str(workload.sequence_length), str(workload.decode_length))
+            self.workload_info.labels(workload.name, workload.load.mode, workload.prompt_cache, *lengths).set(1)
         for objective in settings.slos:
             self.objective.labels(objective.name).set(objective.objective)
             self.judged.labels(objective.name, objective.workload, objective.measure).set(1)
@@ -240,10 +275,14 @@ class Metrics:
         self._child(self.target_up, name)
         self._child(self.in_flight, name)
         self._child(self.lateness, name)
+        if plan.target.kind != "shard":
+            self._child(self.setup, name)
         for series, _ in plan.series():
-            self._announce_series(series)
+            self._announce_series(series, plan.target.kind)
+            if plan.target.kind != "shard" and series.batch_size > 1:
+                self._of(self.spread, series)
 
-    def _announce_series(self, series: Series) -> None:
+    def _announce_series(self, series: Series, kind: Kind) -> None:
         of = self._of
         latency = (
             self.ttft,
@@ -258,11 +297,11 @@ class Metrics:
             of(histogram, series)
         for value in (self.prompt_tokens, self.generated_tokens, self.success, self.last_success, *self.last.values()):
             of(value, series)
-        for method in Method:
+        for method in Method if kind == "shard" else ():  # a router does not tell its own times
             of(self.overhead, series, method)
             for phase in PHASES:
                 of(self.server, series, method, phase)
-        for outcome, codes in CODES.items():
+        for outcome, codes in (HTTP_CODES if kind == "http" else CODES).items():
             for code in codes:
                 of(self.attempts, series, outcome, code)
         for reason in SkipReason:
@@ -304,9 +343,13 @@ class Metrics:
             verdicts = slo.judge(objective, observation)
             self._verdict(objective.name, series, "good").inc(verdicts.good)
             self._verdict(objective.name, series, "bad").inc(verdicts.bad)
+        for opened in observation.setups:
+            self._child(self.setup, series.target).observe(opened.ready - opened.begun)
         if ok:
             self._of(self.last_success, series).set(self._unix_time())
             self._record_latency(observation)
+            if (seconds := timeline.start_spread(observation)) is not None:
+                self._of(self.spread, series).observe(seconds)
 
     def _record_latency(self, observation: Observation) -> None:
         series = observation.series

@@ -5,11 +5,12 @@ Every function raises PydanticCustomError with the mend as its message.
 
 import re
 from collections.abc import Mapping
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic_core import PydanticCustomError
 
 # Errors found by a check of a whole block: their message begins with the key, `address: must be …`.
-INNER_PLACE = frozenset({"address", "listen_address", "label", "twice"})
+INNER_PLACE = frozenset({"address", "listen_address", "label", "twice", "key"})
 DURATION = re.compile(
     r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII
 )
@@ -84,3 +85,31 @@ def split_listen_address(text: str) -> tuple[str, int]:
     if not colon or not port.isdecimal() or int(port) > 65535:
         raise PydanticCustomError("listen_address", "listen_address: must be host:port or :port, such as :9477")
     return host.strip("[]"), int(port)
+
+
+RATE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_rate(text: object) -> float:
+    """Requests per second from `2/s`, `30/m`, `0.5/s`. Errors: PydanticCustomError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)/([smh])", text, re.ASCII) if isinstance(text, str) else None
+    if match is None or float(match[1]) <= 0:
+        raise PydanticCustomError("rate", "must be requests per time, above 0, such as 2/s or 30/m")
+    return float(match[1]) / RATE_UNITS[match[2]]
+
+
+def split_url(url: str, key: str = "address") -> SplitResult:
+    """An absolute http or https URL, whose port may be left out. Errors: PydanticCustomError, which names `key`."""
+    parts = urlsplit(url)
+    try:
+        port_fits = parts.port is None or 0 < parts.port < 65536
+    except ValueError:
+        port_fits = False
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits or parts.query or parts.fragment:
+        raise PydanticCustomError("address", "{key}: must be http(s)://host:port, with a path or without", {"key": key})
+    if parts.username is not None or parts.password is not None:
+        # Its own type, so that the value, which holds a secret, is not repeated.
+        raise PydanticCustomError(
+            "key", "{key}: must not hold a password; use bearer_token_env or bearer_token_file", {"key": key}
+        )
+    return parts

@@ -66,6 +66,7 @@ class Stream:
 
     A shard answers all `requests` of a batch in the same call, so they share every instant. `sent` is when the first
     call or message left, `ended` when the last answer was in. The first step is the prefill, the others are decode.
+    `intended` is when a background load wanted it sent, where that is what its waiting counts from.
     """
 
     requests: int
@@ -75,6 +76,15 @@ class Stream:
     steps: tuple[Step, ...]
     outcome: Outcome = Outcome.OK
     code: str = "OK"
+    intended: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """One connection that had to be opened: from the first packet to the instant at which a request could be sent."""
+
+    begun: float
+    ready: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,7 @@ class Observation:
     code: str
     detail: str = ""
     streams: tuple[Stream, ...] = ()
+    setups: tuple[Setup, ...] = ()
 
 
 class Failure(Exception):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from exporter.observation import Outcome, Stream
+from exporter.observation import Outcome, Setup, Stream
 from exporter.settings import Workload
 from exporter.targets import Facts
 
@@ -25,6 +25,20 @@ class Result:
     outcome: Outcome = Outcome.OK
     code: str = "OK"
     detail: str = ""
+    setups: tuple[Setup, ...] = ()
+
+
+class Census:
+    """Our own requests on their way at one target, over all the threads that send some: users are the others."""
+
+    def __init__(self) -> None:
+        self._counts: dict[object, int] = {}
+
+    def set(self, who: object, requests: int) -> None:
+        self._counts[who] = requests
+
+    def total(self) -> int:
+        return sum(list(self._counts.values()))
 
 
 class Prober(Protocol):
@@ -36,6 +50,9 @@ class Prober(Protocol):
     def refusal(self, facts: Facts) -> str | None:
         """Why not one probe may be sent, with the mend; None when probing is safe."""
 
+    def users_wait(self) -> bool:
+        """Whether the target asks us to give way, and users wait now. Raises Failure where that cannot be told."""
+
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool]) -> Result:
         """Send one batch and watch it to its end, within `workload.timeout`. Raises Failure, Abandoned."""
 
@@ -44,3 +61,35 @@ class Prober(Protocol):
 
     def close(self) -> None:
         """End the connections; calls in flight in another thread end with a Failure."""
+
+
+class Background(Protocol):
+    """One target's client for requests that come one by one. Used by one thread at a time, except `close`."""
+
+    def connect(self, timeout: float) -> Facts:
+        """As `Prober.connect`."""
+
+    def users_wait(self) -> bool:
+        """As `Prober.users_wait`; what it learns may be a second old."""
+
+    def warm(self, stopping: Callable[[], bool]) -> None:
+        """Requests one after the other, unrecorded, until prompts have the right length and a cache what it shall hold.
+
+        Raises Failure, Abandoned.
+        """
+
+    @property
+    def in_flight(self) -> int:
+        """Requests on their way."""
+
+    def prepare(self) -> None:
+        """Do all that `send` would otherwise lose time with. Raises Failure."""
+
+    def send(self, intended: float | None) -> None:
+        """Begin one request now; it counts from `intended`, if given. Raises Failure where none can be sent."""
+
+    def turn(self, until: float) -> list[Result]:
+        """Watch until requests have ended, `until` at the latest; answers them, each with its one stream."""
+
+    def close(self) -> None:
+        """As `Prober.close`."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from exporter.observation import Failure, Observation, Outcome, Series, SkipReason
+from exporter.observation import Failure, Observation, Outcome, Series, Setup, SkipReason
 from exporter.prober import Abandoned, Prober, Result
 from exporter.schedule import Skip, Start, Timetable, Wait, Window, backoff_after, rest_after
 from exporter.settings import Workload
@@ -29,6 +29,12 @@ BACKOFF_FIRST = 1.0
 BACKOFF_LONGEST = 30.0
 # How much longer than promised a turn may take before the runner counts as standing still.
 PATIENCE = 30.0
+# How long a back-to-back probe stays away when users wait.
+GIVE_WAY_SECONDS = 1.0
+
+
+class GiveWay(Exception):
+    """Users wait in the target's queue: the probe is skipped, not started."""
 
 
 class Ledger(Protocol):
@@ -133,11 +139,21 @@ class Runner:
             observation = self._attempt(key, workload, due, started)
         except Abandoned:
             return
+        except GiveWay:
+            self._give_way(key)
+            return
         finally:
             self._ledger.inflight(self.name, 0)
         self._ledger.record(observation)
         self.attempted = True
         self._after(key, observation)
+
+    def _give_way(self, series: Series) -> None:
+        self._ledger.skipped(series, SkipReason.BUSY)
+        self.attempted = True
+        self._window = replace(
+            self._window, rest_until=max(self._window.rest_until, self._clock.now() + GIVE_WAY_SECONDS)
+        )
 
     def _attempt(self, series: Series, workload: Workload, due: float, started: float) -> Observation:
         """The border: behind it everything that went wrong is an outcome."""
@@ -145,7 +161,7 @@ class Runner:
             result = self._probe(series, workload)
         except Failure as failure:
             result = Result((), failure.outcome, failure.code, failure.detail)
-        except Abandoned:
+        except (Abandoned, GiveWay):
             raise
         except Exception as error:  # a bug of ours: it must be seen, but must not end the watching of this target
             logger.exception("tgi-probe failed while probing %s", self.name)
@@ -155,7 +171,15 @@ class Runner:
                 raise Abandoned
             self._pay()
         return Observation(
-            series, due, started, self._clock.now(), result.outcome, result.code, result.detail, result.streams
+            series,
+            due,
+            started,
+            self._clock.now(),
+            result.outcome,
+            result.code,
+            result.detail,
+            result.streams,
+            result.setups,
         )
 
     def _probe(self, series: Series, workload: Workload) -> Result:
@@ -166,13 +190,18 @@ class Runner:
         why = self._prober.refusal(facts)
         if why is not None:
             return Result((), Outcome.REFUSED, "REFUSED", why)
+        if self._prober.users_wait():
+            raise GiveWay
+        setups: list[Setup] = []
         if series not in self._warm:
             for _ in range(workload.warmups):
                 result = self._prober.probe(workload, series.batch_size, self._stop.is_set)
                 if result.outcome is not Outcome.OK:
                     return result
+                setups += result.setups
             self._warm.add(series)
-        return self._prober.probe(workload, series.batch_size, self._stop.is_set)
+        result = self._prober.probe(workload, series.batch_size, self._stop.is_set)
+        return replace(result, setups=(*setups, *result.setups))
 
     def _connect(self) -> Facts:
         """Raises Failure when the target is down. After it was down, or came back as another one, every series is

@@ -1,7 +1,8 @@
 """Every key of the configuration: its unit, default and bound. Frozen; `sources` reads it."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -27,7 +28,9 @@ BatchSizes = Annotated[
     tuple[Annotated[Whole, Field(ge=1, le=4096)], ...], BeforeValidator(notation.listed), Field(min_length=1)
 ]
 Names = Annotated[tuple[Name, ...], BeforeValidator(notation.listed)]
-Kind = Literal["shard"]
+Kind = Literal["shard", "fmaas", "http"]
+Api = Literal["tgi", "completions", "chat"]
+RequestsPerSecond = Annotated[float, BeforeValidator(notation.parse_rate), Field(le=10_000)]
 KvCache = Literal["exclusive", "reserved_block"]
 MEASURES = ("ttft", "inter_token_latency", "time_per_output_token", "request_duration", "availability")
 RESERVED_LABELS = frozenset(
@@ -42,12 +45,44 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
+# The keys of a target that not every kind has.
+KEYS_OF_KINDS: dict[str, tuple[Kind, ...]] = {
+    "kv_cache": ("shard",),
+    "model_id": ("fmaas",),
+    "api": ("http",),
+    "model": ("http",),
+    "bearer_token_env": ("http",),
+    "bearer_token_file": ("http",),
+    "extra_body": ("http",),
+    "tls": ("fmaas", "http"),
+    "metrics_url": ("fmaas", "http"),
+    "yield_to_users": ("fmaas", "http"),
+}
+
+
+class Tls(Section):
+    """How to trust the server, and who we are. Files are PEM; they are read at each connection."""
+
+    ca_file: str | None = Field(None, description="certificates to trust; those of the system when left out")
+    cert_file: str | None = Field(None, description="our own certificate (mTLS)")
+    key_file: str | None = Field(None, description="its private key, not encrypted; in cert_file when left out")
+    server_name: str | None = Field(None, description="name in the server's certificate where it is not the host")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.key_file is not None and self.cert_file is None:
+            raise PydanticCustomError("key", "key_file: works together with cert_file only; set it, or remove key_file")
+        return self
+
+
 class Target(Section):
     """One server to probe."""
 
     name: Name
     kind: Kind = Field("shard", description="what the server speaks")
-    address: str = Field(description="unix:///path or host:port")
+    address: str = Field(
+        description="unix:///path or host:port; for kind http: http(s)://host:port, with a base path or without"
+    )
     kv_cache: KvCache | None = Field(
         None, description="consent to probe a paged shard: exclusive (nobody is served here) or reserved_block"
     )
@@ -63,8 +98,49 @@ class Target(Section):
         description="largest sequence_length + decode_length that the model can take; longer ones are skipped",
     )
 
+    model_id: str = Field("", description="fmaas: the model, where a server has more than one")
+    api: Api = Field("tgi", description="http: /generate_stream, /v1/completions or /v1/chat/completions")
+    model: str | None = Field(None, description="http: the model to ask for; the first the server names when left out")
+    bearer_token_env: str | None = Field(
+        None, description="http: name of the environment variable that holds the token"
+    )
+    bearer_token_file: str | None = Field(None, description="http: file that holds the token, read at each connection")
+    extra_body: dict[str, Any] = Field(
+        {}, description="http: added to the JSON of each request, such as ignore_eos: true"
+    )
+    tls: Tls | None = Field(None, description="fmaas: {} = TLS with the system's certificates; http: only with https")
+    metrics_url: str | None = Field(None, description="the router's own /metrics, for yield_to_users")
+    yield_to_users: bool = Field(False, description="skip while the router has users waiting in its queue")
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        for key, kinds in KEYS_OF_KINDS.items():
+            if key in self.model_fields_set and self.kind not in kinds:
+                raise PydanticCustomError(
+                    "key",
+                    "{key}: is a key of kind {kinds} only, and this target is of kind {kind}; remove it",
+                    {"key": key, "kinds": " and ".join(kinds), "kind": self.kind},
+                )
+        self._check_labels()
+        if self.kind == "http":
+            self._check_http()
+        else:
+            notation.check_address(self.address)
+        if self.metrics_url is not None:
+            notation.split_url(self.metrics_url, "metrics_url")
+        elif self.yield_to_users and self.kind == "fmaas":
+            raise PydanticCustomError("key", "yield_to_users: needs metrics_url, the router's own /metrics; set it")
+        return self
+
+    def _check_http(self) -> None:
+        if notation.split_url(self.address).scheme == "http" and self.tls is not None:
+            raise PydanticCustomError("key", "tls: needs an address with https://; change the address, or remove tls")
+        if self.bearer_token_env is not None and self.bearer_token_file is not None:
+            raise PydanticCustomError(
+                "key", "bearer_token_env: cannot stand beside bearer_token_file; remove one of the two"
+            )
+
+    def _check_labels(self) -> None:
         for label in self.labels:
             if label in RESERVED_LABELS or label.startswith("__"):
                 raise PydanticCustomError(
@@ -72,8 +148,6 @@ class Target(Section):
                     "labels.{label}: the name is taken by tgi-probe or Prometheus; choose another",
                     {"label": label},
                 )
-        notation.check_address(self.address)
-        return self
 
 
 class Parameters(Section):
@@ -91,6 +165,35 @@ class Parameters(Section):
     top_n_tokens: Whole = Field(0, ge=0, le=1000)
 
 
+class Load(Section):
+    """How the requests of a workload come: as batches (the default), at a rate (open), or from so many users
+    (closed).
+    """
+
+    mode: Literal["batch", "open", "closed"] = "batch"
+    rate: RequestsPerSecond | None = Field(None, description="open: requests per second on average, such as 2/s")
+    arrivals: Literal["poisson", "constant"] = Field("poisson", description="open: at random, or evenly spaced")
+    max_in_flight: int = Field(
+        64, ge=1, le=4096, description="open: what is due while so many are on their way is skipped"
+    )
+    users: int | None = Field(
+        None, ge=1, le=4096, description="closed: each sends its next request when the last has ended"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key, mode in (("rate", "open"), ("arrivals", "open"), ("max_in_flight", "open"), ("users", "closed")):
+            if key in self.model_fields_set and self.mode != mode:
+                raise PydanticCustomError(
+                    "key", "{key}: works with mode {mode} only; remove it", {"key": key, "mode": mode}
+                )
+        if self.mode == "open" and self.rate is None:
+            raise PydanticCustomError("key", "rate: is missing; set it, such as 2/s")
+        if self.mode == "closed" and self.users is None:
+            raise PydanticCustomError("key", "users: is missing; set it, such as 8")
+        return self
+
+
 class Workload(Section):
     """What is sent: prompt and answer lengths in tokens, batch sizes, and how often."""
 
@@ -106,9 +209,37 @@ class Workload(Section):
     )
     targets: Names | None = Field(None, description="names of targets; all when left out")
     parameters: Parameters = Parameters()
+    prompt_cache: Literal["miss", "hit"] = Field(
+        "miss", description="hit: one prompt repeated, to measure a prefix cache"
+    )
+    load: Load = Load()
+
+    @property
+    def is_load(self) -> bool:
+        """Whether requests come one by one, as a background load, instead of in batches."""
+        return self.load.mode != "batch"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_by_one(cls, given: object) -> object:
+        """A load's requests are batches of one, unless someone says so wrongly."""
+        if isinstance(given, Mapping) and "batch_sizes" not in given:
+            load = given.get("load")
+            mode = load.get("mode") if isinstance(load, Mapping) else getattr(load, "mode", None)
+            if mode in ("open", "closed"):
+                return {**given, "batch_sizes": (1,)}
+        return given
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.is_load and self.batch_sizes != (1,):
+            raise PydanticCustomError("key", "batch_sizes: has no meaning beside load; remove it")
+        if self.is_load and "interval" in self.model_fields_set:
+            raise PydanticCustomError("key", "interval: has no meaning beside load; remove it")
+        if self.prompt_cache == "hit" and self.warmups == 0:
+            raise PydanticCustomError(
+                "key", "warmups: must be ≥ 1 with prompt_cache: hit, or the first probe would be a miss"
+            )
         seen: set[int] = set()
         for number, size in enumerate(self.batch_sizes):
             if size in seen:
@@ -189,7 +320,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*_repeated_names(self), *_dangling_names(self)]
+        problems = [*_repeated_names(self), *_dangling_names(self), *_not_for_shards(self)]
         if not self.targets:
             problems.append(("targets", "must hold at least one target (or set TGI_PROBE_TARGET)"))
         if not self.workloads:
@@ -252,4 +383,16 @@ def _dangling_names(settings: Settings) -> list[tuple[str, str]]:
                     f"workload {workload.name} has decode_length 1: there is no second token",
                 )
             )
+    return found
+
+
+def _not_for_shards(settings: Settings) -> list[tuple[str, str]]:
+    """A shard takes whole batches past any queue and cache: what needs a router must not be sent to it."""
+    found = []
+    for number, workload in enumerate(settings.workloads):
+        key = "load" if workload.is_load else "prompt_cache" if workload.prompt_cache == "hit" else None
+        for target in settings.targets:
+            if key and target.kind == "shard" and (workload.targets is None or target.name in workload.targets):
+                mend = f"needs a router, and target {target.name} is a shard; name targets of kind fmaas or http"
+                found.append((f"workloads.{number}.{key}", mend))
     return found

@@ -6,7 +6,8 @@ for the blocks targets, workloads and slos.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,25 @@ def load(path: Path | None) -> Settings:
         raise SettingsError(
             [f"{name}: is not JSON; write a JSON value, or set one key each, such as {name}__0__NAME"]
         ) from None
-    return Settings.model_construct(**{name: getattr(merged, name) for name in Settings.model_fields})
+    settings = Settings.model_construct(**{name: getattr(merged, name) for name in Settings.model_fields})
+    missing = list(_missing_packages(settings))
+    if missing:
+        raise SettingsError(
+            [f"{_written_at(place, source, bool(sidecar), environ)}: {mend}" for place, mend in missing]
+        )
+    return settings
+
+
+# What only the kinds that go through a router need, so that a sidecar of a shard can do without.
+PACKAGES = {"shard": (), "fmaas": ("h11", "h2"), "http": ("h11", "h2")}
+
+
+def _missing_packages(settings: Settings) -> Iterator[tuple[str, str]]:
+    for number, target in enumerate(settings.targets):
+        missing = [package for package in PACKAGES[target.kind] if find_spec(package) is None]
+        if missing:
+            what = f"{target.kind} needs {' and '.join(missing)}, not installed here; pip install 'tgi-probe[router]'"
+            yield f"targets.{number}.kind", what
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -214,7 +233,7 @@ def explain(problem: ErrorDetails, echo: bool = True) -> tuple[str, str]:
     kind, value = problem["type"], problem["input"]
     bounds = {key: _shown(bound) for key, bound in problem.get("ctx", {}).items()}
     message = MESSAGES[kind].format(**bounds) if kind in MESSAGES else problem["msg"]
-    place = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    place = ".".join(str(part) if str(part).isprintable() else repr(part) for part in problem["loc"] if part != "[key]")
     if kind in notation.INNER_PLACE:  # found by a check of the whole block, which names the key first
         key, message = message.split(": ", 1)
         place = f"{place}.{key}" if place else key
@@ -246,7 +265,7 @@ def _written_at(place: str, source: str | None, from_sidecar: bool, environ: Map
 
 
 # Kinds of problem whose message says all, or where pydantic's input is the whole block.
-SELF_EXPLAINING = frozenset({"missing", "extra_forbidden", "twice", "reference", "label"})
+SELF_EXPLAINING = frozenset({"missing", "extra_forbidden", "twice", "reference", "label", "key"})
 
 MESSAGES = {
     "extra_forbidden": "is not a known key; check the spelling, or remove it",

@@ -1,7 +1,7 @@
 """Who is probed with what, and what may be sent to whom. Pure."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exporter.observation import Series
 from exporter.settings import Settings, Target, Workload
@@ -14,6 +14,19 @@ class Plan:
     target: Target
     workloads: tuple[Workload, ...]
     max_duty_cycle: float
+
+    @property
+    def batches(self) -> "Plan":
+        """The part that is probed in batches, one after the other."""
+        return replace(self, workloads=tuple(workload for workload in self.workloads if not workload.is_load))
+
+    def only(self, workload: Workload) -> "Plan":
+        return replace(self, workloads=(workload,))
+
+    @property
+    def loads(self) -> tuple[Workload, ...]:
+        """The part that runs beside them, request by request."""
+        return tuple(workload for workload in self.workloads if workload.is_load)
 
     def series(self) -> Iterator[tuple[Series, Workload]]:
         for workload in self.workloads:
@@ -36,6 +49,9 @@ class Facts:
     requires_padding: bool = True
     block_size: int = 0
     speculate: int = 0
+    max_input_tokens: int | None = None
+    max_total_tokens: int | None = None
+    max_new_tokens: int | None = None
 
 
 def plans(settings: Settings) -> dict[str, Plan]:
@@ -92,4 +108,19 @@ def excess(target: Target, workload: Workload, batch_size: int) -> str | None:
         total = batch_size * tokens
         limit = target.max_batch_tokens
         return f"batch_size x (sequence_length + decode_length) is {total}, over max_batch_tokens {limit}"
+    return None
+
+
+def over_limits(facts: Facts, workload: Workload) -> str | None:
+    """Why the server would reject this workload's requests, by the limits that it names itself; None when it would
+    not.
+    """
+    tokens = workload.sequence_length + workload.decode_length
+    for what, value, name, limit in (
+        ("sequence_length", workload.sequence_length, "max_input_tokens", facts.max_input_tokens),
+        ("decode_length", workload.decode_length, "max_new_tokens", facts.max_new_tokens),
+        ("sequence_length + decode_length", tokens, "max_total_tokens", facts.max_total_tokens),
+    ):
+        if limit is not None and value > limit:
+            return f"{what} is {value}, over the server's {name} {limit}; make it shorter"
     return None

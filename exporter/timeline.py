@@ -9,9 +9,17 @@ from collections.abc import Iterator
 from exporter.observation import Observation, Step, Stream
 
 
+def counted_from(stream: Stream) -> float:
+    """The instant at which the waiting began: when the schedule wanted it sent, else when it was sent.
+
+    A load that counted from the sending would leave out the waiting that a slow server itself has caused.
+    """
+    return stream.sent if stream.intended is None else stream.intended
+
+
 def time_to_first_token(stream: Stream) -> float | None:
     """Sent to first token. For a shard: the wall time of Prefill."""
-    return stream.steps[0].arrived - stream.sent if stream.steps else None
+    return stream.steps[0].arrived - counted_from(stream) if stream.steps else None
 
 
 def inter_token_latency(step: Step, requests: int) -> float:
@@ -37,7 +45,15 @@ def time_per_output_token(stream: Stream) -> float | None:
 
 
 def request_duration(stream: Stream) -> float:
-    return stream.ended - stream.sent
+    return stream.ended - counted_from(stream)
+
+
+def start_spread(observation: Observation) -> float | None:
+    """From the first stream sent to the last: how far a batch was from starting at once; None where all is one
+    stream.
+    """
+    sent = [stream.sent for stream in observation.streams]
+    return max(sent) - min(sent) if len(sent) > 1 else None
 
 
 def prefill_duration(observation: Observation) -> float | None:
@@ -45,7 +61,7 @@ def prefill_duration(observation: Observation) -> float | None:
     streams = [stream for stream in observation.streams if stream.steps]
     if not streams:
         return None
-    return max(stream.steps[0].arrived for stream in streams) - min(stream.sent for stream in streams)
+    return max(stream.steps[0].arrived for stream in streams) - min(counted_from(stream) for stream in streams)
 
 
 def decode_duration(observation: Observation) -> float | None:

@@ -2,16 +2,44 @@
 
 from typing import assert_never
 
-from exporter.prober import Prober
-from exporter.settings import Target
+from exporter.prober import Background, Census, Prober
+from exporter.probes.front import Front
+from exporter.settings import Target, Workload
 
 
-def open_prober(target: Target) -> Prober:
+def open_prober(target: Target, census: Census | None = None) -> Prober:
     """The prober for a target's kind. Nothing is connected yet; each protocol is imported only where it is used."""
     match target.kind:
         case "shard":
             from exporter.probes.shard import ShardProber
 
             return ShardProber(target)
+        case "fmaas" | "http":
+            from exporter.probes.streams import StreamProber
+
+            return StreamProber(target, _front(target), census)
+        case _:
+            assert_never(target.kind)
+
+
+def open_background(target: Target, workload: Workload, census: Census | None = None) -> Background:
+    """The client for a background load; the settings allow none on a shard. Nothing is connected yet."""
+    from exporter.probes.background import StreamBackground
+
+    return StreamBackground(target, workload, _front(target), census)
+
+
+def _front(target: Target) -> Front:
+    match target.kind:
+        case "fmaas":
+            from exporter.probes.fmaas import FmaasFront
+
+            return FmaasFront(target)
+        case "http":
+            from exporter.probes.http import HttpFront
+
+            return HttpFront(target)
+        case "shard":
+            raise ValueError("a shard has no front door")
         case _:
             assert_never(target.kind)

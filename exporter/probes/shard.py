@@ -156,6 +156,10 @@ class ShardProber:
             self._last_seen = (ranks.addresses, ranks.protocol)
             ranks.close()
 
+    def users_wait(self) -> bool:
+        """A shard does not know its users; its target has no yield_to_users."""
+        return False
+
     def refusal(self, facts: Facts) -> str | None:
         return refusal(self._target, facts)
 

@@ -196,3 +196,15 @@ def test_the_delay_by_a_slow_check_shows_as_lateness() -> None:
 def test_a_bug_in_a_check_does_not_end_the_watching() -> None:
     ledger, _ = watched(100, workload(), connects=iter([ValueError("a bug")] * 5))
     assert len(ledger.observations) > 20
+
+
+def test_a_probe_gives_way_to_users_and_that_is_a_skip_and_no_attempt() -> None:
+    ledger, prober = watched(35, workload(interval="10s"), crowds=iter([True, False, True, False]))
+    assert ledger.reasons() == {SkipReason.BUSY: 2}
+    assert len(ledger.observations) == len(prober.sent) > 0
+
+
+def test_a_back_to_back_probe_that_gives_way_leaves_the_users_alone_for_a_second() -> None:
+    ledger, _ = watched(9.5, workload(interval="0s"), crowds=iter([True] * 1000))
+    assert not ledger.observations
+    assert 8 <= ledger.reasons()[SkipReason.BUSY] <= 10

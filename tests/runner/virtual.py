@@ -74,6 +74,7 @@ class Script:
     lasts: Callable[[Workload, int], float] = lambda workload, batch_size: 0.1
     fates: Iterator[Exception | None] = field(default_factory=lambda: iter(()))
     connects: Iterator[Exception | None] = field(default_factory=lambda: iter(()))
+    crowds: Iterator[bool] = field(default_factory=lambda: iter(()))
     check_lasts: float = 0.0
     owed: int = 0
     sent: list[tuple[float, str, int]] = field(default_factory=list)
@@ -87,6 +88,9 @@ class Script:
 
     def refusal(self, facts: Facts) -> str | None:
         return None
+
+    def users_wait(self) -> bool:
+        return next(self.crowds, False)
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool]) -> Result:
         began = self.time.now

@@ -24,6 +24,19 @@ WORDS = st.sampled_from(
         "shard",
         "kv_cache",
         "exclusive",
+        "fmaas",
+        "http",
+        "http://h:1/b",
+        "api",
+        "tls",
+        "ca_file",
+        "metrics_url",
+        "yield_to_users",
+        "load",
+        "mode",
+        "open",
+        "rate",
+        "2/s",
         "labels",
         "batch_sizes",
         "interval",
@@ -58,12 +71,14 @@ DOCUMENTS = st.recursive(
     max_leaves=25,
 )
 TARGETS = st.fixed_dictionaries(
-    {"name": SCALARS, "address": SCALARS}, optional={"labels": DOCUMENTS, "kv_cache": SCALARS}
+    {"name": SCALARS, "address": SCALARS},
+    optional={"labels": DOCUMENTS, "kind": SCALARS}
+    | {key: DOCUMENTS for key in ("kv_cache", "tls", "metrics_url", "extra_body", "bearer_token_env")},
 )
 WORKLOADS = st.fixed_dictionaries(
     {"name": SCALARS},
     optional={key: SCALARS | st.lists(SCALARS, max_size=3) for key in ("batch_sizes", "interval", "timeout", "targets")}
-    | {"parameters": DOCUMENTS, "sequence_length": SCALARS},
+    | {"parameters": DOCUMENTS, "sequence_length": SCALARS, "load": DOCUMENTS, "prompt_cache": SCALARS},
 )
 CONFIGURATIONS = st.fixed_dictionaries(
     {"targets": st.lists(TARGETS, max_size=3), "workloads": st.lists(WORKLOADS, max_size=3)},

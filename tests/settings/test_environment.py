@@ -99,7 +99,7 @@ def test_what_kubernetes_sets_for_a_service_of_this_name_is_no_mistake(monkeypat
             "TGI_PROBE_SEQUENCE_LENGTH: must be a whole number, not '12 tokens'",
         ),
         (TARGET | {"KV_CACHE": "mine"}, "TGI_PROBE_KV_CACHE: must be 'exclusive' or 'reserved_block', not 'mine'"),
-        (TARGET | {"KIND": "vllm"}, "TGI_PROBE_KIND: must be 'shard', not 'vllm'"),
+        (TARGET | {"KIND": "vllm"}, "TGI_PROBE_KIND: must be 'shard', 'fmaas' or 'http', not 'vllm'"),
         (TARGET | {"TTFT_SLO": "0s"}, "TGI_PROBE_TTFT_SLO: must be longer than 0s, not '0s'"),
         (
             TARGET | {"TTFT_SLO": "1s", "TTFT_OBJECTIVE": "99"},

@@ -1,0 +1,240 @@
+"""Requests on their way: many connections watched by one thread, which reads first and understands later.
+
+Whatever the network has is taken at once; only when nothing more waits is one piece understood (decrypted, parsed).
+So the reading of one stream never waits for the parsing of another, and the kernel's notes stay apart (see `line`).
+"""
+
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from exporter.exchange import Body, Broken, End, Head, Http2, Request, Talk
+from exporter.line import Arrival, Endpoint, Line, unreachable
+from exporter.observation import Failure, Outcome
+
+# A connection that was not used for so long may have been closed by a proxy, and its server's thread gone cold.
+IDLE_SECONDS = 1.0
+# A selector rounds its waiting up to whole milliseconds; the last one is slept through, to start on time.
+TICK = 0.001
+
+
+class Answer(Protocol):
+    """Takes in an answer as it arrives. Each method may raise Failure, which ends the flight."""
+
+    def head(self, status: int, headers: Mapping[str, str]) -> None: ...
+    def body(self, at: float, data: bytes) -> None: ...
+    def end(self, at: float, end: End) -> None: ...
+
+
+class Connection:
+    """A line and what is spoken on it. One request at a time."""
+
+    def __init__(
+        self, endpoint: Endpoint, talk: Talk, timeout: float, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """Opens it, up to the instant at which a request may be sent. Raises Failure (unreachable)."""
+        self.where = endpoint.path or endpoint.authority
+        self.line = Line(endpoint, timeout, clock)
+        self.talk = talk
+        self._clock = clock
+        if endpoint.tls is not None and isinstance(talk, Http2) and self.line.protocol != "h2":
+            self.line.close()
+            raise unreachable(self.where, "TLS: the server does not offer HTTP/2, which gRPC needs")
+        try:
+            self.line.load(talk.opening())
+            self.line.push()
+            self._hear_until(talk.opened, self.line.begun + timeout)
+        except Failure:
+            self.line.close()
+            raise
+        self.begun, self.ready = self.line.begun, clock()
+        self.used = self.ready
+
+    def _hear_until(self, done: Callable[[], bool], deadline: float) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.line, selectors.EVENT_READ)
+            while not done():
+                if not selector.select(max(0.0, deadline - self._clock())):
+                    raise unreachable(self.where, "connected, but no answer in time")
+                self._hear_waiting()
+
+    def _hear_waiting(self) -> None:
+        """Take in what is there between requests. Raises Failure when the connection is of no more use."""
+        while (arrival := self.line.receive()) is not None:
+            try:
+                self.talk.hear(self.line.plain(arrival.data))
+            except Broken as error:
+                raise unreachable(self.where, str(error)) from None
+            self.line.load(self.talk.reply())
+            self.line.push()
+            if not arrival.data or not self.talk.usable:
+                raise unreachable(self.where, "the server closed the connection")
+
+    def still_good(self, deadline: float) -> bool:
+        """Whether a request may be sent now. HTTP/2 after an idle while: a ping there and back, which also warms it."""
+        try:
+            self._hear_waiting()
+            if isinstance(self.talk, Http2) and self.idle:
+                before = self.talk.pings
+                self.line.load(self.talk.ping())
+                self.line.push()
+                self._hear_until(lambda: isinstance(self.talk, Http2) and self.talk.pings > before, deadline)
+                self.used = self._clock()
+        except Failure:
+            return False
+        return self.talk.usable
+
+    @property
+    def idle(self) -> bool:
+        return self._clock() - self.used > IDLE_SECONDS
+
+    def close(self) -> None:
+        self.line.close()
+
+
+class Flight:
+    """One request on one connection, and what came back. `failure` is None while all goes well."""
+
+    def __init__(self, connection: Connection, request: Request, answer: Answer) -> None:
+        """Everything that can be done before the start is done here: encoding, encrypting."""
+        self.connection = connection
+        self.answer = answer
+        self.sent = 0.0
+        self.ended: float | None = None
+        self.failure: Failure | None = None
+        connection.line.load(connection.talk.ask(request))
+
+    def hear(self, arrival: Arrival) -> None:
+        """Understand one arrival. Sets `ended` with the last."""
+        line, talk = self.connection.line, self.connection.talk
+        try:
+            plain = line.plain(arrival.data)
+            for heard in talk.hear(plain):
+                match heard:
+                    case Head(status, headers):
+                        self.answer.head(status, headers)
+                    case Body(data):
+                        self.answer.body(arrival.at, data)
+                    case End():
+                        self.answer.end(arrival.at, heard)
+                        self.ended = arrival.at
+            if plain is None and self.ended is None:
+                raise Broken("the server closed the connection in the middle of the answer")
+        except Broken as error:
+            self.fail(arrival.at, unreachable(self.connection.where, str(error)))
+        except Failure as failure:
+            self.fail(arrival.at, failure)
+        line.load(talk.reply())
+
+    def fail(self, at: float, failure: Failure) -> None:
+        if self.ended is None:
+            # What still comes of this answer must not be taken for the next one's.
+            self.connection.line.load(self.connection.talk.cancel())
+        self.ended = at
+        self.failure = failure
+
+    @property
+    def reusable(self) -> bool:
+        return self.ended is not None and self.connection.talk.usable
+
+
+class Flights:
+    """All flights of one thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._backlog: deque[tuple[Flight, Arrival]] = deque()
+        self._flying: set[Flight] = set()
+
+    def __len__(self) -> int:
+        return len(self._flying)
+
+    def launch(self, flight: Flight) -> None:
+        """Send. `flight.sent` is the instant just before the first byte is handed to the network."""
+        line = flight.connection.line
+        flight.sent = self._clock()
+        done = line.push()
+        self._flying.add(flight)
+        self._selector.register(line, selectors.EVENT_READ | (0 if done else selectors.EVENT_WRITE), flight)
+
+    def turn(self, until: float) -> list[Flight]:
+        """Watch until some flights have ended, `until` at the latest; answers those, perhaps none."""
+        finished: list[Flight] = []
+        while True:
+            left = until - self._clock()
+            ready = self._ready(left if not (self._backlog or finished) else 0.0)
+            for key, events in ready:
+                self._serve(key.data, events)
+            if self._backlog and (not ready or left <= 0):
+                finished += self._understand()
+            elif finished and not ready:
+                return finished
+            if left <= 0:
+                return finished
+
+    def _ready(self, seconds: float) -> list[tuple[selectors.SelectorKey, int]]:
+        """What can be read or written, waiting so long at most."""
+        if 0 < seconds < TICK:
+            time.sleep(seconds)
+            seconds = 0
+        return self._selector.select(max(0.0, seconds - TICK))
+
+    def _understand(self) -> list[Flight]:
+        """Take one arrival off the backlog; answers its flight when that has ended with it."""
+        flight, arrival = self._backlog.popleft()
+        if flight not in self._flying:
+            return []
+        flight.hear(arrival)
+        self._push(flight)
+        if flight.ended is None:
+            return []
+        self._land(flight)
+        return [flight]
+
+    def _serve(self, flight: Flight, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._push(flight)
+        if events & selectors.EVENT_READ:
+            arrival = flight.connection.line.receive()
+            if arrival is not None:
+                self._backlog.append((flight, arrival))
+                if not arrival.data:
+                    self._selector.unregister(flight.connection.line)
+
+    def _push(self, flight: Flight) -> None:
+        done = flight.connection.line.push()
+        wanted = selectors.EVENT_READ | (0 if done else selectors.EVENT_WRITE)
+        known = self._selector.get_map().get(flight.connection.line)
+        if known is not None and known.events != wanted:
+            self._selector.modify(flight.connection.line, wanted, flight)
+
+    def _land(self, flight: Flight) -> None:
+        self._flying.discard(flight)
+        flight.connection.used = self._clock()
+        if flight.connection.line in self._selector.get_map():
+            self._selector.unregister(flight.connection.line)
+        if not flight.reusable:
+            flight.connection.close()
+
+    def abort(self, failure: Failure | None = None) -> list[Flight]:
+        """End everything that still flies; the servers are told. Answers the flights, each failed with `failure`."""
+        failure = failure or Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", "the deadline passed")
+        while self._backlog:  # what had arrived by now counts
+            self._understand()
+        ended = list(self._flying)
+        for flight in ended:
+            self.end(flight, failure)
+        return ended
+
+    def end(self, flight: Flight, failure: Failure) -> None:
+        """End one flight early; the server is told."""
+        flight.fail(self._clock(), failure)
+        flight.connection.line.push()
+        self._land(flight)
+
+    def close(self) -> None:
+        self.abort()
+        self._selector.close()

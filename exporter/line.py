@@ -1,0 +1,204 @@
+"""Connections whose bytes carry the instant at which they arrived.
+
+On Linux the kernel notes when a packet came in (SO_TIMESTAMPNS) and hands the note out together with the bytes. So
+however late this process gets to read (many streams at once, a scrape, a garbage collection), the instant stays true.
+Measured against the server's own record with one token each 20 ms, mean / p99 of the error in ms at 1, 8 and 64
+streams:
+
+    grpcio, a thread for each stream      0.64 / 3.7    0.56 / 3.2    2.55 / 6.7
+    grpcio, an event loop (grpc.aio)      0.60 / 3.8    0.61 / 2.6    1.24 / 3.6
+    own sockets, clock read after recv    0.27 / 0.4    0.31 / 0.6    1.03 / 2.0
+    own sockets, the kernel's note        0.11 / 0.2    0.03 / 0.1    0.02 / 0.1
+
+Hence sockets of our own, one for each stream, under parsers without I/O (h11, h2). Where the kernel has no note
+(another system, a unix socket) the instant is the clock right after reading.
+"""
+
+import socket
+import ssl
+import struct
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from exporter.observation import Failure, Outcome
+
+CHUNK = 65536
+# Linux' number, which Python's socket module has no name for; the same on every architecture that wheels exist for.
+SO_TIMESTAMPNS = 35
+TIMESPEC = struct.Struct("@ll")
+ANCILLARY = socket.CMSG_SPACE(TIMESPEC.size)
+
+
+class Arrival(NamedTuple):
+    """Bytes as they came from the network (with TLS: still encrypted), and when. Empty: the other side has closed."""
+
+    at: float
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to connect. `path` is a unix socket, else `host` and `port`. `tls` is a ready context, None for plain
+    text.
+    """
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    tls: ssl.SSLContext | None = None
+    server_name: str = ""
+
+    @property
+    def authority(self) -> str:
+        """For the Host header: `host:port`; a unix socket has no name."""
+        if self.path:
+            return "localhost"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+class Line:
+    """One open connection. What is loaded is encrypted at once and leaves with `push`, so that `push` can be timed."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Connects and shakes hands, within `timeout` seconds. Raises Failure (unreachable)."""
+        self._clock = clock
+        self.begun = clock()
+        deadline = self.begun + timeout
+        self._secure: ssl.SSLObject | None = None
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._unsent = memoryview(b"")
+        self._where = endpoint.path or endpoint.authority
+        try:
+            self._socket = _connect(endpoint, timeout)
+        except OSError as error:
+            raise unreachable(self._where, error.strerror or str(error)) from None
+        try:
+            self._note_arrivals()
+            if endpoint.tls is not None:
+                self._shake_hands(endpoint, endpoint.tls, deadline)
+        except (OSError, ssl.SSLError) as error:
+            self._socket.close()
+            reason = (
+                getattr(error, "verify_message", "") or getattr(error, "reason", "") or error.strerror or str(error)
+            )
+            raise unreachable(self._where, f"TLS: {reason}") from None
+        self._socket.setblocking(False)
+        self.ready = self._last = clock()
+
+    def _note_arrivals(self) -> None:
+        if self._socket.family != getattr(socket, "AF_UNIX", None):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if sys.platform == "linux":
+                self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+
+    def _shake_hands(self, endpoint: Endpoint, context: ssl.SSLContext, deadline: float) -> None:
+        name = endpoint.server_name or endpoint.host or None
+        self._secure = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        while True:
+            try:
+                self._secure.do_handshake()
+            except ssl.SSLWantReadError:
+                self._socket.sendall(self._outgoing.read())
+            else:
+                self._socket.sendall(self._outgoing.read())
+                return
+            self._socket.settimeout(max(0.001, deadline - self._clock()))
+            data = self._socket.recv(CHUNK)
+            if not data:
+                raise OSError(0, "the server closed the connection in the handshake")
+            self._incoming.write(data)
+
+    @property
+    def protocol(self) -> str | None:
+        """What TLS agreed on, such as h2; None in plain text."""
+        return self._secure.selected_alpn_protocol() if self._secure else None
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    # --- sending
+
+    def load(self, data: bytes) -> None:
+        """Queue bytes for `push`."""
+        if self._secure is not None and data:
+            self._secure.write(data)
+            data = self._outgoing.read()
+        if data:
+            self._unsent = memoryview(bytes(self._unsent) + data) if self._unsent else memoryview(data)
+
+    def push(self) -> bool:
+        """Send what the network takes now; whether nothing is left. A broken connection shows when it is read."""
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._unsent = memoryview(b"")
+        return True
+
+    # --- receiving
+
+    def receive(self) -> Arrival | None:
+        """What has arrived, in one piece; None when there is nothing. Never waits."""
+        try:
+            data, ancillary, _, _ = self._socket.recvmsg(CHUNK, ANCILLARY)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return Arrival(self._clock(), b"")
+        now = self._clock()
+        at = now
+        for level, kind, note in ancillary:
+            if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(note) == TIMESPEC.size:
+                seconds, nanoseconds = TIMESPEC.unpack(note)
+                age = (time.clock_gettime_ns(time.CLOCK_REALTIME) - seconds * 1_000_000_000 - nanoseconds) * 1e-9
+                # The wall clock may have been set in between: never outside what our own clock knows.
+                at = min(now, max(self._last, now - age))
+        self._last = at
+        return Arrival(at, data)
+
+    def plain(self, data: bytes) -> bytes | None:
+        """What arrived, decrypted; None where the connection has ended. Raises Failure where it is no TLS."""
+        if self._secure is None:
+            return data or None
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+        found = []
+        try:
+            while piece := self._secure.read(CHUNK):
+                found.append(piece)
+        except ssl.SSLWantReadError:
+            return b"".join(found)
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            pass
+        except ssl.SSLError as error:
+            raise unreachable(self._where, f"TLS: {error.reason or error}") from None
+        # The end, but what came before it counts; asked again, the end is all there is.
+        return b"".join(found) or None
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _connect(endpoint: Endpoint, timeout: float) -> socket.socket:
+    if not endpoint.path:
+        return socket.create_connection((endpoint.host, endpoint.port), timeout)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout)
+    try:
+        connection.connect(endpoint.path)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def unreachable(where: str, what: str) -> Failure:
+    return Failure(Outcome.UNREACHABLE, "UNAVAILABLE", f"{where}: {what}")

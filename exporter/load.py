@@ -1,0 +1,204 @@
+"""A background load on one target: requests one by one, at a rate (open) or from so many users (closed).
+
+In open mode the due times do not care how long an answer takes, and each request counts from its due time: a server
+that is slow makes its own requests late, and they say so. What is due while too many are on their way is skipped and
+counted.
+"""
+
+import contextlib
+import random
+import threading
+from collections.abc import Iterator
+from typing import Protocol, assert_never
+
+from exporter.arrivals import constant, poisson
+from exporter.observation import Failure, Observation, Outcome, Series, SkipReason
+from exporter.prober import Abandoned, Background, Result
+from exporter.runner import BACKOFF_FIRST, BACKOFF_LONGEST, CONNECT_TIMEOUT, PATIENCE, Clock
+from exporter.schedule import backoff_after
+from exporter.settings import Workload
+from exporter.targets import Plan
+
+# How long before its due time a request is made ready: connection checked and warm, text and bytes done.
+LEAD = 0.05
+LOOK = 0.1
+# In closed mode: how long to stay away while users wait.
+GIVE_WAY = 1.0
+
+
+class LoadLedger(Protocol):
+    """Where a load reports to."""
+
+    def record(self, observation: Observation) -> None: ...
+    def skipped(self, series: Series, reason: SkipReason) -> None: ...
+    def late(self, target: str, seconds: float) -> None: ...
+    def underway(self, target: str, workload: str, requests: int) -> None: ...
+
+
+class LoadRunner:
+    """Sends one workload's requests to one target until told to stop. `run` is the body of its thread.
+
+    `plan` has this one workload. `name` is the target's.
+    """
+
+    def __init__(
+        self, plan: Plan, background: Background, ledger: LoadLedger, clock: Clock | None = None, seed: int = 0
+    ) -> None:
+        self.plan = plan
+        self.name = plan.target.name
+        self.attempted = False
+        self._workload: Workload = plan.workloads[0]
+        self._series = Series(self.name, self._workload.name, 1)
+        self._background = background
+        self._ledger = ledger
+        self._clock = clock or Clock()
+        self._random = random.Random(seed)
+        self._stop = threading.Event()
+        self._failures = 0
+        self._backoff_until = float("-inf")
+        self._promised = self._clock.now() + PATIENCE
+
+    def stop(self) -> None:
+        """Cancel what is on its way, end `run`."""
+        self._stop.set()
+
+    def cut(self) -> None:
+        self._stop.set()
+        self._background.close()
+
+    def stands_still(self, now: float) -> bool:
+        """Whether the thread is back later than it promised: it hangs, or it died."""
+        return now > self._promised
+
+    def run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._session()
+        finally:
+            with contextlib.suppress(Failure):
+                self._background.close()
+            self._ledger.underway(self.name, self._workload.name, 0)
+
+    def _session(self) -> None:
+        """From connecting to the first request that could not even be sent."""
+        started = self._clock.now()
+        self._promise(2 * CONNECT_TIMEOUT + self._workload.timeout)
+        try:
+            self._background.connect(CONNECT_TIMEOUT)
+            self._background.warm(self._stop.is_set)
+            self._failures = 0
+            match self._workload.load.mode:
+                case "open":
+                    self._open()
+                case "closed":
+                    self._closed()
+                case "batch":
+                    raise ValueError("a batch is no load")
+                case _:
+                    assert_never(self._workload.load.mode)
+        except Abandoned:
+            return
+        except Failure as failure:
+            self._record(Result((), failure.outcome, failure.code, failure.detail), started)
+            until = max(self._backoff_until, self._clock.now())
+            self._promised = until + PATIENCE
+            self._clock.wait(self._stop, until - self._clock.now())
+
+    # --- open
+
+    def _dues(self) -> Iterator[float]:
+        load, now = self._workload.load, self._clock.now()
+        assert load.rate is not None
+        match load.arrivals:
+            case "constant":
+                return constant(load.rate, now)
+            case "poisson":
+                return poisson(load.rate, now, self._random)
+            case _:
+                assert_never(load.arrivals)
+
+    def _open(self) -> None:
+        """Raises Failure when a request cannot even be sent."""
+        for due in self._dues():
+            self._watch_until(due - LEAD)
+            if self._stop.is_set():
+                return
+            reason = self._reason_to_skip(due)
+            if reason is None:
+                self._background.prepare()
+            landed: list[Result] = []
+            while self._clock.now() < due:
+                landed += self._background.turn(due)
+            if reason is None and self._background.in_flight >= self._workload.load.max_in_flight:
+                reason = SkipReason.BUSY
+            if reason is None:
+                self._send(due)
+            else:
+                self._ledger.skipped(self._series, reason)
+            self._landed(landed)
+
+    def _reason_to_skip(self, due: float) -> SkipReason | None:
+        if due < self._backoff_until:
+            return SkipReason.BACKOFF
+        return SkipReason.BUSY if self._background.users_wait() else None
+
+    def _send(self, due: float | None) -> None:
+        self._background.send(due)
+        if due is not None:
+            self._ledger.late(self.name, self._clock.now() - due)
+        self._ledger.underway(self.name, self._workload.name, self._background.in_flight)
+
+    def _watch_until(self, until: float) -> None:
+        while (now := self._clock.now()) < until and not self._stop.is_set():
+            self._promise(LOOK)
+            self._landed(self._background.turn(min(until, now + LOOK)))
+
+    # --- closed
+
+    def _closed(self) -> None:
+        """Raises Failure when a request cannot even be sent."""
+        users = self._workload.load.users
+        assert users is not None
+        while not self._stop.is_set():
+            now = self._clock.now()
+            if now < self._backoff_until:
+                self._watch_until(self._backoff_until)
+            elif self._background.in_flight >= users:
+                self._watch_until(now + LOOK)
+            elif self._background.users_wait():
+                self._ledger.skipped(self._series, SkipReason.BUSY)
+                self._watch_until(now + GIVE_WAY)
+            else:
+                self._send(None)
+                self._landed(self._background.turn(self._clock.now()))
+
+    # --- what came of it
+
+    def _landed(self, results: list[Result]) -> None:
+        for result in results:
+            self._record(result, self._clock.now())
+        if results:
+            self._ledger.underway(self.name, self._workload.name, self._background.in_flight)
+
+    def _record(self, result: Result, started: float) -> None:
+        if result.outcome is not Outcome.OK and self._stop.is_set():
+            return
+        ended = self._clock.now()
+        due = started
+        for stream in result.streams:
+            started, ended = stream.sent, stream.ended
+            due = started if stream.intended is None else stream.intended
+        observation = Observation(
+            self._series, due, started, ended, result.outcome, result.code, result.detail, result.streams, result.setups
+        )
+        self._ledger.record(observation)
+        self.attempted = True
+        if result.outcome is Outcome.OK:
+            self._failures = 0
+            return
+        self._failures += 1
+        pause = backoff_after(self._failures, BACKOFF_FIRST, BACKOFF_LONGEST, self._random.random())
+        self._backoff_until = self._clock.now() + pause
+
+    def _promise(self, seconds: float) -> None:
+        self._promised = self._clock.now() + seconds + PATIENCE

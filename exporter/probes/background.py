@@ -1,0 +1,151 @@
+"""Requests of a background load to one target, one by one, many at a time. The connections are as for probes."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from exporter.flights import Flight, Flights
+from exporter.observation import Failure, Outcome, Stream
+from exporter.prober import Abandoned, Census, Result
+from exporter.probes.composer import Composer
+from exporter.probes.front import Front
+from exporter.probes.pool import LOOK, Pool
+from exporter.probes.streams import TRIES, summed_up, users_wait
+from exporter.settings import Target, Workload
+from exporter.targets import Facts
+
+# How long an answer of the router's metrics is believed: a load would otherwise ask for each request.
+CROWD_SECONDS = 1.0
+LATE = Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", "the deadline passed")
+
+
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """One request on its way, until `deadline`."""
+
+    flight: Flight
+    deadline: float
+    intended: float | None
+
+
+class StreamBackground:
+    """See `Background`. Sends the requests of one workload."""
+
+    def __init__(
+        self,
+        target: Target,
+        workload: Workload,
+        front: Front,
+        census: Census | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        seed: int | None = None,
+    ) -> None:
+        self._target, self._workload, self._front = target, workload, front
+        self._census = census or Census()
+        self._clock = clock
+        self._pool = Pool(front, clock)
+        self._composer = Composer(target, front, seed)
+        self._flights = Flights(clock)
+        self._underway: deque[Underway] = deque()
+        self._next: Flight | None = None
+        self._facts: Facts | None = None
+        self._crowd: tuple[float, bool] = (float("-inf"), False)
+        self._user: int | None = None
+
+    def connect(self, timeout: float) -> Facts:
+        self._user = threading.get_ident()
+        self._facts = self._front.facts(lambda request: self._pool.ask(request, timeout))
+        self._composer.measure(lambda request: self._pool.ask(request, timeout))
+        return self._facts
+
+    def users_wait(self) -> bool:
+        since, wait = self._crowd
+        if self._clock() - since >= CROWD_SECONDS:
+            wait = users_wait(self._target, self._front, self._pool, self._census)
+            self._crowd = (self._clock(), wait)
+        return wait
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._underway)
+
+    def warm(self, stopping: Callable[[], bool]) -> None:
+        counted = None
+        for _ in range(TRIES):
+            text = self._composer.texts(self._workload, 1)[0]
+            cold = self._composer.cold(self._workload, text)
+            stream, detail, counted = self._alone(text, stopping)
+            if stream.outcome is not Outcome.OK:
+                raise Failure(stream.outcome, stream.code, detail)
+            if not self._composer.corrected(self._workload, counted) and not cold:
+                return
+        raise self._composer.wrong_length(self._workload, counted)
+
+    def _alone(self, text: str, stopping: Callable[[], bool]) -> tuple[Stream, str, int | None]:
+        """One request, watched to its end."""
+        self._composer.check_limits(self._facts, self._workload)
+        flight = self._composer.flight(self._pool.take(), text, self._workload)
+        self._flights.launch(flight)
+        deadline = flight.sent + self._workload.timeout
+        while flight.ended is None and self._clock() < deadline:
+            self._flights.turn(min(deadline, self._clock() + LOOK))
+            if stopping() or self._pool.closing.is_set():
+                self._flights.abort()
+                raise Abandoned
+        self._flights.abort()
+        if flight.reusable:
+            self._pool.keep(flight.connection)
+        return self._composer.stream(flight, self._workload)
+
+    def prepare(self) -> None:
+        if self._next is not None:
+            if not self._next.connection.idle:
+                return
+            self._next.connection.close()
+            self._next = None
+        self._composer.check_limits(self._facts, self._workload)
+        text = self._composer.texts(self._workload, 1)[0]
+        self._next = self._composer.flight(self._pool.take(), text, self._workload)
+
+    def send(self, intended: float | None) -> None:
+        self.prepare()
+        assert self._next is not None
+        flight, self._next = self._next, None
+        self._flights.launch(flight)
+        self._underway.append(Underway(flight, flight.sent + self._workload.timeout, intended))
+        self._census.set(self, len(self._underway))
+
+    def turn(self, until: float) -> list[Result]:
+        # All have the same timeout, so the first is the first to be late.
+        self._flights.turn(min(until, self._underway[0].deadline) if self._underway else until)
+        now = self._clock()
+        for one in self._underway:
+            if one.deadline > now:
+                break
+            if one.flight.ended is None:
+                self._flights.end(one.flight, LATE)
+        ended = [one for one in self._underway if one.flight.ended is not None]
+        if ended:
+            self._underway = deque(one for one in self._underway if one.flight.ended is None)
+            self._census.set(self, len(self._underway))
+        return [self._landed(one) for one in ended]
+
+    def _landed(self, one: Underway) -> Result:
+        if one.flight.reusable:
+            self._pool.keep(one.flight.connection)
+        stream, detail, counted = self._composer.stream(one.flight, self._workload, one.intended)
+        self._composer.corrected(self._workload, counted)
+        return summed_up([stream], [detail], self._pool)
+
+    def close(self) -> None:
+        """From another thread: `turn` then ends everything at its next call."""
+        self._pool.closing.set()
+        if self._user in (None, threading.get_ident()):
+            self._flights.abort()
+            self._underway.clear()
+            if self._next is not None:
+                self._next.connection.close()
+                self._next = None
+            self._pool.close()

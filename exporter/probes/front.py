@@ -1,0 +1,98 @@
+"""What the two router protocols must be able to say; see `streams` for what they have in common."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from exporter.exchange import End, Request, Talk
+from exporter.flights import Answer
+from exporter.line import Endpoint
+from exporter.observation import Failure, Step
+from exporter.settings import Workload
+from exporter.targets import Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a finished answer says: the arrivals of its tokens, and its prompt's length where the server counts it."""
+
+    steps: tuple[Step, ...]
+    prompt_tokens: int | None
+
+
+class TokenAnswer(Answer, Protocol):
+    """The answer to a request for a stream of tokens."""
+
+    def told(self, sent: float) -> Told:
+        """After the end. Raises Failure where the answer is not what it should be."""
+
+
+class WholeAnswer(Answer, Protocol):
+    """The answer to a request that is no stream."""
+
+    @property
+    def content(self) -> bytes:
+        """After the end: what was answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something is to be had: one request to one server."""
+
+    endpoint: Endpoint
+    talk: Talk
+    request: Request
+
+
+class Front(Protocol):
+    """One protocol of one target: how to talk, what to ask, what the answers mean."""
+
+    def endpoint(self) -> Endpoint:
+        """Where to connect. Reads certificates: raises Failure."""
+
+    def talk(self, endpoint: Endpoint) -> Talk:
+        """The protocol of a new connection."""
+
+    def warming(self) -> Request | None:
+        """A cheap request that wakes an idle connection, where the protocol itself has no such thing."""
+
+    def facts(self, ask: Callable[[Request], bytes]) -> Facts:
+        """Who is there. `ask` sends one request and answers its body. Raises Failure."""
+
+    def measure(self, ask: Callable[[Request], bytes], texts: Sequence[str]) -> list[int] | None:
+        """How many tokens the texts have; None where the server does not say. Raises Failure."""
+
+    def request(self, prompt: str, workload: Workload, seed: int) -> Request:
+        """One request for a stream of tokens. Raises Failure."""
+
+    def answer(self) -> TokenAnswer:
+        """For the answer to `request`."""
+
+    def whole(self) -> WholeAnswer:
+        """For the answer to any other request."""
+
+    def metrics(self) -> Place | None:
+        """Where the router's own metrics are; None where the target does not name them. Raises Failure."""
+
+
+class Page:
+    """The whole body of an HTTP answer. `refused` makes the Failure of an error status."""
+
+    def __init__(self, refused: Callable[[int, bytes], Failure]) -> None:
+        self._refused = refused
+        self._status = 0
+        self._pieces: list[bytes] = []
+
+    @property
+    def content(self) -> bytes:
+        return b"".join(self._pieces)
+
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
+        self._status = status
+
+    def body(self, at: float, data: bytes) -> None:
+        self._pieces.append(data)
+
+    def end(self, at: float, end: End) -> None:
+        if self._status >= 300:
+            raise self._refused(self._status, self.content)

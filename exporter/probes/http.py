@@ -1,0 +1,157 @@
+"""The HTTP routers: TGI's `/generate_stream`, and the OpenAI forms that it shares with vLLM, SGLang and others.
+
+Each request has a connection of its own, kept alive; h11 parses what was read. What to say and how to read it is in
+`dialects`.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from exporter import dialects, notation
+from exporter.exchange import End, Http1, Request, Talk
+from exporter.framing import FramingError, ServerSentEvents, steps
+from exporter.line import Endpoint
+from exporter.observation import Failure
+from exporter.probes.fmaas import metrics_place
+from exporter.probes.front import Page, Place, Told
+from exporter.settings import Api, Target, Tls, Workload
+from exporter.targets import Facts
+from exporter.trust import Trust, bearer_token
+
+# Of an error page that is no answer for us.
+LONGEST_ERROR = 65536
+
+
+class HttpFront:
+    """See `Front`."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._url = notation.split_url(target.address)
+        self._base = self._url.path.rstrip("/")
+        secure = self._url.scheme == "https"
+        self._trust = Trust(target.address, target.tls or Tls(), "http/1.1") if secure else None
+        self._model = target.model or ""
+        self._token: str | None = None
+
+    def endpoint(self) -> Endpoint:
+        context = self._trust.context() if self._trust else None
+        port = self._url.port or (443 if context else 80)
+        name = self._target.tls.server_name or "" if self._target.tls else ""
+        return Endpoint(self._url.hostname or "", port, tls=context, server_name=name)
+
+    def talk(self, endpoint: Endpoint) -> Talk:
+        return Http1(endpoint.authority)
+
+    def warming(self) -> Request | None:
+        return self._get(dialects.FACTS_PATHS[self._target.api])
+
+    def facts(self, ask: Callable[[Request], bytes]) -> Facts:
+        self._token = bearer_token(self._target.address, self._target.bearer_token_env, self._target.bearer_token_file)
+        try:
+            body = ask(self._get(dialects.FACTS_PATHS[self._target.api]))
+        except Failure as failure:
+            # A proxy may let nothing through but the requests themselves: then nothing is known, and that is fine.
+            if failure.code not in ("NOT_FOUND", "METHOD_NOT_ALLOWED"):
+                raise self._discreet(failure) from None
+            body = b"{}"
+        try:
+            document = json.loads(body)
+        except ValueError:
+            document = {}
+        found = dialects.facts(
+            self._target.api, document if isinstance(document, dict) else {}, self._target.model or ""
+        )
+        self._model = found.model
+        return found
+
+    def measure(self, ask: Callable[[Request], bytes], texts: Sequence[str]) -> list[int] | None:
+        return None  # learned from each answer instead
+
+    def request(self, prompt: str, workload: Workload, seed: int) -> Request:
+        api = self._target.api
+        body = dialects.request_body(api, prompt, workload, self._model, self._target.extra_body, seed)
+        headers = (("content-type", "application/json"), ("accept", "text/event-stream"))
+        return Request("POST", self._base + dialects.PATHS[api], (*self._headers(), *headers), body)
+
+    def answer(self) -> "EventStream":
+        return EventStream(self._target.api, self._discreet)
+
+    def whole(self) -> Page:
+        return Page(dialects.refused)
+
+    def metrics(self) -> Place | None:
+        url = self._target.metrics_url or f"{self._url.scheme}://{self._url.netloc}{self._base}/metrics"
+        parts = notation.split_url(url, "metrics_url")
+        # The token is for this server alone.
+        ours = (parts.scheme, parts.netloc) == (self._url.scheme, self._url.netloc)
+        return metrics_place(url, self._target.tls if ours else Tls(), self._headers() if ours else ())
+
+    def _get(self, path: str) -> Request:
+        return Request("GET", self._base + path, self._headers())
+
+    def _headers(self) -> tuple[tuple[str, str], ...]:
+        said = (("user-agent", "tgi-probe"), ("accept-encoding", "identity"))
+        return said if self._token is None else (*said, ("authorization", f"Bearer {self._token}"))
+
+    def _discreet(self, failure: Failure) -> Failure:
+        """A server may repeat what it was sent: not into our logs."""
+        if self._token is None or self._token not in failure.detail:
+            return failure
+        return Failure(failure.outcome, failure.code, failure.detail.replace(self._token, "…"))
+
+
+class EventStream:
+    """The answer to a request for a stream. Events are kept as text and understood after the end."""
+
+    def __init__(self, api: Api, discreet: Callable[[Failure], Failure]) -> None:
+        self._api = api
+        self._discreet = discreet
+        self._split = ServerSentEvents()
+        self._status = 0
+        self._kind = ""
+        self._error = b""
+        self.events: list[tuple[float, str]] = []
+
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
+        self._status = status
+        self._kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def _streams(self) -> bool:
+        return self._status < 300 and self._kind == "text/event-stream"
+
+    def body(self, at: float, data: bytes) -> None:
+        if not self._streams:
+            self._error += data[: LONGEST_ERROR - len(self._error)]
+            return
+        self._take(at, lambda: self._split.feed(data))
+
+    def _take(self, at: float, split: Callable[[], list[str]]) -> None:
+        try:
+            for event in split():
+                self.events.append((at, event))
+                if '"error"' in event:  # the server may not end the stream by itself then
+                    dialects.parsed(event)
+        except FramingError as error:
+            raise dialects.malformed(str(error)) from None
+        except Failure as failure:
+            raise self._discreet(failure) from None
+
+    def end(self, at: float, end: End) -> None:
+        if self._streams:
+            self._take(at, self._split.rest)
+        elif self._status >= 300:
+            raise self._discreet(dialects.refused(self._status, self._error))
+        else:
+            said = dialects.shortened(self._error.decode("utf-8", "replace"))
+            raise self._discreet(
+                dialects.malformed(f"{self._kind or 'no content type'} instead of an event stream: {said}")
+            )
+
+    def told(self, sent: float) -> Told:
+        try:
+            reading = dialects.read(self._api, self.events)
+        except Failure as failure:
+            raise self._discreet(failure) from None
+        return Told(steps(sent, reading.arrivals), reading.prompt_tokens)

@@ -1,0 +1,109 @@
+"""The connections to one target: opened, warmed and checked before they are needed, kept alive between probes."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from exporter.exchange import Request
+from exporter.flights import Connection, Flight, Flights
+from exporter.observation import Failure, Setup
+from exporter.probes.front import Front, Place, WholeAnswer
+
+CONNECT_TIMEOUT = 5.0
+# How often a flight looks whether the daemon wants to stop. It costs no accuracy: arrivals carry their instants.
+LOOK = 0.1
+SHORTEST = 0.001
+
+
+class Pool:
+    """Used by one thread; only `closing` may be set by another."""
+
+    def __init__(self, front: Front, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.closing = threading.Event()
+        self._front = front
+        self._clock = clock
+        self._free: list[Connection] = []
+        self._setups: list[Setup] = []
+
+    def setups(self) -> tuple[Setup, ...]:
+        """The connections opened since last asked."""
+        found = tuple(self._setups)
+        self._setups.clear()
+        return found
+
+    def take(self, timeout: float = CONNECT_TIMEOUT) -> Connection:
+        """A connection on which a request may be sent at once: a kept one that is still good, warmed, or a new one.
+
+        Raises Failure (unreachable).
+        """
+        deadline = self._clock() + timeout
+        warming = self._front.warming()
+        while (connection := self._kept(deadline)) is not None:
+            if not connection.idle or warming is None:
+                return connection
+            try:
+                self.fetch(connection, warming, self._front.whole(), max(SHORTEST, deadline - self._clock()))
+            except Failure:
+                continue
+            if connection.talk.usable:
+                return connection
+            connection.close()
+        return self._open(max(SHORTEST, deadline - self._clock()))
+
+    def _kept(self, deadline: float) -> Connection | None:
+        while self._free:
+            connection = self._free.pop()
+            if connection.still_good(deadline):
+                return connection
+            connection.close()
+        return None
+
+    def _open(self, timeout: float) -> Connection:
+        endpoint = self._front.endpoint()
+        connection = Connection(endpoint, self._front.talk(endpoint), timeout, self._clock)
+        self._setups.append(Setup(connection.begun, connection.ready))
+        return connection
+
+    def keep(self, connection: Connection) -> None:
+        """Give a connection back."""
+        if connection.talk.usable and not self.closing.is_set():
+            self._free.append(connection)
+        else:
+            connection.close()
+
+    def ask(self, request: Request, timeout: float) -> bytes:
+        """One request that is no stream, on whatever connection. Raises Failure."""
+        deadline = self._clock() + timeout
+        connection = self._kept(deadline) or self._open(timeout)
+        body = self.fetch(connection, request, self._front.whole(), max(SHORTEST, deadline - self._clock()))
+        self.keep(connection)
+        return body
+
+    def visit(self, place: Place, answer: WholeAnswer, timeout: float = CONNECT_TIMEOUT) -> bytes:
+        """One request on a connection of its own. Raises Failure."""
+        connection = Connection(place.endpoint, place.talk, timeout, self._clock)
+        try:
+            return self.fetch(connection, place.request, answer, timeout)
+        finally:
+            connection.close()
+
+    def fetch(self, connection: Connection, request: Request, answer: WholeAnswer, timeout: float) -> bytes:
+        """Send on this connection and wait for the whole answer. Raises Failure; the connection is closed then."""
+        flights = Flights(self._clock)
+        flight = Flight(connection, request, answer)
+        flights.launch(flight)
+        deadline = self._clock() + timeout
+        while len(flights) and self._clock() < deadline and not self.closing.is_set():
+            flights.turn(min(deadline, self._clock() + LOOK))
+        flights.close()
+        if flight.failure is not None:
+            connection.close()
+            failure = flight.failure
+            raise Failure(failure.outcome, failure.code, f"{connection.where}{request.path}: {failure.detail}")
+        return answer.content
+
+    def close(self) -> None:
+        """From the thread that uses the pool."""
+        self.closing.set()
+        while self._free:
+            self._free.pop().close()

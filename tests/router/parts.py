@@ -1,0 +1,108 @@
+"""A simulated router in a process of its own, and probers that keep what they ask."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from exporter.exchange import Request
+from exporter.observation import Outcome
+from exporter.prober import Result
+from exporter.probes.fmaas import FmaasFront
+from exporter.probes.front import Front
+from exporter.probes.http import HttpFront
+from exporter.probes.streams import StreamProber
+from exporter.settings import Target, Workload
+from tests.processes import TGI_PROBE, Process, ask, running, wait_until
+
+# How each way in is configured, beside the address.
+DOORS: dict[str, dict[str, Any]] = {
+    "fmaas": {"kind": "fmaas"},
+    "tgi": {"kind": "http", "api": "tgi"},
+    "completions": {"kind": "http", "api": "completions"},
+    "chat": {"kind": "http", "api": "chat"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedRouter:
+    """`tgi-probe simulate` with both doors of a router and its admin page."""
+
+    process: Process
+    http: str
+    grpc: str
+    admin: str
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = ask(f"{self.admin}/state").json()
+        return state
+
+    def record(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in ask(f"{self.admin}/record").text.splitlines()]
+
+
+@contextlib.contextmanager
+def simulated_router(*words: str) -> Iterator[SimulatedRouter]:
+    doors = ("--router-http", "127.0.0.1:0", "--router-grpc", "127.0.0.1:0", "--admin-address", "127.0.0.1:0")
+    with running((*TGI_PROBE, "simulate", *doors, *words)) as process:
+        [admin] = wait_until(lambda: re.findall(r"admin listens on (\S+)", process.stdout), "the router is up", process)
+        [http] = re.findall(r"router http listens on http://(\S+)", process.stdout)
+        [grpc] = re.findall(r"router grpc listens on (\S+)", process.stdout)
+        yield SimulatedRouter(process, http, grpc, admin)
+
+
+def target(door: str, http: str | None, grpc: str | None, **keys: Any) -> Target:
+    scheme = "https" if "tls" in keys else "http"
+    address = grpc if door == "fmaas" else f"{scheme}://{http}"
+    return Target.model_validate({"name": "router", "address": address, **DOORS[door], **keys})
+
+
+class Keeping:
+    """A front that keeps the prompts, in the order of the streams."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self.prompts: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._front, name)
+
+    def request(self, prompt: str, workload: Workload, seed: int) -> Request:
+        self.prompts.append(prompt)
+        return self._front.request(prompt, workload, seed)
+
+
+def front(target: Target) -> Front:
+    return FmaasFront(target) if target.kind == "fmaas" else HttpFront(target)
+
+
+class Probing:
+    """A prober with its prompts; for the length of a block."""
+
+    def __init__(self, target: Target) -> None:
+        self.front = Keeping(front(target))
+        self.prober = StreamProber(target, self.front)
+
+    def __enter__(self) -> "Probing":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.prober.close()
+
+    def probe(self, workload: Workload, batch_size: int) -> Result:
+        """Connect and probe; `prompts` are those of this probe."""
+        self.prober.connect(5.0)
+        self.front.prompts.clear()
+        result = self.prober.probe(workload, batch_size, lambda: False)
+        assert len(self.front.prompts) >= batch_size or result.outcome is Outcome.REFUSED
+        return result
+
+    @property
+    def prompts(self) -> list[str]:
+        return self.front.prompts
+
+
+def workload(**keys: Any) -> Workload:
+    return Workload.model_validate({"name": "w", "sequence_length": 32, "decode_length": 8, "timeout": "30s", **keys})
