@@ -100,10 +100,13 @@ def steps(sent: float, arrivals: Sequence[tuple[float, int]]) -> tuple[Step, ...
     """Arrivals as (instant, tokens so far) to steps. One without a new token is no step; its wait is part of the
     next.
     """
-    found = []
+    found: list[Step] = []
     asked, before = sent, 0
     for instant, tokens in arrivals:
-        if tokens > before:
+        if tokens > before and instant == asked and found:  # came together: nobody waited in between
+            found[-1] = Step(found[-1].asked, instant, found[-1].tokens + tokens - before)
+            before = tokens
+        elif tokens > before:
             found.append(Step(asked, instant, tokens - before))
             asked, before = instant, tokens
     return tuple(found)

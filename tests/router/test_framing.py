@@ -105,6 +105,10 @@ def test_counts_so_far_become_steps_and_an_arrival_without_a_token_is_part_of_th
     assert steps(1.0, [(1.1, 0), (1.5, 1), (1.6, 1), (1.8, 4), (1.9, 4)]) == (Step(1.0, 1.5, 1), Step(1.5, 1.8, 3))
 
 
+def test_tokens_that_came_together_are_one_step() -> None:
+    assert steps(1.0, [(2.0, 1), (2.0, 2), (3.0, 3), (3.0, 4)]) == (Step(1.0, 2.0, 2), Step(2.0, 3.0, 2))
+
+
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=50).map(sorted), st.integers(1, 200))
 def test_tokens_spread_over_chunks_are_all_there_and_the_first_chunk_has_one(chunks: list[float], total: int) -> None:
     spread = spread_tokens(chunks, total)
