@@ -55,6 +55,13 @@ def build_parser(command: Sequence[str] = ()) -> argparse.ArgumentParser:
         alerting.add_rules_arguments(rules)
         rules.set_defaults(command=alerting.run_rules)
 
+    slo = commands.add_parser("slo", help="ask Prometheus whether the SLOs are met: exit code 1 when one is missed")
+    if "slo" in command:
+        from exporter.alerting import report
+
+        report.add_slo_arguments(slo)
+        slo.set_defaults(command=report.run_slo)
+
     simulate = commands.add_parser("simulate", help="an embedded shard that behaves like a real one, no GPU needed")
     if "simulate" in command:
         from exporter import simulator

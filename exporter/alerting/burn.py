@@ -19,7 +19,7 @@ PAIRS: tuple[tuple[Severity, float, float, float], ...] = (
     ("ticket", 1.0, 6 * HOUR, 3 * DAY),
 )
 # A window must hold a few probes, or it jumps between all good, all bad and nothing; and a rate needs a few scrapes.
-SHORT_ROUNDS, LONG_ROUNDS, SCRAPES = 4, 12, 4
+SHORT_ROUNDS, LONG_ROUNDS, SCRAPES = 4, 12, 6
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def add_rules_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="tgi-probe", help="name of the PrometheusRule resource (default tgi-probe)")
     parser.add_argument(
         "--scrape-interval", type=_duration, default=DEFAULTS.scrape_interval, metavar="DURATION",
-        help="how often Prometheus scrapes and evaluates (default 15s); no window is shorter than 4 of them",
+        help="how often Prometheus scrapes and evaluates (default 15s); no window is shorter than 6 of them",
     )  # fmt: skip
     parser.add_argument(
         "--drop-label", type=_label, action="append", default=[], metavar="LABEL",

@@ -20,8 +20,6 @@ MEASURES = {
     "request_duration": "request duration",
     "availability": "success",
 }
-# One bad probe can raise the counter's increase up to half too high, where the range holds two scrapes.
-EXTRAPOLATION = 1.5
 # Recordings over days move slowly, and are dear. Not longer: a series counts as gone 5 minutes after its newest value.
 SLOW_INTERVAL = 150.0
 
@@ -136,7 +134,7 @@ def _alerts(objective: Objective) -> list[Alert]:
 def _alert(objective: Objective, severity: str, able: Sequence[Pair]) -> Alert:
     slo = objective.slo
     own = f'{{slo="{slo.name}"}}'
-    spared = promql.number(EXTRAPOLATION * objective.load.largest)
+    spared = promql.number(promql.EXTRAPOLATION * objective.load.largest)
     share = promql.number(objective.budget)
     terms = []
     for pair in able:

@@ -2,6 +2,9 @@
 
 UNITS = (("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 REQUESTS = "tgi_probe_slo_requests_total"
+# An increase is drawn out to the edges of its range, by up to half an interval at the start and one at the end. With
+# five scrapes, four intervals, that is a factor of 1.4 at the most; with two it would be 2.5.
+LEAST_SCRAPES, EXTRAPOLATION = 5, 1.5
 
 
 def duration(seconds: float) -> str:
@@ -35,4 +38,6 @@ def error_ratio(matchers: str, window: float, dropped: str) -> str:
 
 
 def bad_requests(matchers: str, window: float, dropped: str) -> str:
-    return f'sum without ({dropped}) (increase({REQUESTS}{{{matchers},verdict="bad"}}[{duration(window)}]))'
+    """How many, less than `EXTRAPOLATION` times too high; nothing before there are some scrapes."""
+    bad = f'{REQUESTS}{{{matchers},verdict="bad"}}[{duration(window)}]'
+    return f"sum without ({dropped}) (increase({bad}) and count_over_time({bad}) >= {LEAST_SCRAPES})"

@@ -38,7 +38,7 @@ def test_every_window_holds_some_probes_and_scrapes_and_the_long_one_is_longer(
     period: float, interval: float, scrape: float
 ) -> None:
     for pair in pairs(period, interval, scrape):
-        assert pair.short >= max(4 * interval, 4 * scrape) - 1e-3
+        assert pair.short >= max(4 * interval, 6 * scrape) - 1e-3
         assert pair.long >= 1.5 * pair.short or pair.long >= 12 * interval
         assert pair.long > pair.short
 

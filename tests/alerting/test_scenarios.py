@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from exporter.alerting import promql
 from exporter.alerting.rule import Options
 from exporter.alerting.rules import rule_file
+from exporter.settings import Settings
 from exporter.sources import load
 from tests import real_parts
 from tests.alerting.worlds import Phase, rule_test
@@ -95,7 +97,7 @@ SCENARIOS = (
     Scenario(
         "a restart in the middle of a burn does not hide it",
         (Phase(6 * HOURS), Phase(6, bad=1), Phase(1, bad=1, restart=True), Phase(60, bad=1)),
-        {363: NOTHING, 372: {PAGE, TICKET}, 425: {PAGE, TICKET}},
+        {361: NOTHING, 372: {PAGE, TICKET}, 425: {PAGE, TICKET}},
     ),
     Scenario(
         "one bad probe at 99.9 % wakes nobody, with a history",
@@ -151,6 +153,11 @@ SCENARIOS = (
         {720: NOTHING, 800: NOTHING, 839: NOTHING},
     ),
 )
+
+
+def settings_of(folder: Path, objective: float = 0.99) -> Settings:
+    (folder / "probe.yaml").write_text(CONFIG.format(objective=objective))
+    return load(folder / "probe.yaml")
 
 
 def replayed(folder: Path, config: str, tests: list[dict[str, object]]) -> str:
@@ -217,6 +224,33 @@ def test_the_knee_moves_when_the_largest_batch_size_stays_bad_and_not_for_two_ba
     ]
     checks = [{"expr": expr, "eval_time": f"{at}m", "exp_samples": samples} for at, expr, samples in expected]
     found = replayed(tmp_path, KNEE, [{"interval": "1m", "input_series": series, "promql_expr_test": checks}])
+    assert not found, found
+
+
+def test_one_bad_probe_never_counts_as_two_however_few_scrapes_there_are(tmp_path: Path) -> None:
+    """A long-running daemon that Prometheus has only just found: its first scrapes, asked about at every second."""
+    labels = 'slo="chat-ttft",target="llama",workload="chat",batch_size="1",verdict="bad"'
+    spared = "slo:bad_requests:increase5m"
+    rules = yaml.safe_load(rule_file(settings_of(tmp_path), Options(), []))
+    [expr] = [rule["expr"] for group in rules["groups"] for rule in group["rules"] if rule.get("record") == spared]
+    tests: list[dict[str, object]] = [
+        {
+            "interval": "15s",
+            "input_series": [{"series": f"tgi_probe_slo_requests_total{{{labels}}}", "values": values}],
+            "promql_expr_test": [
+                {"expr": f"{expr} > {promql.EXTRAPOLATION}", "eval_time": f"{second}s", "exp_samples": []}
+                for second in range(0, 300, 4)
+            ],
+        }
+        for values in (
+            "100 101x40",
+            "0 1x40",
+            "100 100 101x40",
+            "100 101 _ _ 101x40",
+            "_ _ 7 7 7 7 8x40",
+        )
+    ]
+    found = replayed(tmp_path, CONFIG.format(objective=0.99), tests)
     assert not found, found
 
 

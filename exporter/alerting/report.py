@@ -1,0 +1,259 @@
+"""`tgi-probe slo`: are the objectives met? Asked of Prometheus, which evaluates the rules of `tgi-probe rules`."""
+
+import argparse
+import http.client
+import json
+import ssl
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exporter import notation
+from exporter.alerting import promql
+
+TIMEOUT = 10.0
+RATIO = "slo:sli_error:ratio_rate"
+# All that is recorded of SLOs and needed here, in one question.
+FACTS = (
+    '{__name__=~"slo:(sli_error:ratio_rate.+|objective:ratio|threshold:seconds|time_period:days|period_burn_rate:ratio)",'
+    'slo!="",target!=""}'
+)
+FIRING = 'ALERTS{alertname=~"TgiProbe.+",alertstate="firing"}'
+MEASURES = "max by (slo, measure) (tgi_probe_slo_info)"
+
+
+class Unanswered(Exception):
+    """Prometheus could not be asked, or does not know; the message is one line, with the mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(slots=True)
+class Answer:
+    """One SLO of one target. Ratios, seconds; None where Prometheus has no data."""
+
+    slo: str
+    target: str
+    objective: float
+    period: float
+    measure: str = ""
+    threshold: float | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    period_burn: float | None = None
+    burn: dict[str, float] = field(default_factory=dict)
+    alerts: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> float | None:
+        return None if self.period_burn is None else 1 - self.period_burn * (1 - self.objective)
+
+    @property
+    def budget_left(self) -> float | None:
+        return None if self.period_burn is None else 1 - self.period_burn
+
+    @property
+    def verdict(self) -> str:
+        if self.budget_left is None:
+            return "no data"
+        return "met" if self.budget_left >= -1e-9 else "MISSED"
+
+
+def add_slo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prometheus", required=True, metavar="URL", help="such as http://localhost:9090")
+    parser.add_argument("--slo", action="append", default=[], metavar="NAME", help="only this one; may be given again")
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument(
+        "--bearer-token-file", type=Path, metavar="FILE", help="a token that Prometheus, or what is before it, asks for"
+    )
+
+
+def run_slo(arguments: argparse.Namespace) -> int:
+    """Print the answers. 0: all met, 1: one is missed, 2: Prometheus cannot tell."""
+    try:
+        token = _token(arguments.bearer_token_file)
+        samples = {query: ask(arguments.prometheus, query, token) for query in (FACTS, FIRING, MEASURES)}
+        found = answers(samples[FACTS], samples[FIRING], samples[MEASURES])
+        unknown = sorted(set(arguments.slo) - {answer.slo for answer in found})
+        found = [answer for answer in found if not arguments.slo or answer.slo in arguments.slo]
+        if unknown or not found:
+            what = f"SLO {unknown[0]}" if unknown else "SLOs"
+            raise Unanswered(
+                f"{arguments.prometheus}: has no recordings of {what}; "
+                "load the file of `tgi-probe rules` into it and wait a minute"
+            )
+    except Unanswered as trouble:
+        print(trouble, file=sys.stderr)
+        return 2
+    print(table(found) if arguments.format == "table" else as_json(found))
+    verdicts = {answer.verdict for answer in found}
+    return 1 if "MISSED" in verdicts else 2 if "no data" in verdicts else 0
+
+
+# --- what Prometheus says
+
+
+def _token(file: Path | None) -> str | None:
+    try:
+        return file.read_text("utf-8").strip() if file else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unanswered(f"--bearer-token-file: {file} cannot be read: {error}") from None
+
+
+def ask(url: str, query: str, token: str | None = None) -> list[Sample]:
+    """An instant query. Raises Unanswered."""
+    if not url.startswith(("http://", "https://")):
+        raise Unanswered(f"--prometheus: must begin with http:// or https://, not {url!r}")
+    if "@" in urllib.parse.urlsplit(url).netloc:
+        raise Unanswered(
+            "--prometheus: must not hold a user or password; use --bearer-token-file, or a proxy that signs in"
+        )
+    address = f"{url.rstrip('/')}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+    try:
+        request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"} if token else {})
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
+            document = json.load(reply)
+        return [Sample(item["metric"], float(item["value"][1])) for item in document["data"]["result"]]
+    except urllib.error.HTTPError as error:
+        with error:
+            raise Unanswered(f"{url}: answered {error.code} {error.reason}; is it the address of Prometheus?") from None
+    except (ValueError, KeyError, TypeError, http.client.HTTPException) as error:
+        raise Unanswered(f"{url}: is not the address of a Prometheus ({type(error).__name__}: {error})") from None
+    except (OSError, ssl.SSLError) as error:
+        raise Unanswered(f"{url}: cannot be reached: {getattr(error, 'reason', error)}") from None
+
+
+def answers(facts: Iterable[Sample], firing: Iterable[Sample], measures: Iterable[Sample]) -> list[Answer]:
+    """One for each SLO and target; several where several daemons watch a target of the same name."""
+    by_name: dict[str, list[Sample]] = {}
+    for sample in facts:
+        by_name.setdefault(sample.labels["__name__"], []).append(sample)
+    found = []
+    kinds = {sample.labels["slo"]: sample.labels.get("measure", "") for sample in measures}
+    for fact in by_name.get("slo:objective:ratio", []):
+        slo, target = fact.labels["slo"], fact.labels["target"]
+        period = _of(by_name.get("slo:time_period:days", []), slo, target)
+        threshold = _of(by_name.get("slo:threshold:seconds", []), slo, target)
+        blank = (slo, target, fact.value, period[0].value * 86400 if period else 0.0, kinds.get(slo, ""))
+        limit = threshold[0].value if threshold else None
+        series = _of(by_name.get("slo:period_burn_rate:ratio", []), slo, target)
+        series += [one for name, many in by_name.items() if name.startswith(RATIO) for one in _of(many, slo, target)]
+        for key in sorted({_own(one) for one in series}) or [()]:
+            answer = Answer(*blank, limit, dict(key))
+            for one in series:
+                if _own(one) == key:
+                    _fill(answer, one)
+            answer.alerts = sorted({_told(alert) for alert in firing if _concerns(alert, answer)})
+            found.append(answer)
+    return sorted(found, key=lambda answer: (answer.slo, answer.target, sorted(answer.labels.items())))
+
+
+def _of(samples: Sequence[Sample], slo: str, target: str) -> list[Sample]:
+    return [one for one in samples if one.labels.get("slo") == slo and one.labels.get("target") == target]
+
+
+def _own(sample: Sample) -> tuple[tuple[str, str], ...]:
+    """What else tells series of the same SLO and target apart."""
+    return tuple(sorted(item for item in sample.labels.items() if item[0] not in ("__name__", "slo", "target")))
+
+
+def _fill(answer: Answer, sample: Sample) -> None:
+    name = sample.labels["__name__"]
+    if not name.startswith(RATIO):
+        answer.period_burn = sample.value
+    elif abs(notation.parse_duration(name.removeprefix(RATIO)) - answer.period) > answer.period * 1e-6:
+        answer.burn[name.removeprefix(RATIO)] = sample.value / (1 - answer.objective)
+
+
+def _concerns(alert: Sample, answer: Answer) -> bool:
+    """Alerts of the SLO, and those of its target that are about no SLO."""
+    labels = alert.labels
+    if labels.get("slo", answer.slo) != answer.slo or labels.get("target") != answer.target:
+        return False
+    return all(labels.get(name, value) == value for name, value in answer.labels.items())
+
+
+def _told(alert: Sample) -> str:
+    return f"{alert.labels['alertname']} ({alert.labels.get('severity', '')})"
+
+
+# --- what we say
+
+
+def table(found: Sequence[Answer]) -> str:
+    """Columns as wide as they need to be; labels are shown only where they tell targets of one name apart."""
+    windows = sorted({window for answer in found for window in answer.burn}, key=notation.parse_duration)
+    burning = [f"BURN {window}" for window in windows]
+    head = ["SLO", "TARGET", "OBJECTIVE", "THRESHOLD", "PERIOD", "GOOD", "BUDGET LEFT", *burning, "", "ALERTS"]
+    rows = [head]
+    for answer in found:
+        burns = (_number(answer.burn.get(window)) for window in windows)
+        rows.append(
+            [
+                answer.slo,
+                _target(answer, found),
+                promql.percent(answer.objective),
+                _threshold(answer),
+                promql.duration(answer.period),
+                _percent(answer.good, 3),
+                _percent(answer.budget_left, 1),
+                *burns,
+                answer.verdict,
+                ", ".join(answer.alerts) or "-",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def _target(answer: Answer, found: Sequence[Answer]) -> str:
+    same = [other.labels for other in found if (other.slo, other.target) == (answer.slo, answer.target)]
+    telling = [
+        f"{name}={value}" for name, value in answer.labels.items() if any(labels.get(name) != value for labels in same)
+    ]
+    return f"{answer.target} ({', '.join(telling)})" if telling else answer.target
+
+
+def _threshold(answer: Answer) -> str:
+    if answer.threshold is None:
+        return "success"
+    return f"{answer.measure} ≤ {promql.duration(answer.threshold)}".removeprefix(" ≤ ")
+
+
+def _percent(ratio: float | None, digits: int) -> str:
+    return "-" if ratio is None else f"{ratio * 100:.{digits}f} %"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def as_json(found: Sequence[Answer]) -> str:
+    """The same for programs: ratios, and seconds."""
+
+    def item(answer: Answer) -> dict[str, Any]:
+        return {
+            "slo": answer.slo,
+            "target": answer.target,
+            "labels": answer.labels,
+            "objective": answer.objective,
+            "measure": answer.measure or None,
+            "threshold_seconds": answer.threshold,
+            "period_seconds": answer.period,
+            "good_ratio": answer.good,
+            "budget_left_ratio": answer.budget_left,
+            "burn": answer.burn,
+            "alerts": answer.alerts,
+            "verdict": answer.verdict.lower(),
+        }
+
+    return json.dumps([item(answer) for answer in found], indent=2, ensure_ascii=False)

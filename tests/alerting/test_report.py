@@ -1,0 +1,146 @@
+"""`tgi-probe slo` against a real Prometheus, and against what is none."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from exporter.alerting.report import Sample, answers, table
+from exporter.cli import main
+from tests.alerting.pager import inbox_listening
+from tests.processes import free_port, wait_until
+from tests.prometheus_server import PrometheusServer, prometheus_scraping
+
+NAMES = ("slo:objective:ratio", "slo:time_period:days", "slo:threshold:seconds")
+
+
+def recorded(slo: str, target: str, values: Sequence[float], **labels: str) -> Iterator[Sample]:
+    """The recordings of one SLO: objective, period, threshold, then its period's burn and that of 5m, when given."""
+    for name, value in zip(NAMES, values, strict=False):
+        yield Sample({"__name__": name, "slo": slo, "target": target}, value)
+    own = {"slo": slo, "target": target, "job": "j", **labels}
+    for name, value in zip(("slo:period_burn_rate:ratio", "slo:sli_error:ratio_rate5m"), values[3:], strict=False):
+        yield Sample({"__name__": name, **own}, value)
+
+
+def firing(name: str, **labels: str) -> Sample:
+    return Sample({"__name__": "ALERTS", "alertname": name, **labels}, 1)
+
+
+def test_the_table_shows_the_state_of_every_slo_and_target() -> None:
+    facts = [
+        *recorded("fast", "llama", (0.99, 30, 0.2, 0.25, 0.002)),
+        *recorded("fast", "qwen", (0.99, 30, 0.2, 1.5, 0.2)),
+        *recorded("up", "llama", (0.999, 7)),
+    ]
+    alerts = [
+        firing("TgiProbeErrorBudgetBurn", slo="fast", target="qwen", severity="page", job="j"),
+        firing("TgiProbeTargetDown", target="qwen", severity="page", job="j"),
+        firing("TgiProbeErrorBudgetBurn", slo="other", target="llama", severity="page", job="j"),
+    ]
+    found = answers(facts, alerts, [Sample({"slo": "fast", "measure": "ttft"}, 1)])
+    # fmt: off
+    assert table(found).splitlines() == [
+        "SLO   TARGET  OBJECTIVE  THRESHOLD     PERIOD  GOOD      BUDGET LEFT  BURN 5m           ALERTS",
+        "fast  llama   99 %       ttft ≤ 200ms  30d     99.750 %  75.0 %       0.2      met      -",
+        "fast  qwen    99 %       ttft ≤ 200ms  30d     98.500 %  -50.0 %      20       MISSED   TgiProbeErrorBudgetBurn (page), TgiProbeTargetDown (page)",  # noqa: E501
+        "up    llama   99.9 %     success       7d      -         -            -        no data  -",
+    ]
+    # fmt: on
+
+
+def test_targets_of_one_name_are_told_apart_by_what_differs() -> None:
+    facts = [
+        *recorded("fast", "default", (0.99, 30, 0.2, 0.5, 0.002), instance="a:9477"),
+        *list(recorded("fast", "default", (0.99, 30, 0.2, 2.0, 0.02), instance="b:9477"))[3:],
+    ]
+    shown = table(answers(facts, [], [])).splitlines()[1:]
+    assert [line.split("  ")[1] for line in shown] == ["default (instance=a:9477)", "default (instance=b:9477)"]
+    assert [line.split()[-2] for line in shown] == ["met", "MISSED"]
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusServer]:
+    """One that was given recordings by rules of its own: a met SLO, a missed one, and one without data."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    rules = [
+        {"record": sample.labels["__name__"], "expr": f"vector({sample.value})", "labels": _without_name(sample.labels)}
+        for sample in (
+            *recorded("good", "llama", (0.99, 30, 0.2, 0.25, 0.002)),
+            *recorded("bad", "llama", (0.99, 30, 0.2, 1.5, 0.02)),
+            *recorded("silent", "llama", (0.99, 30, 0.2)),
+        )
+    ]
+    (folder / "rules.yml").write_text(json.dumps({"groups": [{"name": "made-up", "rules": rules}]}))
+    with prometheus_scraping(folder / "db", rule_files=[str(folder / "rules.yml")]) as server:
+        wait_until(lambda: len(server.query('{slo!=""}')) == len(rules), "the rules ran", server.process)
+        yield server
+
+
+def _without_name(labels: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in labels.items() if name != "__name__"}
+
+
+@pytest.mark.parametrize(
+    ("slos", "code"),
+    [(["good"], 0), (["bad"], 1), (["good", "bad"], 1), (["silent"], 2), (["bad", "silent"], 1), ([], 1)],
+)
+def test_the_exit_code_answers_a_pipeline(slos: list[str], code: int, prometheus: PrometheusServer) -> None:
+    words = [word for slo in slos for word in ("--slo", slo)]
+    assert main(["slo", "--prometheus", prometheus.url + "/", *words]) == code
+
+
+def test_programs_get_json(prometheus: PrometheusServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["slo", "--prometheus", prometheus.url, "--slo", "good", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == [
+        {
+            "slo": "good",
+            "target": "llama",
+            "labels": {"job": "j"},
+            "objective": 0.99,
+            "measure": None,
+            "threshold_seconds": 0.2,
+            "period_seconds": 30 * 86400,
+            "good_ratio": pytest.approx(0.9975),
+            "budget_left_ratio": pytest.approx(0.75),
+            "burn": {"5m": pytest.approx(0.2)},
+            "alerts": [],
+            "verdict": "met",
+        }
+    ]
+
+
+def said_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["slo", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    [line] = said.err.splitlines()
+    return line
+
+
+def test_what_cannot_answer_is_one_clear_line(
+    prometheus: PrometheusServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    assert said_of(["--prometheus", nobody], capsys).startswith(f"{nobody}: cannot be reached: [Errno 111]")
+    wrong = f"{prometheus.url}/no-such-path"
+    assert said_of(["--prometheus", wrong], capsys).startswith(f"{wrong}: answered 404 Not Found; is it")
+    assert said_of(["--prometheus", "localhost:9090"], capsys) == (
+        "--prometheus: must begin with http:// or https://, not 'localhost:9090'"
+    )
+    assert said_of(["--prometheus", "http://user:secret@localhost:9090"], capsys).startswith("--prometheus: ")
+    assert said_of(["--prometheus", prometheus.url, "--slo", "none"], capsys) == (
+        f"{prometheus.url}: has no recordings of SLO none; load the file of `tgi-probe rules` into it and wait a minute"
+    )
+    missing = tmp_path / "token"
+    assert said_of(["--prometheus", nobody, "--bearer-token-file", str(missing)], capsys).startswith(
+        f"--bearer-token-file: {missing} cannot be read: "
+    )
+
+
+def test_a_page_that_is_no_prometheus_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with inbox_listening() as (_, port):
+        line = said_of(["--prometheus", f"http://127.0.0.1:{port}"], capsys)
+    assert "is it the address of Prometheus?" in line
