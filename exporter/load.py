@@ -126,7 +126,7 @@ class LoadRunner:
             reason = self._reason_to_skip(due)
             if reason is None:
                 self._background.prepare()
-            landed: list[Result] = []
+            landed = self._background.turn(due)  # also when it is late already: what has ended must be seen
             while self._clock.now() < due:
                 landed += self._background.turn(due)
             if reason is None and self._background.in_flight >= self._workload.load.max_in_flight:
@@ -164,7 +164,8 @@ class LoadRunner:
             if now < self._backoff_until:
                 self._watch_until(self._backoff_until)
             elif self._background.in_flight >= users:
-                self._watch_until(now + LOOK)
+                self._promise(LOOK)
+                self._landed(self._background.turn(now + LOOK))
             elif self._background.users_wait():
                 self._ledger.skipped(self._series, SkipReason.BUSY)
                 self._watch_until(now + GIVE_WAY)

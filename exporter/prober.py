@@ -89,7 +89,10 @@ class Background(Protocol):
         """Begin one request now; it counts from `intended`, if given. Raises Failure where none can be sent."""
 
     def turn(self, until: float) -> list[Result]:
-        """Watch until requests have ended, `until` at the latest; answers them, each with its one stream."""
+        """Watch until requests have ended, `until` at the latest; answers them, each with its one stream.
+
+        Raises Abandoned once it was closed.
+        """
 
     def close(self) -> None:
         """As `Prober.close`."""

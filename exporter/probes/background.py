@@ -118,6 +118,8 @@ class StreamBackground:
         self._census.set(self, len(self._underway))
 
     def turn(self, until: float) -> list[Result]:
+        if self._pool.closing.is_set():
+            raise Abandoned
         # All have the same timeout, so the first is the first to be late.
         self._flights.turn(min(until, self._underway[0].deadline) if self._underway else until)
         now = self._clock()
@@ -140,12 +142,16 @@ class StreamBackground:
         return summed_up([stream], [detail], self._pool)
 
     def close(self) -> None:
-        """From another thread: `turn` then ends everything at its next call."""
+        """While another thread sends, it ends at its next `turn`; whose it is closes again afterwards."""
         self._pool.closing.set()
-        if self._user in (None, threading.get_ident()):
-            self._flights.abort()
-            self._underway.clear()
-            if self._next is not None:
-                self._next.connection.close()
-                self._next = None
-            self._pool.close()
+        if self._user not in (None, threading.get_ident()):
+            return
+        self._flights.close()
+        for one in self._underway:
+            one.flight.connection.close()
+        self._underway.clear()
+        self._census.set(self, 0)
+        if self._next is not None:
+            self._next.connection.close()
+            self._next = None
+        self._pool.close()

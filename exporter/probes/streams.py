@@ -5,6 +5,7 @@ given up is cancelled, so that the server stops working on it; a connection with
 again.
 """
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from dataclasses import replace
 
 from exporter.crowd import users_waiting
 from exporter.dialects import refused
-from exporter.flights import Connection, Flights
+from exporter.flights import Connection, Flight, Flights
 from exporter.observation import Failure, Outcome, Setup, Stream
 from exporter.prober import Abandoned, Census, Result
 from exporter.probes.composer import Composer
@@ -54,13 +55,13 @@ class StreamProber:
         self._composer = Composer(target, front, seed)
         self._flights = Flights(clock)
         self._facts: Facts | None = None
-        self._user: int | None = None
+        self._in_use = threading.Lock()
 
     def connect(self, timeout: float) -> Facts:
-        self._user = threading.get_ident()
-        self._facts = self._front.facts(lambda request: self._pool.ask(request, timeout))
-        self._composer.measure(lambda request: self._pool.ask(request, timeout))
-        return self._facts
+        with self._in_use:
+            self._facts = self._front.facts(lambda request: self._pool.ask(request, timeout))
+            self._composer.measure(lambda request: self._pool.ask(request, timeout))
+            return self._facts
 
     def refusal(self, facts: Facts) -> str | None:
         """A router protects its shard itself: there is no prompt that could do harm."""
@@ -70,7 +71,11 @@ class StreamProber:
         return users_wait(self._target, self._front, self._pool, self._census)
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool]) -> Result:
-        self._user = threading.get_ident()
+        with self._in_use:
+            return self._corrected(workload, batch_size, stopping)
+
+    def _corrected(self, workload: Workload, batch_size: int, stopping: Callable[[], bool]) -> Result:
+        """Probe until the prompts had the right length, and a cache what it shall hold; nearly always at once."""
         self._composer.check_limits(self._facts, workload)
         counted: float | None = None
         begun = self._clock()
@@ -104,16 +109,13 @@ class StreamProber:
         while len(self._flights) and self._clock() < deadline:
             self._flights.turn(min(deadline, self._clock() + LOOK))
             if stopping() or self._pool.closing.is_set():
-                self._flights.abort()
+                self._end(flights)
                 raise Abandoned
-        self._flights.abort()
-        self._census.set(self, 0)
+        self._end(flights)
         streams: list[Stream] = []
         details: list[str] = []
         counts: list[int] = []
         for flight in flights:
-            if flight.reusable:
-                self._pool.keep(flight.connection)
             stream, detail, counted = self._composer.stream(flight, workload)
             streams.append(stream)
             details.append(detail)
@@ -121,6 +123,14 @@ class StreamProber:
                 counts.append(counted)
         result = summed_up(streams, details, self._pool)
         return result, sum(counts) / len(counts) if counts else None
+
+    def _end(self, flights: Sequence[Flight]) -> None:
+        """Give up what still flies, keep the connections that can be used again."""
+        self._flights.abort()
+        self._census.set(self, 0)
+        for flight in flights:
+            if flight.reusable:
+                self._pool.keep(flight.connection)
 
     def _connections(self, count: int, stopping: Callable[[], bool]) -> list[Connection]:
         connections: list[Connection] = []
@@ -139,11 +149,12 @@ class StreamProber:
         """Nothing is ever owed: a router forgets a request that was cancelled."""
 
     def close(self) -> None:
-        """From another thread: what is in flight ends within a moment, in its own thread."""
+        """While a probe runs in another thread, that ends within a moment; whose it is closes again afterwards."""
         self._pool.closing.set()
-        if self._user in (None, threading.get_ident()):
-            self._flights.abort()
-            self._pool.close()
+        if self._in_use.acquire(blocking=False):
+            with contextlib.closing(self._flights):
+                self._pool.close()
+            self._in_use.release()
 
 
 def users_wait(target: Target, front: Front, pool: Pool, census: Census) -> bool:

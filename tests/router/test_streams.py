@@ -225,11 +225,11 @@ def test_an_error_of_the_server_is_rejected(door: str, router: Router) -> None:
     assert result.code == ("INTERNAL" if door == "fmaas" else "INTERNAL_SERVER_ERROR")
 
 
+@pytest.mark.parametrize("door", ["fmaas", "tgi"])  # the OpenAI forms do not tell their limits
 def test_a_workload_over_the_servers_limits_is_refused_and_never_sent(door: str) -> None:
     config = replace(FAST, limits=Limits(max_total_tokens=64))
     with Router(config) as router, probing(door, router) as client:
-        if client.prober.connect(5.0).max_total_tokens is None:
-            pytest.skip("this form of API does not tell its limits")
+        client.prober.connect(5.0)
         with pytest.raises(Failure) as caught:
             client.prober.probe(workload(sequence_length=60, decode_length=8), 1, lambda: False)
         assert caught.value.outcome is Outcome.REFUSED
