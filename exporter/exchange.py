@@ -69,7 +69,7 @@ class Talk(Protocol):
         """The bytes of one request."""
 
     def hear(self, data: bytes | None) -> list[Heard]:
-        """Take in bytes; None: the connection has ended. Raises Broken."""
+        """Take in bytes, perhaps none; None: the connection has ended. Raises Broken."""
 
     def reply(self) -> bytes:
         """What the protocol itself has to answer, such as acknowledgements."""
@@ -103,7 +103,9 @@ class Http1:
 
     def hear(self, data: bytes | None) -> list[Heard]:
         heard: list[Heard] = []
-        if not data and self._machine.their_state is h11.IDLE:
+        if data == b"":  # TLS alone had something to say; to h11 it would be the end
+            return heard
+        if data is None and self._machine.their_state is h11.IDLE:
             self.usable = False
             return heard
         try:

@@ -1,0 +1,186 @@
+"""Connections: what arrives carries the instant of its arrival, whenever it is read."""
+
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from exporter.exchange import Body, Broken, End, Head, Heard, Http1, Request
+from exporter.line import Endpoint, Line
+from exporter.observation import Failure, Outcome
+from tests.processes import free_port
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Line, socket.socket]]:
+    """A line and its other end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        line = Line(Endpoint("127.0.0.1", server.getsockname()[1]), 5.0)
+        other, _ = server.accept()
+        with other:
+            other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            yield line, other
+        line.close()
+
+
+def received(line: Line) -> tuple[float, bytes]:
+    """The next arrival; over the loopback it is there as soon as it was sent, or soon after."""
+    deadline = time.monotonic() + 10
+    while (arrival := line.receive()) is None:
+        assert time.monotonic() < deadline
+    return arrival.at, arrival.data
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's notes are Linux'")
+def test_bytes_carry_the_instant_at_which_they_came_and_not_that_of_the_reading(
+    pair: tuple[Line, socket.socket],
+) -> None:
+    line, other = pair
+    before = time.perf_counter()
+    other.sendall(b"a")
+    after = time.perf_counter()
+    received(line)  # the first packets of a socket may come before the kernel has begun to note
+    other.sendall(b"b")
+    sent = time.perf_counter()
+    while time.perf_counter() < sent + 0.05:  # busy with something else, as an interpreter can be
+        pass
+    at, data = received(line)
+    assert data == b"b"
+    assert before < at < sent + 0.05
+    assert after < at
+
+
+def test_arrivals_are_in_order_and_never_in_the_future(pair: tuple[Line, socket.socket]) -> None:
+    line, other = pair
+    instants = []
+    for _ in range(200):
+        other.sendall(b"x")
+        at, _ = received(line)
+        assert at <= time.perf_counter()
+        instants.append(at)
+    assert instants == sorted(instants)
+    assert instants[0] >= line.begun
+
+
+def test_nothing_there_is_no_arrival_and_the_end_is_an_empty_one(pair: tuple[Line, socket.socket]) -> None:
+    line, other = pair
+    assert line.receive() is None
+    other.close()
+    assert received(line)[1] == b""
+
+
+def test_what_is_loaded_leaves_only_when_it_is_pushed(pair: tuple[Line, socket.socket]) -> None:
+    line, other = pair
+    line.load(b"ab")
+    line.load(b"cd")
+    other.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        other.recv(10)
+    assert line.push()
+    other.setblocking(True)
+    assert other.recv(10) == b"abcd"
+
+
+def test_more_than_the_network_takes_is_sent_bit_by_bit(pair: tuple[Line, socket.socket]) -> None:
+    line, other = pair
+    size = 16 * 1024 * 1024
+    line.load(b"x" * size)
+    assert not line.push()
+    got = 0
+    while got < size:
+        got += len(other.recv(1 << 20))
+        line.push()
+    assert line.push()
+
+
+def test_a_unix_socket_is_a_line_too(tmp_path: pytest.TempPathFactory) -> None:
+    path = f"{tmp_path}/socket"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        line = Line(Endpoint(path=path), 5.0)
+        other, _ = server.accept()
+        with other:
+            other.sendall(b"a")
+            assert received(line)[1] == b"a"
+        line.close()
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint("127.0.0.1", free_port()), Endpoint(path="/no/such/socket")])
+def test_nobody_there_is_a_failure_with_the_place(endpoint: Endpoint) -> None:
+    with pytest.raises(Failure) as caught:
+        Line(endpoint, 5.0)
+    assert caught.value.outcome is Outcome.UNREACHABLE
+    assert caught.value.detail.startswith(endpoint.path or endpoint.authority)
+
+
+# --- HTTP/1.1 without I/O
+
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"9\r\ndata: 1\n\n\r\n12;ext=1\r\ndata: 2\n\ndata: 3\n\n\r\n0\r\nTrailer: x\r\n\r\n"
+)
+REQUEST = Request("POST", "/generate_stream", (("accept", "*/*"),), b"{}")
+
+
+def spoken(talk: Http1, pieces: list[bytes | None]) -> tuple[list[Heard], bytes]:
+    """What is heard in the pieces, and the whole body."""
+    heard = [event for piece in pieces for event in talk.hear(piece)]
+    return heard, b"".join(event.data for event in heard if isinstance(event, Body))
+
+
+def test_an_answer_cut_at_any_place_is_the_same_answer() -> None:
+    for cut in range(1, len(ANSWER)):
+        talk = Http1("h:1")
+        assert talk.ask(REQUEST).startswith(b"POST /generate_stream HTTP/1.1\r\n")
+        heard, body = spoken(talk, [ANSWER[:cut], ANSWER[cut:]])
+        assert isinstance(heard[0], Head)
+        assert heard[0].headers["content-type"] == "text/event-stream"
+        assert body == b"data: 1\n\ndata: 2\n\ndata: 3\n\n"
+        assert isinstance(heard[-1], End)
+        assert talk.usable
+
+
+def test_a_piece_without_bytes_is_not_the_end() -> None:
+    talk = Http1("h:1")
+    assert talk.hear(b"") == []
+    talk.ask(REQUEST)
+    _, body = spoken(talk, [ANSWER[:50], b"", ANSWER[50:]])
+    assert body.count(b"data") == 3
+
+
+def test_a_connection_serves_one_request_after_the_other() -> None:
+    talk = Http1("h:1")
+    for _ in range(3):
+        talk.ask(REQUEST)
+        _, body = spoken(talk, [ANSWER])
+        assert body.count(b"data") == 3
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabc", b"HTTP/1.0 200 OK\r\n\r\nabc"])
+def test_a_body_up_to_the_end_of_the_connection_ends_with_it_and_the_connection_is_not_used_again(
+    answer: bytes,
+) -> None:
+    talk = Http1("h:1")
+    talk.ask(REQUEST)
+    heard, body = spoken(talk, [answer, None])
+    assert body == b"abc"
+    assert isinstance(heard[-1], End)
+    assert not talk.usable
+
+
+@pytest.mark.parametrize("answer", [ANSWER[:-10], ANSWER[:40], b"", b"SSH-2.0-OpenSSH\r\n"])
+def test_an_answer_cut_off_by_the_end_of_the_connection_is_broken(answer: bytes) -> None:
+    talk = Http1("h:1")
+    talk.ask(REQUEST)
+    with pytest.raises(Broken):
+        spoken(talk, [answer, None])
+    assert not talk.usable
+
+
+def test_a_connection_that_ends_between_requests_is_no_error_but_not_usable() -> None:
+    talk = Http1("h:1")
+    assert talk.hear(None) == []
+    assert not talk.usable
