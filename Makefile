@@ -21,7 +21,7 @@ help: ## list the commands
 # ---- Two commands do everything ----
 
 .PHONY: demo
-demo: $(READY) ## run an embedded TGI shard and the exporter on it; Ctrl-C stops both
+demo: $(READY) ## run an embedded TGI shard, a router and the exporter on them; Ctrl-C stops all
 	@exec $(BIN)/tgi-probe demo
 
 .PHONY: test

@@ -1,16 +1,20 @@
-"""`tgi-probe demo`: an embedded shard in a process of its own, and the daemon in this one."""
+"""`tgi-probe demo`: an embedded shard and router in processes of their own, and the daemon in this one."""
 
+import contextlib
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from exporter import app
 
+SHARD = '  - {{name: demo, address: "unix://{socket}-0"}}'
+ROUTER = '  - {{name: router, kind: http, address: "{router}", yield_to_users: true}}'
 CONFIG = """\
 targets:
-  - {{name: demo, address: "unix://{socket}-0"}}
+{targets}
 workloads:
   - {{name: chat, sequence_length: 512, decode_length: 32, batch_sizes: [1, 2, 4, 8, 16, 32], interval: 15s}}
 slos:
@@ -18,24 +22,42 @@ slos:
   - {{name: chat-tokens, workload: chat, inter_token_latency: 50ms, objective: 0.95}}
 web: {{listen_address: "127.0.0.1:{port}", enable_reload: true, enable_probe: true}}
 """
+NEEDED_BY_THE_ROUTER = ("h11", "h2")
 
 
 def run(port: int) -> int:
     """Until Ctrl-C or SIGTERM; the exit code of the daemon."""
-    with tempfile.TemporaryDirectory(prefix="tgi-probe-") as folder:
-        socket = Path(folder) / "shard"
-        config = Path(folder) / "demo.yaml"
-        config.write_text(CONFIG.format(socket=socket, port=port))
-        command = [sys.executable, "-m", "exporter", "simulate", "--listen", f"unix://{socket}", "--ranks", "2"]
-        # In a session of its own, so that Ctrl-C reaches the daemon alone: it clears its batches before the shard goes.
-        with subprocess.Popen(command, start_new_session=True) as shard:
-            try:
-                # Else the first thing a newcomer reads would be a failed probe.
-                while shard.poll() is None and not Path(f"{socket}-1").exists():
-                    time.sleep(0.05)
-                return app.run(config, on_ready=_show)
-            finally:
-                shard.terminate()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tgi-probe-")))
+        socket = folder / "shard"
+        # Else the first thing a newcomer reads would be a failed probe: they listen before the daemon starts.
+        stack.enter_context(_simulated("--listen", f"unix://{socket}", "--ranks", "2", lines=2))
+        targets = [SHARD.format(socket=socket)]
+        missing = [name for name in NEEDED_BY_THE_ROUTER if find_spec(name) is None]
+        if missing:
+            print(f"without a router, which needs {' and '.join(missing)}: pip install 'tgi-probe[router,simulator]'")
+        else:
+            [said] = stack.enter_context(_simulated("--router-http", "127.0.0.1:0", "--ranks", "2", lines=1))
+            targets.append(ROUTER.format(router=said.rpartition(" ")[2]))
+        config = folder / "demo.yaml"
+        config.write_text(CONFIG.format(targets="\n".join(targets), port=port))
+        return app.run(config, on_ready=_show)
+
+
+@contextlib.contextmanager
+def _simulated(*words: str, lines: int) -> Iterator[list[str]]:
+    """A simulated server that runs as long as the block; answers the lines that say where it listens."""
+    command = [sys.executable, "-m", "exporter", "simulate", *words]
+    # In a session of its own, so that Ctrl-C reaches the daemon alone: it clears its batches before the server goes.
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            said = [server.stdout.readline().strip() for _ in range(lines)]
+            print("\n".join(said), flush=True)
+            yield said
+        finally:
+            server.terminate()
+            print(server.stdout.read(), end="")
 
 
 def _show(port: int) -> None:

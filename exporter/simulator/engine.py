@@ -35,7 +35,8 @@ class Engine:
         self._stopping.set()
         with self._lock:
             self._work.notify()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def submit(self, request: Request) -> None:
         """Queue a request; raises TooLong or Overloaded."""

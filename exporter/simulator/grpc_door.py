@@ -6,10 +6,8 @@ a token goes to the socket in the very call that brings it from the engine. Simp
 the client's business, which resets the stream.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from urllib.parse import quote
 
 import grpc
@@ -20,100 +18,51 @@ import h2.exceptions
 import h2.settings
 
 from exporter.simulator.fmaas import METHODS, SERVICE, Call
-from exporter.simulator.inbox import Inbox
-from exporter.simulator.options import host_and_port
-from exporter.simulator.router_options import server_context
+from exporter.simulator.sockets import Connection, SocketDoor
 from exporter.simulator.visit import Reception
 
-_BACKLOG = 4096
 _STREAMS = 10_000  # at once on one connection
 _PREFIX = 5  # bytes before each message: compressed or not, and its length
 _PATHS = {f"/{SERVICE}/{method}": method for method in METHODS}
 _CONFIG = h2.config.H2Configuration(client_side=False, header_encoding="utf-8", validate_inbound_headers=False)
 
 
-class GrpcDoor:
-    """Serves in the running loop."""
-
-    def __init__(self, reception: Reception, listen: str) -> None:
-        self.reception = reception
-        self.inbox = Inbox()
-        self.connections: set[Connection] = set()
-        self._listen = listen
-        self._server: asyncio.Server | None = None
-
-    async def open(self) -> str:
-        """Listen; answers host:port. OSError if the address is taken."""
-        host, port = host_and_port(self._listen)
-        tls = self.reception.config.tls
-        context = server_context(tls) if tls else None
-        if context:
-            context.set_alpn_protocols(["h2"])
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(partial(Connection, self), host, port, backlog=_BACKLOG, ssl=context)
-        return f"{host}:{self._server.sockets[0].getsockname()[1]}"
-
-    async def close(self) -> None:
-        if self._server is None:
-            return
-        self._server.close()
-        for connection in list(self.connections):
-            connection.abort()
-        await self._server.wait_closed()
+def grpc_door(reception: Reception, listen: str) -> SocketDoor:
+    return SocketDoor(reception, listen, GrpcConnection, alpn=["h2"])
 
 
-class Connection(asyncio.Protocol):
+class GrpcConnection(Connection):
     """One client, with any number of calls at the same time."""
 
-    def __init__(self, door: GrpcDoor) -> None:
-        self._door = door
+    def __init__(self, door: SocketDoor) -> None:
+        super().__init__(door)
         self._machine = h2.connection.H2Connection(_CONFIG)
-        self._transport: asyncio.Transport | None = None
         self._streams: dict[int, _Stream] = {}
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._door.connections.add(self)
+    def opened(self) -> None:
         self._machine.local_settings = h2.settings.Settings(
             client=False, initial_values={h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: _STREAMS}
         )
         self._machine.initiate_connection()
         self.flush()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._door.connections.discard(self)
+    def lost(self) -> None:
         for stream in list(self._streams.values()):
             stream.give_up()
         self._streams.clear()
 
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        self._door.inbox.put(self.read, data)
-
     def read(self, data: bytes, received_ns: int) -> None:
-        if self._transport is None:
-            return
         try:
             for event in self._machine.receive_data(data):
                 self._handle(event, received_ns)
         except h2.exceptions.ProtocolError:
             self.flush()
-            self._transport.close()
+            self.close()
         else:
             self.flush()
 
     def flush(self) -> None:
-        data = self._machine.data_to_send()
-        if self._transport is None or not data:
-            return
-        size = self._door.reception.config.fragment or len(data)
-        for at in range(0, len(data), size):
-            self._transport.write(data[at : at + size])
+        self.write(self._machine.data_to_send())
 
     def _handle(self, event: h2.events.Event, received_ns: int) -> None:
         match event:
@@ -132,8 +81,8 @@ class Connection(asyncio.Protocol):
             case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
                 for stream in list(self._streams.values()):
                     stream.push()
-            case h2.events.ConnectionTerminated() if self._transport is not None:
-                self._transport.close()
+            case h2.events.ConnectionTerminated():
+                self.close()
             case _:
                 pass
 
@@ -146,7 +95,7 @@ class _Stream:
     """One call's two directions. It is the `fmaas.Reply` of its Call."""
 
     def __init__(
-        self, connection: Connection, machine: h2.connection.H2Connection, number: int, headers: dict[str, str]
+        self, connection: GrpcConnection, machine: h2.connection.H2Connection, number: int, headers: dict[str, str]
     ) -> None:
         self.body = b""
         self.over = False

@@ -4,7 +4,6 @@ A token goes to the socket in the very call that brings it from the engine: no t
 written down is the one before that write.
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,83 +13,35 @@ import h11
 from exporter.simulator import http_forms as forms
 from exporter.simulator.batcher import Overloaded, Token, TooLong
 from exporter.simulator.http_forms import Form, Invalid
-from exporter.simulator.inbox import Inbox
-from exporter.simulator.options import host_and_port
-from exporter.simulator.router_options import server_context
+from exporter.simulator.sockets import Connection, SocketDoor
 from exporter.simulator.visit import Ask, Reception, Visit
 
 _LONGEST_BODY = 16 * 2**20  # bytes
-_BACKLOG = 4096
 _JSON = "application/json"
 _STATUS = {"overloaded": 429, "validation": 422, "generation": 424, "unavailable": 503}
 
 
-class HttpDoor:
-    """Serves in the running loop."""
-
-    def __init__(self, reception: Reception, listen: str) -> None:
-        self._reception = reception
-        self._listen = listen
-        self._server: asyncio.Server | None = None
-        self.connections: set[Connection] = set()
-        self.inbox = Inbox()
-
-    async def open(self) -> str:
-        """Listen; answers host:port. OSError if the address is taken."""
-        host, port = host_and_port(self._listen)
-        tls = self._reception.config.tls
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self, self._reception),
-            host,
-            port,
-            backlog=_BACKLOG,
-            ssl=server_context(tls) if tls else None,
-        )
-        return f"{host}:{self._server.sockets[0].getsockname()[1]}"
-
-    async def close(self) -> None:
-        if self._server is None:
-            return
-        self._server.close()
-        for connection in list(self.connections):
-            connection.abort()
-        await self._server.wait_closed()
+def http_door(reception: Reception, listen: str) -> SocketDoor:
+    return SocketDoor(reception, listen, HttpConnection)
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(Connection):
     """One client: one request after the other."""
 
-    def __init__(self, door: HttpDoor, reception: Reception) -> None:
-        self._door = door
-        self._reception = reception
+    def __init__(self, door: SocketDoor) -> None:
+        super().__init__(door)
+        self._reception = door.reception
         self._machine = h11.Connection(h11.SERVER)
-        self._transport: asyncio.Transport | None = None
         self._request: h11.Request | None = None
         self._body = bytearray()
         self._stream: _Stream | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._door.connections.add(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._door.connections.discard(self)
+    def lost(self) -> None:
         if self._stream is not None:
             self._stream.give_up()
 
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        self._door.inbox.put(self.read, data)
-
     def read(self, data: bytes, received_ns: int) -> None:
         """Go on reading with these bytes, none = those that are here already."""
-        if self._transport is None:
-            return
         try:
             if data:
                 self._machine.receive_data(data)
@@ -99,7 +50,7 @@ class Connection(asyncio.Protocol):
             if self._machine.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 self.reply(error.error_status_hint, str(error).encode(), "text/plain", close=True)
             else:
-                self._transport.close()
+                self.close()
 
     def reply(self, status: int, body: bytes, kind: str = _JSON, close: bool = False, **headers: str) -> None:
         """A whole answer. `headers` with _ for -."""
@@ -120,18 +71,10 @@ class Connection(asyncio.Protocol):
         self._stream = None
         self.write(self._machine.send(h11.EndOfMessage()) or b"")
         if self._machine.our_state is h11.MUST_CLOSE:
-            if self._transport is not None:
-                self._transport.close()
+            self.close()
         elif self._machine.our_state is h11.DONE and self._machine.their_state is h11.DONE:
             self._machine.start_next_cycle()
             self.data_received(b"")
-
-    def write(self, data: bytes) -> None:
-        if self._transport is None or not data:
-            return
-        size = self._reception.config.fragment or len(data)
-        for at in range(0, len(data), size):
-            self._transport.write(data[at : at + size])
 
     def _read(self, received_ns: int) -> None:
         while True:
@@ -150,8 +93,7 @@ class Connection(asyncio.Protocol):
                 request, self._request = self._request, None
                 self._serve(request, bytes(self._body), received_ns)
             elif isinstance(event, h11.ConnectionClosed):
-                if self._transport is not None:
-                    self._transport.close()
+                self.close()
                 return
 
     def _serve(self, request: h11.Request, body: bytes, received_ns: int) -> None:
@@ -202,7 +144,7 @@ class Connection(asyncio.Protocol):
 class _Stream:
     """One request being answered: as server-sent events, or at once in the end."""
 
-    def __init__(self, connection: Connection, reception: Reception, form: Form, ask: Ask) -> None:
+    def __init__(self, connection: HttpConnection, reception: Reception, form: Form, ask: Ask) -> None:
         self._connection = connection
         self._reception = reception
         self._form = form
@@ -290,7 +232,7 @@ def _milliseconds(nanoseconds: int) -> str:
     return str(max(0, nanoseconds) // 1_000_000)
 
 
-def _info(connection: Connection, reception: Reception) -> None:
+def _info(connection: HttpConnection, reception: Reception) -> None:
     config, limits = reception.config, reception.config.limits
     told: dict[str, Any] = {
         "model_id": config.model_id,
@@ -313,7 +255,7 @@ def _info(connection: Connection, reception: Reception) -> None:
     connection.reply(200, forms.encoded(told))
 
 
-def _health(connection: Connection, reception: Reception) -> None:
+def _health(connection: HttpConnection, reception: Reception) -> None:
     sick = reception.meet_fault("/health") is not None
     if sick:
         connection.reply(503, forms.encoded(forms.problem("unhealthy", "healthcheck")))
@@ -321,17 +263,17 @@ def _health(connection: Connection, reception: Reception) -> None:
         connection.reply(200, b"", "text/plain")
 
 
-def _metrics(connection: Connection, reception: Reception) -> None:
+def _metrics(connection: HttpConnection, reception: Reception) -> None:
     page = reception.metrics.page(reception.load())
     connection.reply(200, page.encode(), "text/plain; version=0.0.4; charset=utf-8")
 
 
-def _models(connection: Connection, reception: Reception) -> None:
+def _models(connection: HttpConnection, reception: Reception) -> None:
     model = {"id": reception.config.model_id, "object": "model", "created": 0, "owned_by": reception.config.model_id}
     connection.reply(200, forms.encoded({"object": "list", "data": [model]}))
 
 
-_PAGES: dict[str, Callable[[Connection, Reception], None]] = {
+_PAGES: dict[str, Callable[[HttpConnection, Reception], None]] = {
     "/info": _info,
     "/health": _health,
     "/metrics": _metrics,

@@ -18,9 +18,9 @@ from typing import Any, Protocol, Self
 from exporter.simulator.batcher import Batcher, Overloaded, Pass, Request, Token, TooLong
 from exporter.simulator.engine import Engine
 from exporter.simulator.faults import Fault, Faults
-from exporter.simulator.grpc_door import GrpcDoor
+from exporter.simulator.grpc_door import grpc_door
 from exporter.simulator.grpc_library_door import GrpcLibraryDoor
-from exporter.simulator.http_door import HttpDoor
+from exporter.simulator.http_door import http_door
 from exporter.simulator.record import Answered, Record
 from exporter.simulator.roofline import Jitter
 from exporter.simulator.router_options import RouterConfig
@@ -211,11 +211,11 @@ class Router:
     async def _open(self) -> None:
         try:
             if self.config.http is not None:
-                http = HttpDoor(self, self.http or self.config.http)
+                http = http_door(self, self.http or self.config.http)
                 self.http = await http.open()
                 self._doors.append(http)
             if self.config.grpc is not None:
-                kind = GrpcDoor if self.config.grpc_server == "h2" else GrpcLibraryDoor
+                kind = grpc_door if self.config.grpc_server == "h2" else GrpcLibraryDoor
                 grpc = kind(self, self.grpc or self.config.grpc)
                 self.grpc = await grpc.open()
                 self._doors.append(grpc)
