@@ -62,6 +62,10 @@ def build_parser(command: Sequence[str] = ()) -> argparse.ArgumentParser:
         report.add_slo_arguments(slo)
         slo.set_defaults(command=report.run_slo)
 
+    health = commands.add_parser("health", help="ask the daemon beside it: exit code 0 when healthy, else 1 and why")
+    _takes_config(health)
+    health.set_defaults(command=_health)
+
     simulate = commands.add_parser("simulate", help="an embedded shard that behaves like a real one, no GPU needed")
     if "simulate" in command:
         from exporter import simulator
@@ -113,6 +117,15 @@ def _check(options: argparse.Namespace) -> int:
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 0
+
+
+def _health(options: argparse.Namespace) -> int:
+    from exporter import health
+
+    trouble = health.healthy(load(options.config))
+    if trouble is not None:
+        print(trouble, file=sys.stderr)
+    return 0 if trouble is None else 1
 
 
 def _demo(options: argparse.Namespace) -> int:
