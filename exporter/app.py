@@ -23,7 +23,7 @@ from exporter.probes import open_background, open_prober
 from exporter.runner import Runner
 from exporter.schedule import phase
 from exporter.settings import Settings
-from exporter.sources import SettingsError, load
+from exporter.sources import SettingsError, load, stamp
 from exporter.targets import Facts, Plan, change, plans
 from exporter.web.current import Current
 
@@ -76,6 +76,18 @@ class Watch:
     thread: threading.Thread
 
 
+class Watched:
+    """The configuration file, if there is one: whether it changed since it was asked last."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._files = [file] if file else []
+        self._stamp = stamp(self._files)
+
+    def changed(self) -> bool:
+        before, self._stamp = self._stamp, stamp(self._files)
+        return before != self._stamp
+
+
 @dataclass(slots=True)
 class ReloadRequest:
     """Asked for by a signal or over HTTP; whoever waits gets the problems, none when it was taken."""
@@ -86,8 +98,14 @@ class ReloadRequest:
 class Daemon:
     """`run` blocks until SIGTERM or SIGINT and returns the exit code. `read` reads the settings anew at each reload."""
 
-    def __init__(self, read: Callable[[], Settings], on_ready: Callable[[int], None] = lambda port: None) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Settings],
+        on_ready: Callable[[int], None] = lambda port: None,
+        file: Path | None = None,
+    ) -> None:
         self._read = read
+        self._file = Watched(file)
         self._on_ready = on_ready
         self._settings = read()
         set_up(self._settings.log_level, self._settings.log_format)
@@ -121,7 +139,8 @@ class Daemon:
             try:
                 return self._commands.get(timeout=SIGNAL_SECONDS)
             except queue.Empty:
-                continue
+                if self._settings.reload_on_change and self._file.changed():
+                    return ReloadRequest(queue.SimpleQueue())
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT stop, SIGHUP reloads. Only from the main thread."""
@@ -287,6 +306,6 @@ def run(config: Path | None, on_ready: Callable[[int], None] = lambda port: None
     """The daemon, until a signal. 0 after a graceful stop; SettingsError before it has begun."""
     # The measuring threads must not wait 5 ms (the default) for a thread that renders or parses.
     sys.setswitchinterval(0.0005)
-    daemon = Daemon(lambda: load(config), on_ready)
+    daemon = Daemon(lambda: load(config), on_ready, config)
     daemon.handle_signals()
     return daemon.run()

@@ -314,6 +314,7 @@ class Settings(Section):
     )
     web: Web = Web()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    reload_on_change: bool = Field(False, description="whether a changed configuration file is read anew by itself")
     log_format: Literal["text", "json"] = Field(
         "text", description="how the lines of the log look: for people, or JSON"
     )

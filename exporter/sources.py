@@ -6,7 +6,7 @@ for the blocks targets, workloads and slos.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,21 @@ def _missing_packages(settings: Settings) -> Iterator[tuple[str, str]]:
         if missing:
             what = f"{target.kind} needs {' and '.join(missing)}, not installed here; pip install 'tgi-probe[router]'"
             yield f"targets.{number}.kind", what
+
+
+Stamp = tuple[tuple[str, int, int, int], ...]
+
+
+def stamp(files: Iterable[Path]) -> Stamp:
+    """What tells whether one of the files was changed or exchanged: compare two of them. A missing file has one too."""
+    found = []
+    for file in files:
+        try:
+            status = file.stat()
+            found.append((str(file), status.st_mtime_ns, status.st_size, status.st_ino))
+        except OSError:
+            found.append((str(file), 0, 0, 0))
+    return tuple(found)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,16 +1,13 @@
 """The web file and its certificates as they stand now: read anew when one changed, the last good kept when it broke."""
 
-import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from ssl import SSLContext
 
-from exporter.sources import SettingsError
+from exporter.sources import SettingsError, Stamp, stamp
 from exporter.web.config import WebConfig, load
 from exporter.web.tls import context, problem
-
-Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 class Current:
@@ -43,16 +40,16 @@ class Current:
 
     def _refresh(self) -> None:
         path = self._path
-        if path is None or _stamp(_files(path, self._config)) == self._stamp:
+        if path is None or stamp(_files(path, self._config)) == self._stamp:
             return
         with self._lock:
-            stamp = _stamp(_files(path, self._config))
-            if stamp == self._stamp:
+            now = stamp(_files(path, self._config))
+            if now == self._stamp:
                 return
             try:
                 config, fresh, self._stamp = _read(path)
             except SettingsError as error:
-                self._stamp = stamp
+                self._stamp = now
                 for line in error.problems:
                     self._report("web file", f"the web file is wrong, what was read before stays in force: {line}")
                 return
@@ -66,11 +63,11 @@ class Current:
 def _read(path: Path) -> tuple[WebConfig, SSLContext | None, Stamp]:
     config = load(path)
     # The stamp is taken before the certificates are read: a change in between is then seen next time.
-    stamp = _stamp(_files(path, config))
+    seen = stamp(_files(path, config))
     if config.tls_server_config is None:
-        return config, None, stamp
+        return config, None, seen
     try:
-        return config, context(config.tls_server_config), stamp
+        return config, context(config.tls_server_config), seen
     except (OSError, ValueError) as error:
         raise SettingsError([f"{path}: tls_server_config{problem(config.tls_server_config, error)}"]) from None
 
@@ -79,14 +76,3 @@ def _files(path: Path, config: WebConfig) -> list[Path]:
     tls = config.tls_server_config
     named = (tls.cert_file, tls.key_file, tls.client_ca_file) if tls else ()
     return [path, *(file for file in named if file is not None)]
-
-
-def _stamp(files: Iterable[Path]) -> Stamp:
-    found = []
-    for file in files:
-        try:
-            status = os.stat(file)
-            found.append((str(file), status.st_mtime_ns, status.st_size, status.st_ino))
-        except OSError:
-            found.append((str(file), 0, 0, 0))
-    return tuple(found)
