@@ -99,8 +99,10 @@ dashboards: $(READY) ## generate the Grafana dashboards
 	$(BIN)/python -m grafana.generate
 
 .PHONY: rules
-rules: $(READY) ## write deploy/prometheus/tgi-probe.rules.yml from the configuration beside it
+rules: $(READY) ## write the rules under deploy/ from the configurations beside them
 	$(BIN)/tgi-probe rules --config deploy/prometheus/tgi-probe.yaml > deploy/prometheus/tgi-probe.rules.yml
+	$(BIN)/tgi-probe rules --config deploy/compose/tgi-probe.yaml > deploy/compose/tgi-probe.rules.yml
+	$(BIN)/tgi-probe rules --config deploy/kubernetes/standalone/tgi-probe.yaml --format k8s > deploy/kubernetes/monitoring/prometheusrule.yaml
 
 .PHONY: lock
 lock: ## write requirements/*.txt from pyproject.toml; ARGS=--upgrade takes the newest releases

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from compose_spec.compose_spec import PyCompose
 
+from exporter.cli import main
 from exporter.sources import load
 from tests.real_parts import real_part
 
@@ -127,9 +128,23 @@ def test_a_configuration_that_is_deployed_is_right(file: str) -> None:
     load(DEPLOY / file)
 
 
-def test_prometheus_takes_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("configuration", "rules", "form"),
+    [
+        ("compose/tgi-probe.yaml", "compose/tgi-probe.rules.yml", "prometheus"),
+        ("kubernetes/standalone/tgi-probe.yaml", "kubernetes/monitoring/prometheusrule.yaml", "k8s"),
+    ],
+)
+def test_the_rules_are_those_of_the_configuration(
+    configuration: str, rules: str, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rules", "--config", str(DEPLOY / configuration), "--format", form]) == 0
+    assert capsys.readouterr().out == (DEPLOY / rules).read_text(), "run: make rules"
+
+
+def test_prometheus_takes_its_file() -> None:
     done = subprocess.run(
-        [real_part("promtool"), "check", "config", "--syntax-only", str(DEPLOY / "compose/prometheus.yml")],
+        [real_part("promtool"), "check", "config", str(DEPLOY / "compose/prometheus.yml")],
         capture_output=True,
         text=True,
     )
