@@ -4,13 +4,15 @@ import threading
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-FaultKind = Literal["unavailable", "hang", "internal"]
+FaultKind = Literal["unavailable", "hang", "internal", "cut"]
 FAULT_KINDS: tuple[str, ...] = get_args(FaultKind)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`unavailable` and `internal` answer that status, `hang` holds the rank's only thread.
+    """`unavailable` and `internal` answer that status, `hang` holds the rank's only thread, or the router's engine.
+    `cut` ends a router's streams after their first token: over gRPC with INTERNAL, over HTTP with an error event or,
+    where the router's errors are statuses, without an end.
 
     It ends at the monotonic instant `until` (seconds), or after `count` calls, or never; `method` None hits every call.
     """

@@ -55,6 +55,7 @@ class Call:
         self._method = method
         self._received_ns = received_ns
         self._correlation = correlation
+        self._cut = False
         self._visits: list[Visit] = []
         self._got: dict[int, list[Token]] = {}
 
@@ -100,7 +101,9 @@ class Call:
             message.input_token_count = len(visit.ask.prompt)
         self._send(message, visit, len(packed))
         packed.clear()
-        if token.end is not None:
+        if self._cut:
+            self._reply.end(grpc.StatusCode.INTERNAL, "Fault by command: cut")
+        elif token.end is not None:
             self._reply.end(grpc.StatusCode.OK)
         elif self._config.empty_messages:
             self._send(wire.GenerationResponse(generated_token_count=token.index + 1))
@@ -172,7 +175,9 @@ class Call:
 
     def _meet_fault(self) -> None:
         fault = self._reception.meet_fault(self._method)
-        if fault is not None:
+        if fault is not None and fault.kind == "cut":
+            self._cut = True
+        elif fault is not None:
             code = grpc.StatusCode.UNAVAILABLE if fault.kind == "unavailable" else grpc.StatusCode.INTERNAL
             raise Refused(code, f"Fault by command: {fault.kind}")
 

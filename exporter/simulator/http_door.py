@@ -151,10 +151,13 @@ class _Stream:
         self._ask = ask
         self._visit: Visit | None = None
         self._packed: list[Token] = []
+        self._cut = False
 
     def begin(self) -> None:
         fault = self._reception.meet_fault(self._ask.method)
-        if fault is not None:
+        if fault is not None and fault.kind == "cut":
+            self._cut = True
+        elif fault is not None:
             kind = "unavailable" if fault.kind == "unavailable" else "generation"
             self._reception.refuse(self._ask, kind, str(_STATUS[kind]))
             self._refuse(kind, f"Fault by command: {fault.kind}")
@@ -202,10 +205,20 @@ class _Stream:
         events = self._form.events(packed)
         self._visit.sent(len(packed))
         self._connection.chunk(events)
-        if token.end is not None:
+        if self._cut:
+            self._break_off(self._visit)
+        elif token.end is not None:
             # Written down before the client can know that it is over, and look.
             self._reception.leave(self._visit, "200")
             self._connection.end()
+
+    def _break_off(self, visit: Visit) -> None:
+        self._reception.leave(visit, "424")
+        if self._reception.config.stream_errors == "status":
+            self._connection.close()
+            return
+        self._connection.chunk(forms.event(forms.problem("Fault by command: cut", "generation")))
+        self._connection.end()
 
     def _answer(self, visit: Visit, tokens: list[Token]) -> None:
         body = self._form.whole(tokens)

@@ -127,7 +127,7 @@ class Router:
         self._record.add(entry)
 
     def meet_fault(self, method: str) -> Fault | None:
-        """The fault that a call to `method` runs into at the door."""
+        """The fault that a call to `method` runs into at the door; one that hangs, hangs in the engine."""
         fault = self.faults.meet(method, time.monotonic())
         return fault if fault and fault.kind != "hang" else None
 

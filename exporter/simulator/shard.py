@@ -111,7 +111,9 @@ class Shard:
                 rank.roofline = self._roofline
 
     def fault(self, fault: Fault | None) -> None:
-        """Let calls fail or hang on every rank; None ends it."""
+        """Let calls fail or hang on every rank; None ends it. ValueError for what only a router can do."""
+        if fault and fault.kind == "cut":
+            raise ValueError("kind: a shard has no streams to cut")
         with self._lock:
             self._fault = fault
             for rank in self._running.ranks if self._running else []:
@@ -275,6 +277,8 @@ class _Service(grpc.GenericRpcHandler):
             case "hang":
                 while self._rank.faults.holds(fault, time.monotonic()):
                     self._rank.hold(0.01)
+            case "cut":
+                raise AssertionError("Shard.fault refuses it")
 
 
 class _Unavailable(Exception):

@@ -152,6 +152,17 @@ def test_a_fault_fails_as_many_calls_as_it_says(router: Router, rpc: Rpc, kind: 
     assert len(list(rpc.stream(single(2)))) == 3
 
 
+def test_a_cut_stream_ends_with_an_error_after_its_first_token(router: Router, rpc: Rpc) -> None:
+    router.fault(Fault("cut", count=1))
+    call = rpc.stream(single(5))
+    assert counts([next(call), next(call)]) == [(7, 0), (0, 1)]
+    with pytest.raises(grpc.RpcError):
+        next(call)
+    assert call.code() is grpc.StatusCode.INTERNAL
+    assert len(list(rpc.stream(single(2)))) == 3
+    assert [len(entry.token_ns) for entry in router.record()] == [1, 2]
+
+
 def test_the_record_knows_the_wrongand_when_each_token_left(router: Router, rpc: Rpc) -> None:
     list(rpc.stream(single(4), x_correlation_id="one"))
     [entry] = router.record()

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from http.client import IncompleteRead
 from typing import Any
 
 import pytest
@@ -214,6 +215,33 @@ def test_an_internal_fault_is_an_event_inside_a_stream(http: Http, router: Route
     router.fault(Fault("internal", count=1))
     [problem] = http.events("/generate_stream", STREAM)
     assert problem == {"error": "Fault by command: internal", "error_type": "generation"}
+
+
+def test_a_cut_stream_ends_with_an_error_event_after_its_first_token(http: Http, router: Router) -> None:
+    router.fault(Fault("cut", count=1))
+    token, problem = http.events("/generate_stream", STREAM)
+    assert token["index"] == 1
+    assert problem == {"error": "Fault by command: cut", "error_type": "generation"}
+    assert len(http.events("/generate_stream", STREAM)) == 3
+
+
+def test_where_errors_are_statuses_a_cut_stream_has_no_end() -> None:
+    with Router(fast(grpc=None, stream_errors="status")) as router, Http(str(router.http)) as http:
+        router.fault(Fault("cut", count=1))
+        answer = http.open("POST", "/v1/completions", COMPLETION)
+        with pytest.raises(IncompleteRead) as broken:
+            answer.read()
+        assert broken.value.partial.count(b"data: ") == 1
+        assert [len(entry.token_ns) for entry in router.record()] == [1]
+
+
+def test_the_same_prompt_again_is_found_in_the_cache_unless_that_is_off() -> None:
+    body = {"inputs": "word " * 100, "parameters": {"max_new_tokens": 1}}
+    for caching, cached in ((True, [0, 96]), (False, [0, 0])):
+        with Router(fast(grpc=None, limits=Limits(prefix_caching=caching))) as router, Http(str(router.http)) as http:
+            http.ask("POST", "/generate", body)
+            http.ask("POST", "/generate", body)
+            assert [entry.cached_tokens for entry in router.record()] == cached
 
 
 def test_a_hanging_router_goes_on_when_the_fault_is_taken_back(http: Http, router: Router) -> None:
