@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from exporter.alerting import promql
-from exporter.alerting.burn import whole
+from exporter.alerting.burn import between_probes, whole
 from exporter.alerting.objectives import Objective
 from exporter.alerting.rule import BATCH_SIZE, TARGET, WORKLOAD, Alert, Group, Options, Recording
 from exporter.settings import Settings
@@ -47,7 +47,7 @@ MEASURES = (
 
 def groups(settings: Settings, found: list[Objective], options: Options) -> list[Group]:
     interval = max(options.scrape_interval, EVALUATION * options.time_scale)
-    longest = max((workload.interval for workload in settings.workloads), default=0.0)
+    longest = max((between_probes(workload) for workload in settings.workloads), default=0.0)
     window = whole(max(options.hours(1), ROUNDS * longest))
     measures = tuple(rule for measure in MEASURES for rule in _regression(measure, window, interval, options))
     knees = tuple(

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from exporter.settings import Workload
+
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 MONTH = 30 * DAY
 Severity = Literal["page", "ticket"]
@@ -51,6 +53,17 @@ class Load:
     @property
     def requests(self) -> int:
         return sum(self.batch_sizes)
+
+
+def between_probes(workload: Workload) -> float:
+    """Seconds from one probe of a batch size to its next, on average; 0 where only the server decides."""
+    match workload.load.mode:
+        case "batch":
+            return workload.interval
+        case "open":
+            return 1 / workload.load.rate if workload.load.rate else 0.0
+        case "closed":
+            return 0.0
 
 
 def pairs(period: float, interval: float, scrape_interval: float, time_scale: float = 1.0) -> tuple[Pair, ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from exporter.alerting import promql
+from exporter.alerting.burn import between_probes
 from exporter.alerting.rule import BATCH_SIZE, INSTANCE, JOB, TARGET, WORKLOAD, Alert, Group, Options
 from exporter.settings import Settings, Workload
 
@@ -17,7 +18,7 @@ def groups(settings: Settings, options: Options) -> list[Group]:
         *_absent(settings, options),
         _exporter_down(options),
         _target_down(options),
-        *(rule for workload in settings.workloads for rule in _stale(workload, options)),
+        *(rule for workload in settings.workloads for rule in _stale(workload, settings, options)),
         _refused(settings, options),
         _skipped(settings, options),
         _late(settings, options),
@@ -72,29 +73,33 @@ def _target_down(options: Options) -> Alert:
     )
 
 
-def stale_after(workload: Workload, options: Options) -> float:
-    """Seconds without a success. Back to back probes have no interval: three timeouts, at least 5 minutes."""
-    if workload.interval:
-        return max(STALE_INTERVALS * workload.interval, 4 * options.scrape_interval)
-    return max(STALE_INTERVALS * workload.timeout, options.minutes(5))
+def stale_after(workload: Workload, settings: Settings, options: Options) -> float:
+    """Seconds without a success: three intervals, or as long as one slow success and the rest after it may take."""
+    wait = options.minutes(2)
+    slowest = workload.timeout / settings.max_duty_cycle
+    if interval := between_probes(workload):
+        return max(STALE_INTERVALS * interval, slowest - wait, 4 * options.scrape_interval)
+    return max(STALE_INTERVALS * slowest, options.minutes(5))
 
 
-def _stale(workload: Workload, options: Options) -> Iterator[Alert]:
+def _stale(workload: Workload, settings: Settings, options: Options) -> Iterator[Alert]:
     """A target that has only just been started or given to the daemon gets the same time for its first success."""
-    after = stale_after(workload, options)
+    after = stale_after(workload, settings, options)
     limit, wait = promql.number(after), options.minutes(2)
     newest = f'tgi_probe_last_success_timestamp_seconds{{workload="{workload.name}"}}'
     same = options.same_exporter
     grace = f"and on ({same}) time() - tgi_probe_config_last_reload_success_timestamp_seconds > {limit}"
     since = "{{ if gt $value 1e9 }}never since the start{{ else }}not for {{ $value | humanizeDuration }}{{ end }}"
+    interval = between_probes(workload)
+    due = f"It is due every {promql.duration(interval)}." if interval else "It is probed as fast as the server answers."
     yield Alert(
         "TgiProbeStale",
         f"time() - max without ({options.dropped('batch_size')}) ({newest}) > {limit}\n{grace}",
         "page",
         summary=f"{TARGET}: no probe of workload {workload.name} succeeds any more",
         description=(
-            f"Of workload {workload.name} on {TARGET} no batch size has succeeded in {promql.duration(after)} "
-            f"({STALE_INTERVALS} intervals): {since}."
+            f"Of workload {workload.name} on {TARGET} no probe has succeeded in {promql.duration(after)}: {since}. "
+            f"{due}"
         ),
         wait=wait,
     )
@@ -106,7 +111,7 @@ def _stale(workload: Workload, options: Options) -> Iterator[Alert]:
         summary=f"{TARGET}: no probe of batch size {BATCH_SIZE} of workload {workload.name} succeeds any more",
         description=(
             f"Of workload {workload.name} on {TARGET} batch size {BATCH_SIZE} has not succeeded in "
-            f"{promql.duration(after)} ({STALE_INTERVALS} intervals): {since}."
+            f"{promql.duration(after)}: {since}. {due}"
         ),
         wait=wait,
     )
@@ -114,7 +119,7 @@ def _stale(workload: Workload, options: Options) -> Iterator[Alert]:
 
 def _window(settings: Settings, least: float, intervals: int) -> float:
     """Long enough for some probes of every workload."""
-    return max(least, intervals * max((workload.interval for workload in settings.workloads), default=0.0))
+    return max(least, intervals * max((between_probes(workload) for workload in settings.workloads), default=0.0))
 
 
 def _refused(settings: Settings, options: Options) -> Alert:

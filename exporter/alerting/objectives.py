@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from exporter import slo as judging
 from exporter.alerting import promql
-from exporter.alerting.burn import DAY, Firing, Load, Pair, alive, budget, firing, pairs
+from exporter.alerting.burn import DAY, Firing, Load, Pair, alive, between_probes, budget, firing, pairs
 from exporter.alerting.rule import TARGET, Alert, Group, Options, Recording
 from exporter.settings import Settings, Slo
 
@@ -50,7 +50,7 @@ def objectives(settings: Settings, options: Options) -> list[Objective]:
         series = list(judging.series_of(slo, settings))
         if not series:
             continue
-        load = Load(workloads[slo.workload].interval, tuple(sorted({one.batch_size for one in series})))
+        load = Load(between_probes(workloads[slo.workload]), tuple(sorted({one.batch_size for one in series})))
         found.append(
             Objective(
                 slo,

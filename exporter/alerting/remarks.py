@@ -18,7 +18,7 @@ def notes(objective: Objective) -> Iterator[str]:
     """One line for each pair of windows that can fire."""
     name, load = objective.slo.name, objective.load
     if not load.interval:
-        yield f"slo {name}: probed back to back, so how many bad probes it takes is not known before"
+        yield f"slo {name}: probed as fast as the server answers, so how many bad probes it takes is not known before"
         return
     for severity in ("page", "ticket"):
         for one in objective.firings(severity):

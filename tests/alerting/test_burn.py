@@ -14,6 +14,7 @@ from exporter.alerting.burn import (
     Load,
     Pair,
     bad_probes,
+    between_probes,
     budget,
     firing,
     highest_objective,
@@ -21,6 +22,7 @@ from exporter.alerting.burn import (
     pairs,
 )
 from exporter.notation import parse_duration
+from exporter.settings import Workload
 
 
 def test_thirty_days_have_the_windows_and_factors_that_everybody_knows() -> None:
@@ -72,6 +74,21 @@ def test_the_bad_probes_of_the_first_page_are_as_counted_by_hand(
     one = firing(pairs(MONTH, interval, 15)[0], Load(interval, (1,)), objective)
     assert one is not None
     assert (one.short, one.long) == (short, long)
+
+
+@pytest.mark.parametrize(
+    ("workload", "seconds"),
+    [
+        ({"interval": "30s"}, 30),
+        ({"interval": "0s"}, 0),
+        ({"load": {"mode": "open", "rate": "4/s"}}, 0.25),
+        ({"load": {"mode": "closed", "users": 8}}, 0),
+    ],
+)
+def test_the_time_between_probes_comes_from_the_interval_or_the_rate(
+    workload: dict[str, object], seconds: float
+) -> None:
+    assert between_probes(Workload.model_validate({"name": "w", **workload})) == seconds
 
 
 def test_a_pair_that_no_outage_can_fire_is_known() -> None:

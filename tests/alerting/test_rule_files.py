@@ -120,6 +120,11 @@ MEASURES = st.one_of(
 def configurations(draw: st.DrawFn) -> Settings:
     sizes = draw(st.lists(st.integers(1, 4096), min_size=1, max_size=4, unique=True))
     interval = draw(st.sampled_from(["0s", "250ms", "1s", "30s", "7m", "6h"]))
+    workload: dict[str, Any] = {"name": "w", "batch_sizes": sizes, "interval": interval}
+    if (
+        load := draw(st.sampled_from([None, {"mode": "open", "rate": "0.5/s"}, {"mode": "closed", "users": 3}]))
+    ) is not None:
+        sizes, workload = [1], {"name": "w", "load": load}
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
     slos: list[dict[str, Any]] = []
     for name in names:
@@ -128,10 +133,11 @@ def configurations(draw: st.DrawFn) -> Settings:
         slos.append({"name": name, "workload": "w", "objective": objective, "period": period} | draw(MEASURES))
         if draw(st.booleans()):
             slos[-1]["batch_sizes"] = draw(st.lists(st.sampled_from(sizes), min_size=1, unique=True))
-    targets = [{"name": name, "address": "a:1"} for name in draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))]
-    return Settings.model_validate(
-        {"targets": targets, "workloads": [{"name": "w", "batch_sizes": sizes, "interval": interval}], "slos": slos}
-    )
+    targets = [
+        {"name": name, "kind": "fmaas", "address": "a:1"}
+        for name in draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
+    ]
+    return Settings.model_validate({"targets": targets, "workloads": [workload], "slos": slos})
 
 
 @given(
