@@ -50,7 +50,14 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
         document = {
             "targets": [{"name": "llama", "address": shard.address, "kv_cache": "exclusive", "labels": {"zone": "a"}}],
             "workloads": [
-                {"name": "chat", "sequence_length": 64, "decode_length": 2, "batch_sizes": [1], "interval": INTERVAL}
+                {
+                    "name": "chat",
+                    "sequence_length": 64,
+                    "decode_length": 2,
+                    "batch_sizes": [1],
+                    "interval": INTERVAL,
+                    "timeout": "3s",
+                }
             ],
             "slos": [{"name": "chat-ttft", "workload": "chat", "ttft": "250ms", "objective": 0.99}],
             "max_duty_cycle": 1,
