@@ -25,7 +25,8 @@ MEASURES = {
     "request_duration": REQUEST,
 }
 POINTS = {str(size): shade for size, shade in colours.BATCH_SIZES.items()}
-SERIES = {f"batch {size}": shade for size, shade in colours.BATCH_SIZES.items()}
+LEGEND = "{{workload}} batch {{batch_size}}"
+WITHIN = "1 · throughput within SLOs"
 NO_SLO = "No SLO limits a latency of these workloads: configure one"
 
 
@@ -62,10 +63,10 @@ def goals() -> str:
     """One sample for each workload and goal, with the batch size that reaches it best."""
     throughput, ttft, token = (promql.mean(name, SHAPE) for name in (DECODE_RATE, TTFT, TOKEN))
     found = (
-        (best(), "1 · most throughput within the SLOs"),
-        (f"topk by (workload) (1, {throughput})", "2 · most throughput"),
-        (f"bottomk by (workload) (1, {ttft})", "3 · shortest time to first token"),
-        (f"bottomk by (workload) (1, {token})", "4 · shortest token latency"),
+        (best(), WITHIN),
+        (f"topk by (workload) (1, {throughput})", "2 · throughput"),
+        (f"bottomk by (workload) (1, {ttft})", "3 · time to first token"),
+        (f"bottomk by (workload) (1, {token})", "4 · token latency"),
     )
     return "(" + " or ".join(promql.named(value, "goal", goal) for value, goal in found) + ")"
 
@@ -78,7 +79,7 @@ def unreached() -> str:
     """A row that says so where no batch size keeps the SLOs of a workload."""
     judged = 'max by (workload) (tgi_probe_slo_info{measure!="availability", workload=~"$workload"})'
     missing = f"{judged} unless on (workload) ({kept()})"
-    return promql.named(promql.named(missing, "goal", "1 · most throughput within the SLOs"), "batch_size", "none")
+    return promql.named(promql.named(missing, "goal", WITHIN), "batch_size", "none")
 
 
 def answers() -> list[Panel]:
@@ -100,8 +101,8 @@ def answers() -> list[Panel]:
         ),
         rows(
             Text(
-                "Batch size by goal",
-                "Choose the row with your goal; where the rows differ, the columns show what each choice costs.",
+                "Best batch size by goal",
+                "Choose the row of what matters most; where rows differ, the columns show what each choice costs.",
             ),
             [
                 Query(f"{goals()} ^ 0 or ({unreached()})"),
@@ -110,8 +111,8 @@ def answers() -> list[Panel]:
                 Query(of_chosen(promql.mean(TOKEN, SHAPE))),
             ],
             [
-                Column("workload", "Workload", width=110),
-                Column("goal", "Goal", width=280),
+                Column("workload", "Workload", width=95),
+                Column("goal", "Best", width=205),
                 Column("batch_size", "Batch size", width=90),
                 Column(1, "Throughput", TOKENS_PER_SECOND, decimals=0),
                 Column(2, "First token", "s", decimals=1),
@@ -119,7 +120,7 @@ def answers() -> list[Panel]:
             ],
             width=16,
             height=11,
-            sort=[("Workload", False), ("Goal", False)],
+            sort=[("Workload", False), ("Best", False)],
         ),
     ]
 
@@ -179,7 +180,7 @@ def trade_offs() -> list[Panel]:
     ]
 
 
-def statistics(text: Text, histogram: str, *, decimals: int) -> Panel:
+def statistics(text: Text, histogram: str) -> Panel:
     found = [
         promql.mean(histogram, SHAPE),
         *(promql.quantile(q, histogram, SHAPE) + " >= 0" for q in (promql.LOWEST, 0.5, 0.9, 0.99, promql.HIGHEST)),
@@ -191,7 +192,7 @@ def statistics(text: Text, histogram: str, *, decimals: int) -> Panel:
         [
             Column("workload", "Workload", width=100),
             Column("batch_size", "Batch", width=70, number=True),
-            *(Column(number, title, text.unit, decimals=decimals) for number, title in enumerate(titles)),
+            *(Column(number, title, text.unit, decimals=1) for number, title in enumerate(titles)),
         ],
         width=12,
         height=10,
@@ -209,34 +210,30 @@ def details() -> list[Panel]:
                 "s",
             ),
             TTFT,
-            decimals=1,
         ),
         statistics(
             Text(
-                "Prefill throughput",
-                "Prompt tokens per second of the whole batch; when it no longer grows with the batch, the GPU "
+                "Prefill throughput, tokens per second",
+                "Prompt tokens of the whole batch; when it no longer grows with the batch, the GPU "
                 "computes at its limit.",
-                TOKENS_PER_SECOND,
+                "short",
             ),
             PREFILL_RATE,
-            decimals=0,
         ),
         statistics(
             Text(
                 "Token latency", "The wait for each token after the first; p99 far above p50 is felt as stutter.", "s"
             ),
             TOKEN,
-            decimals=1,
         ),
         statistics(
             Text(
-                "Decode throughput",
-                "Tokens per second of the whole batch; plan capacity with p50, not with the highest; buckets here "
+                "Decode throughput, tokens per second",
+                "Tokens of the whole batch; plan capacity with p50, not with the highest; buckets here "
                 "are half as fine as those of time.",
-                TOKENS_PER_SECOND,
+                "short",
             ),
             DECODE_RATE,
-            decimals=0,
         ),
         statistics(
             Text(
@@ -245,7 +242,6 @@ def details() -> list[Panel]:
                 "s",
             ),
             DECODE,
-            decimals=1,
         ),
         statistics(
             Text(
@@ -255,7 +251,6 @@ def details() -> list[Panel]:
                 "s",
             ),
             REQUEST,
-            decimals=1,
         ),
         bars(
             Text(
@@ -263,7 +258,7 @@ def details() -> list[Panel]:
                 "One hump is healthy; two mean that two things are mixed, such as batch sizes (choose one above) or "
                 "a queue (bars: requests, by upper edge in seconds).",
             ),
-            promql.zoomed_buckets(TTFT, promql.RANGE, f"{promql.CHOSEN}, {promql.COARSE}"),
+            promql.zoomed_buckets(TTFT, promql.RANGE, f"{promql.CHOSEN}, {promql.edges(6)}"),
         ),
         bars(
             Text(
@@ -271,14 +266,14 @@ def details() -> list[Panel]:
                 "A tail to the bottom is what users feel as stutter, even when the average is fine (bars: tokens, by "
                 "upper edge in seconds).",
             ),
-            promql.zoomed_buckets(TOKEN, promql.RANGE, f"{promql.CHOSEN}, {promql.COARSE}"),
+            promql.zoomed_buckets(TOKEN, promql.RANGE, f"{promql.CHOSEN}, {promql.edges(6)}"),
         ),
     ]
 
 
 def history() -> list[Panel]:
     def latest(metric: str) -> Query:
-        return Query(f"avg by (batch_size) (tgi_probe_last_{metric}{{{promql.CHOSEN}}} >= 0)", "batch {{batch_size}}")
+        return Query(f"avg by ({SHAPE}) (tgi_probe_last_{metric}{{{promql.CHOSEN}}} >= 0)", LEGEND)
 
     return [
         lines(
@@ -287,13 +282,13 @@ def history() -> list[Panel]:
             ),
             [latest("time_to_first_token_seconds")],
             width=8,
-            colour=SERIES,
+            by_batch_size=True,
         ),
         lines(
             Text("Token latency", "A step in all lines is the server; a step in one is that batch size alone.", "s"),
             [latest("inter_token_latency_seconds")],
             width=8,
-            colour=SERIES,
+            by_batch_size=True,
         ),
         lines(
             Text(
@@ -303,7 +298,7 @@ def history() -> list[Panel]:
             ),
             [latest("decode_throughput_tokens_per_second")],
             width=8,
-            colour=SERIES,
+            by_batch_size=True,
         ),
     ]
 

@@ -125,7 +125,7 @@ def punctual() -> list[Panel]:
                 "One band at the bottom is a daemon on time; scattered cells above are its machine's hiccups.",
                 "s",
             ),
-            promql.zoomed_buckets(LATENESS, promql.RATE, f"{TARGETS}, {promql.COARSE}"),
+            promql.zoomed_buckets(LATENESS, promql.RATE, f"{TARGETS}, {promql.edges(6)}"),
             height=8,
         ),
         lines(

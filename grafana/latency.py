@@ -13,7 +13,9 @@ TTFT = "tgi_probe_time_to_first_token_seconds"
 TOKEN = "tgi_probe_inter_token_latency_seconds"
 SERVER = "tgi_probe_server_duration_seconds"
 OVERHEAD = "tgi_probe_overhead_seconds"
-BATCHES = {f"batch {size}": shade for size, shade in colours.BATCH_SIZES.items()}
+CELLS = f"{promql.CHOSEN}, {promql.edges(8)}"
+SHAPE = "workload, batch_size"
+NO_TIMES = "These targets do not tell their own times: only shards do"
 NO_ROUTER = "No router metrics: let this Prometheus scrape the /metrics of TGI's router too"
 
 
@@ -42,6 +44,7 @@ def parts() -> list[Panel]:
                 "The largest colour is what to work on: forward is the model, decode is sampling, overhead is "
                 "queueing and transport.",
                 "s",
+                empty=NO_TIMES,
             ),
             account("prefill"),
             stacked=True,
@@ -54,6 +57,7 @@ def parts() -> list[Panel]:
                 "Overhead that grows while forward stays flat means that the server is waited for, not that it is "
                 "slow.",
                 "s",
+                empty=NO_TIMES,
             ),
             account("decode"),
             stacked=True,
@@ -71,8 +75,8 @@ def outside() -> list[Panel]:
                 "Each band is a batch size or a workload; choose one above, and a second band is a queue.",
                 "s",
             ),
-            promql.zoomed_buckets(TTFT, promql.RATE),
-            height=12,
+            promql.zoomed_buckets(TTFT, promql.RATE, CELLS),
+            height=10,
         ),
         buckets(
             Text(
@@ -80,8 +84,8 @@ def outside() -> list[Panel]:
                 "The band is the server's pace; cells above it are stalls, such as another batch's prefill in between.",
                 "s",
             ),
-            promql.zoomed_buckets(TOKEN, promql.RATE),
-            height=12,
+            promql.zoomed_buckets(TOKEN, promql.RATE, CELLS),
+            height=10,
         ),
     ]
 
@@ -101,6 +105,7 @@ def overhead() -> list[Panel]:
                 "Wall time minus the server's own total: tens of milliseconds mean that calls wait behind others, or "
                 "a slow way there.",
                 "s",
+                empty=NO_TIMES,
             ),
             queries(method),
             colour=colours.QUANTILES,
@@ -111,7 +116,7 @@ def overhead() -> list[Panel]:
 
 def by_batch_size() -> list[Panel]:
     def panel(text: Text, expr: str) -> Panel:
-        return lines(text, [Query(expr, "batch {{batch_size}}")], width=8, colour=BATCHES)
+        return lines(text, [Query(expr, "{{workload}} batch {{batch_size}}")], width=8, by_batch_size=True)
 
     forward = f'{promql.CHOSEN}, method="decode", phase="forward"'
     return [
@@ -121,19 +126,20 @@ def by_batch_size() -> list[Panel]:
                 "Lines that grow apart mean that the prefill no longer scales with the batch.",
                 "s",
             ),
-            promql.quantile(0.9, TTFT, "batch_size", promql.RATE),
+            promql.quantile(0.9, TTFT, SHAPE, promql.RATE),
         ),
         panel(
             Text("Token latency, p90", "Lines on top of each other: larger batches are free for the readers.", "s"),
-            promql.quantile(0.9, TOKEN, "batch_size", promql.RATE),
+            promql.quantile(0.9, TOKEN, SHAPE, promql.RATE),
         ),
         panel(
             Text(
                 "Forward pass of a decode step, average",
                 "The server's own word: if it grows as token latency does, the model is the cause.",
                 "s",
+                empty=NO_TIMES,
             ),
-            promql.mean(SERVER, "batch_size", promql.RATE, forward),
+            promql.mean(SERVER, SHAPE, promql.RATE, forward),
         ),
     ]
 
@@ -155,6 +161,7 @@ def live() -> list[Panel]:
             ),
             [Query("sum by (instance) (tgi_queue_size)", "{{instance}}")],
             width=8,
+            most=1,
         ),
         lines(
             Text(
@@ -164,6 +171,7 @@ def live() -> list[Panel]:
             ),
             [Query("sum by (instance) (tgi_batch_current_size)", "{{instance}}")],
             width=8,
+            most=1,
         ),
         lines(
             Text(

@@ -40,13 +40,17 @@ def lines(
     width: int = 12,
     height: int = 8,
     colour: Mapping[str, str] | None = None,
+    by_batch_size: bool = False,
     stacked: bool = False,
     stepped: bool = False,
     from_zero: bool = True,
     most: float | None = None,
     limits: Sequence[float] = (),
 ) -> Panel:
-    """Values over time. `limits` are dashed lines, `most` is the top of the axis when all values are below it."""
+    """Values over time. `limits` are dashed lines, `most` is the top of the axis when all values are below it.
+
+    `by_batch_size`: legends end in "batch 8" or another size, and have the colour of that size.
+    """
     panel = (
         timeseries.Panel()
         .title(text.title)
@@ -81,6 +85,8 @@ def lines(
         panel = panel.no_value(text.empty)
     for name, shade in (colour or {}).items():
         panel = panel.override_by_name(name, properties({"color": fixed(shade)}))
+    for size, shade in (colours.BATCH_SIZES if by_batch_size else {}).items():
+        panel = panel.override_by_regexp(f"/batch {size}$/", properties({"color": fixed(shade)}))
     if any(query.legend.endswith("limit") for query in queries):
         panel = panel.override_by_regexp("/limit$/", properties(LIMIT))
     return panel

@@ -1,5 +1,9 @@
 """Small PromQL building blocks. Everything answers an expression as text."""
 
+from collections.abc import Sequence
+
+from exporter.metrics import DECADE
+
 RATE = "$__rate_interval"
 RANGE = "$__range"
 # What the variables at the top of a dashboard choose.
@@ -29,8 +33,6 @@ def quantile(q: float, histogram: str, by: str = "", window: str = RANGE, where:
 
 
 LOWEST, HIGHEST = 1e-9, 1.0
-# Every second bucket edge (1, 1.5, 2.2, 3.3, 4.7, 6.8) in any decade: for panels where each bucket needs room.
-COARSE = 'le=~"[0.]*(1|1[.]?5|2[.]?2|3[.]?3|4[.]?7|6[.]?8)[0.]*|[+]Inf"'
 
 
 def within(value: str, condition: str, on: str) -> str:
@@ -47,6 +49,13 @@ def whole(value: str) -> str:
     return f'label_replace({value}, "le", "$1.0", "le", "([0-9]+)")'
 
 
+def edges(per_decade: int, decade: Sequence[float] = DECADE) -> str:
+    """A matcher for about so many bucket edges in each factor of ten, for panels where each bucket needs room."""
+    digits = [f"{edge:g}".replace(".", "") for edge in decade[:: round(len(decade) / per_decade)]]
+    written = "|".join("[.]?".join(digit) for digit in digits)
+    return f'le=~"[0.]*({written})[0.]*|[+]Inf"'
+
+
 def zoomed_buckets(histogram: str, window: str, where: str = CHOSEN) -> str:
     """Cumulative buckets of a heatmap, without the empty ones below the lowest and above the highest of the time range.
 
@@ -57,4 +66,7 @@ def zoomed_buckets(histogram: str, window: str, where: str = CHOSEN) -> str:
     seen = f"sum by (le) (increase({name}{{{where}}}[{RANGE}] @ end()))"
     total = f'scalar(sum(increase({name}{{{where}, le="+Inf"}}[{RANGE}] @ end())))'
     top = whole(f'count_values("le", round(histogram_quantile(1, {seen}), 0.000001))')
-    return f"{increase(name, 'le', window, where)} and on (le) (({seen} > 0 < {total} * 0.999999999) or {top})"
+    below = f'scalar(max(sum by (le) (increase({name}{{{where}, le!="+Inf"}}[{RANGE}] @ end()))))'
+    above = f'sum by (le) (increase({name}{{{where}, le="+Inf"}}[{RANGE}] @ end())) > {below} * 1.000000001'
+    used = f"({seen} > 0 < {total} * 0.999999999) or {top} or {above}"
+    return f"{increase(name, 'le', window, where)} and on (le) ({used})"

@@ -14,6 +14,7 @@ REQUESTS = "tgi_probe_slo_requests_total"
 CHOSEN = f'slo=~"$slo", {promql.CHOSEN}'
 SERIES = "target, workload, batch_size"
 OBJECTIVE = 'max by (slo) (tgi_probe_slo_objective_ratio{slo=~"$slo"})'
+CELLS = f"{promql.CHOSEN}, {promql.edges(8)}"
 PERIOD = "30d"
 # Both windows of a pair above its factor: somebody is called at night (page), or looks tomorrow (ticket).
 PAGES = ((14.4, "5m", "1h"), (6, "30m", "6h"))
@@ -88,15 +89,15 @@ def verdicts() -> list[Panel]:
                 Query(promql.increase(REQUESTS, "slo", where=CHOSEN)),
             ],
             [
-                Column("slo", "SLO", width=150),
-                Column("workload", "Workload", width=110),
-                Column("measure", "Judges", width=170),
+                Column("slo", "SLO", width=130),
+                Column(4, "Budget left", "percentunit", decimals=0, width=110, by=BY_BUDGET),
+                Column(3, "Good", "percentunit", decimals=2, width=100),
                 Column(1, "Objective", "percentunit", decimals=2),
-                Column(2, "Limit", "s", decimals=0),
-                Column(3, "Good", "percentunit", decimals=2),
-                Column(4, "Budget left", "percentunit", decimals=0, by=BY_BUDGET),
                 Column(5, "Bad requests", "short", decimals=0),
                 Column(6, "Requests", "short", decimals=0),
+                Column(2, "Limit", "s", decimals=0),
+                Column("measure", "Judges"),
+                Column("workload", "Workload"),
             ],
             height=6,
             sort=[("Budget left", False)],
@@ -117,7 +118,7 @@ def burning() -> list[Panel]:
             ),
             [Query(burn(window)) for window, _ in WINDOWS],
             [
-                Column("slo", "SLO", width=150),
+                Column("slo", "SLO", width=130),
                 *(
                     Column(
                         number, window, "suffix:×", decimals=1, by=steps((None, colours.GOOD), (factor, colours.BAD))
@@ -200,11 +201,13 @@ def seen() -> list[Panel]:
                 "A band that moves up is a slower server; a second band above it is a queue, or a larger batch size.",
                 "s",
             ),
-            promql.zoomed_buckets(ttft, promql.RATE),
+            promql.zoomed_buckets(ttft, promql.RATE, CELLS),
+            height=10,
         ),
         buckets(
             Text("Token latency", "Dark cells far above the band are the stalls that users notice.", "s"),
-            promql.zoomed_buckets(token, promql.RATE),
+            promql.zoomed_buckets(token, promql.RATE, CELLS),
+            height=10,
         ),
     ]
 
@@ -218,7 +221,7 @@ def failing() -> list[Panel]:
                 "percentunit",
             ),
             [Query(share("bad", promql.RATE, "slo, target"), "{{slo}} on {{target}}")],
-            width=12,
+            width=9,
             height=9,
             most=0.05,
         ),
@@ -245,12 +248,12 @@ def failing() -> list[Panel]:
                 Query(f"{ALERTS} or {promql.named(f'absent({ALERTS})', 'alertname', 'none')}"),
             ],
             [
-                Column("alertname", "Alert"),
+                Column("alertname", "Alert", width=210),
                 Column("severity", "Severity", width=80),
                 Column("slo", "SLO"),
                 Column("target", "Target"),
             ],
-            width=6,
+            width=9,
             height=9,
         ),
     ]

@@ -72,7 +72,7 @@ def rows(
         .datasource(DATASOURCE)
         .span(width)
         .height(height)
-        .min_width(60)
+        .min_width(78)
         .cell_height(options.TableCellHeight.SM)
         .show_header(True)
         .targets([target(query, number, "table") for number, query in enumerate(queries)])

@@ -1,0 +1,195 @@
+"""The expressions that decide something, asked of promtool over made-up series: what must come out is known."""
+
+import json
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from exporter.settings import Settings
+from grafana import batch_sizes, fleet, promql, slo
+from tests import real_parts
+from tests.dashboards.asked import Asked
+
+MINUTES = 20
+VALUES = {
+    "__rate_interval": "10m",
+    "__range": "10m",
+    "target": ".*",
+    "workload": ".*",
+    "batch_size": ".*",
+    "slo": ".*",
+}
+Counts = Mapping[str, float]  # series → increase in a minute
+
+
+def check(folder: Path, series: Counts, asked: Mapping[str, Sequence[str]], constants: Counts | None = None) -> None:
+    """promtool: does each expression, evaluated at the end, give exactly these label sets?"""
+
+    def tested(expr: str, labels: Sequence[str]) -> dict[str, object]:
+        filled = Asked("made-up series", "", expr, instant=True).filled(VALUES)
+        return {
+            "expr": f"group without () ({filled})",
+            "eval_time": f"{MINUTES}m",
+            "exp_samples": [{"labels": label, "value": 1} for label in labels],
+        }
+
+    document = {
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [
+                    *({"series": name, "values": f"0+{step}x{MINUTES}"} for name, step in series.items()),
+                    *({"series": name, "values": f"{value}+0x{MINUTES}"} for name, value in (constants or {}).items()),
+                ],
+                "promql_expr_test": [tested(expr, labels) for expr, labels in asked.items()],
+            }
+        ],
+    }
+    file = folder / "test.json"
+    file.write_text(json.dumps(document, indent=1))
+    done = subprocess.run(
+        [real_parts.promtool(), "test", "rules", str(file)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def histogram(name: str, labels: str, cumulative: Mapping[str, float], total: float = 0) -> Counts:
+    """Series of a histogram that takes so many observations up to each edge in a minute; `total` seconds or tokens."""
+    buckets = {f'{name}_bucket{{le="{edge}", {labels}}}': count for edge, count in cumulative.items()}
+    return {**buckets, f"{name}_count{{{labels}}}": cumulative["+Inf"], f"{name}_sum{{{labels}}}": total}
+
+
+def batch(size: int, ttft: Mapping[str, float], tokens_per_second: float, ms_per_token: float = 10) -> Counts:
+    """Ten probes a minute of one batch size."""
+    labels = f'target="a", workload="chat", batch_size="{size}"'
+    return {
+        **histogram(batch_sizes.TTFT, labels, ttft, total=ttft["+Inf"] * size / 100),
+        **histogram(batch_sizes.TOKEN, labels, {"0.05": 10, "+Inf": 10}, total=10 * ms_per_token / 1000),
+        **histogram(batch_sizes.DECODE_RATE, labels, {"+Inf": 10}, total=10 * tokens_per_second),
+    }
+
+
+FAST, SLOW, RARELY_SLOW = {"0.2": 10, "+Inf": 10}, {"0.2": 0, "+Inf": 10}, {"0.2": 9.5, "+Inf": 10}
+SLO = {
+    'tgi_probe_slo_info{slo="chat-ttft", workload="chat", measure="ttft"}': 1,
+    'tgi_probe_slo_threshold_seconds{slo="chat-ttft"}': 0.2,
+    'tgi_probe_slo_objective_ratio{slo="chat-ttft"}': 0.99,
+}
+
+
+def test_the_batch_size_to_run_is_the_fastest_of_those_that_keep_the_limits(tmp_path: Path) -> None:
+    series = {**batch(1, FAST, 100), **batch(8, FAST, 800), **batch(16, RARELY_SLOW, 1600), **batch(32, SLOW, 3200)}
+    asked = {batch_sizes.best(): ['{workload="chat", batch_size="8"}'], batch_sizes.unreached(): []}
+    check(tmp_path, series, asked, SLO)
+
+
+def test_a_looser_objective_allows_a_larger_batch(tmp_path: Path) -> None:
+    series = {**batch(8, FAST, 800), **batch(16, RARELY_SLOW, 1600), **batch(32, SLOW, 3200)}
+    looser = {**SLO, 'tgi_probe_slo_objective_ratio{slo="chat-ttft"}': 0.95}
+    check(tmp_path, series, {batch_sizes.best(): ['{workload="chat", batch_size="16"}']}, looser)
+
+
+def test_of_two_slos_with_one_limit_the_stricter_counts(tmp_path: Path) -> None:
+    second = {name.replace("chat-ttft", "second"): value for name, value in SLO.items()}
+    second['tgi_probe_slo_objective_ratio{slo="second"}'] = 0.9
+    series = {**batch(8, FAST, 800), **batch(16, RARELY_SLOW, 1600)}
+    check(tmp_path, series, {batch_sizes.best(): ['{workload="chat", batch_size="8"}']}, {**SLO, **second})
+
+
+def test_where_no_batch_size_keeps_the_limits_a_row_says_none(tmp_path: Path) -> None:
+    none = f'{{workload="chat", batch_size="none", goal="{batch_sizes.WITHIN}"}}'
+    asked = {batch_sizes.best(): [], batch_sizes.unreached(): [none]}
+    check(tmp_path, {**batch(1, SLOW, 100), **batch(8, SLOW, 800)}, asked, SLO)
+
+
+def test_every_goal_names_its_batch_size(tmp_path: Path) -> None:
+    series = {**batch(1, FAST, 100, ms_per_token=12), **batch(8, FAST, 800), **batch(32, SLOW, 3200, ms_per_token=20)}
+    expected = {batch_sizes.WITHIN: 8, "2 · throughput": 32, "3 · time to first token": 1, "4 · token latency": 8}
+    labels = [f'{{workload="chat", batch_size="{size}", goal="{goal}"}}' for goal, size in expected.items()]
+    check(tmp_path, series, {batch_sizes.goals(): labels}, SLO)
+
+
+@pytest.mark.parametrize(
+    ("bad_per_minute", "state"),
+    [(0, 0), (0.0011, 0), (0.011, 1), (0.07, 2), (1, 2)],
+    ids=["none", "within the budget", "slow burn", "fast burn", "outage"],
+)
+def test_the_state_of_an_slo_follows_the_burn_rate(tmp_path: Path, bad_per_minute: float, state: int) -> None:
+    labels = 'slo="chat-ttft", target="a", workload="chat", batch_size="1"'
+    series = {
+        f'{slo.REQUESTS}{{{labels}, verdict="bad"}}': bad_per_minute,
+        f'{slo.REQUESTS}{{{labels}, verdict="good"}}': 1 - bad_per_minute,
+    }
+    check(tmp_path, series, {f"({slo.state()}) == {state}": ['{slo="chat-ttft"}']}, SLO)
+
+
+def test_a_heatmap_has_the_rows_from_the_lowest_to_the_highest_edge_that_are_in_use(tmp_path: Path) -> None:
+    cumulative = {"0.1": 0, "0.2": 3, "0.5": 3, "1.0": 5, "2.0": 10, "5.0": 10, "+Inf": 10}
+    series = histogram("h", 'target="a", workload="w", batch_size="1"', cumulative)
+    rows = [f'{{le="{edge}"}}' for edge in ("0.2", "0.5", "1.0", "2.0")]
+    check(tmp_path, series, {promql.zoomed_buckets("h", promql.RATE): rows})
+
+
+def test_a_heatmap_keeps_what_is_above_every_edge(tmp_path: Path) -> None:
+    series = histogram("h", 'target="a", workload="w", batch_size="1"', {"0.1": 0, "0.2": 3, "+Inf": 10})
+    check(tmp_path, series, {promql.zoomed_buckets("h", promql.RATE): ['{le="0.2"}', '{le="+Inf"}']})
+
+
+def test_the_lowest_and_highest_are_edges_of_buckets_in_use(tmp_path: Path) -> None:
+    cumulative = {"0.1": 0, "0.2": 3, "0.5": 10, "1.0": 10, "+Inf": 10}
+    series = histogram("h", 'target="a", workload="w", batch_size="1"', cumulative)
+    lowest, highest = (promql.quantile(q, "h", "target") for q in (promql.LOWEST, promql.HIGHEST))
+    asked = {f"abs({lowest} - 0.1) < 1e-6": ['{target="a"}'], f"abs({highest} - 0.5) < 1e-6": ['{target="a"}']}
+    check(tmp_path, series, asked)
+
+
+def test_a_replica_is_compared_with_the_middle_of_the_fleet_at_the_same_work(tmp_path: Path) -> None:
+    series: dict[str, float] = {}
+    for target, seconds in (("a", 0.1), ("b", 0.1), ("c", 0.15)):
+        for size in (1, 8):
+            labels = f'target="{target}", workload="w", batch_size="{size}"'
+            series |= histogram(fleet.TTFT, labels, {"+Inf": 10}, total=10 * seconds * size)
+    ratio = fleet.against_fleet(fleet.TTFT, promql.RANGE)
+    equal = ['{target="a"}', '{target="b"}']
+    check(tmp_path, series, {f"abs({ratio} - 1) < 1e-6": equal, f"abs({ratio} - 1.5) < 1e-6": ['{target="c"}']})
+
+
+@pytest.mark.parametrize("per_decade", [6, 8])
+def test_a_choice_of_edges_takes_about_so_many_of_each_decade(per_decade: int) -> None:
+    decade: tuple[float, ...] = (
+        1.0,
+        1.1,
+        1.2,
+        1.32,
+        1.45,
+        1.59,
+        1.74,
+        1.91,
+        2.1,
+        2.3,
+        2.52,
+        2.76,
+        3.03,
+        3.33,
+        3.65,
+        4.0,
+        4.39,
+        4.81,
+    )
+    decade += (5.27, 5.78, 6.34, 6.95, 7.62, 8.35, 9.15)
+    chosen = re.compile(promql.edges(per_decade, decade).removeprefix('le=~"').removesuffix('"'))
+    for power in range(-3, 2):
+        labels = [str(round(edge * 10.0**power, 6)) for edge in decade]
+        found = [label for label in labels if chosen.fullmatch(label)]
+        assert per_decade <= len(found) <= per_decade + 1, found
+        assert found[0] == labels[0]
+    assert chosen.fullmatch("+Inf")
+
+
+def test_every_measure_of_an_slo_can_decide_on_the_batch_size() -> None:
+    names = set(Settings.model_json_schema()["$defs"]["Slo"]["properties"])
+    assert batch_sizes.MEASURES.keys() < names
