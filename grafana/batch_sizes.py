@@ -252,6 +252,11 @@ def details() -> list[Panel]:
             ),
             REQUEST,
         ),
+    ]
+
+
+def histograms() -> list[Panel]:
+    return [
         bars(
             Text(
                 "Distribution of the time to first token",
@@ -312,7 +317,7 @@ def build() -> Dashboard:
         [
             Row("The answer", answers()),
             Row("What a larger batch gains and costs", trade_offs()),
-            Row("Statistics of the time range", details()),
+            Row("Statistics of the time range", [*details(), *histograms()]),
             Row("Over time (newest probes)", history()),
         ],
     )

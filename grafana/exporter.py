@@ -46,6 +46,11 @@ def verdicts() -> list[Panel]:
             by=steps((None, colours.GOOD), (0.05, colours.WARNING), (0.25, colours.BAD)),
             decimals=1,
         ),
+    ]
+
+
+def daemon() -> list[Panel]:
+    return [
         numbers(
             Text(
                 "Newest reload",
@@ -190,6 +195,11 @@ def resources() -> list[Panel]:
             [Query(f"max by (instance) (scrape_duration_seconds{{{OURS}}})", "{{instance}}")],
             width=6,
         ),
+    ]
+
+
+def served() -> list[Panel]:
+    return [
         lines(
             Text(
                 "Series served",
@@ -233,8 +243,8 @@ def build() -> Dashboard:
         "Can I believe it?",
         [INSTANCE, TARGET, WORKLOAD, BATCH_SIZE],
         [
-            Row("Verdict", verdicts()),
+            Row("Verdict", [*verdicts(), *daemon()]),
             Row("On time and complete", punctual()),
-            Row("The daemon itself", resources()),
+            Row("The daemon itself", [*resources(), *served()]),
         ],
     )

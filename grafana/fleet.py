@@ -102,6 +102,11 @@ def now() -> list[Panel]:
             height=7,
             sort=[("First token × fleet", True)],
         ),
+    ]
+
+
+def kinds() -> list[Panel]:
+    return [
         rows(
             Text(
                 "What runs where",
@@ -254,7 +259,7 @@ def build() -> Dashboard:
         "Which replica is off?",
         [TARGET, WORKLOAD, BATCH_SIZE],
         [
-            Row("Now", now()),
+            Row("Now", [*now(), *kinds()]),
             Row("Side by side", side_by_side()),
             Row("Against $compare ago", then()),
         ],

@@ -147,76 +147,47 @@ def by_batch_size() -> list[Panel]:
 def live() -> list[Panel]:
     """TGI's own router metrics, whatever job scrapes them: they carry no label of ours."""
 
-    def histogram(name: str, by: str = "") -> list[Query]:
+    def gauge(title: str, description: str, name: str) -> Panel:
+        text = Text(title, description, empty=NO_ROUTER)
+        return lines(text, [Query(f"sum by (instance) ({name})", "{{instance}}")], width=8, most=1)
+
+    def duration(title: str, description: str, name: str, by: str = "") -> Panel:
         edges = f"sum by (le{by and ', ' + by}) (rate({name}_bucket[{promql.RATE}]))"
         legend = f" {{{{{by}}}}}" if by else ""
-        return [Query(f"histogram_quantile({q}, {edges})", f"p{q * 100:g}{legend}") for q in (0.5, 0.99)]
+        queries = [Query(f"histogram_quantile({q}, {edges})", f"p{q * 100:g}{legend}") for q in (0.5, 0.99)]
+        return lines(Text(title, description, "s", empty=NO_ROUTER), queries, width=8, colour=colours.QUANTILES)
 
     return [
-        lines(
-            Text(
-                "Requests waiting in the router",
-                "Above 0 for long: users wait before any work begins, and the probes' overhead rises with it.",
-                empty=NO_ROUTER,
-            ),
-            [Query("sum by (instance) (tgi_queue_size)", "{{instance}}")],
-            width=8,
-            most=1,
+        gauge(
+            "Requests waiting in the router",
+            "Above 0 for long: users wait before any work begins, and the probes' overhead rises with it.",
+            "tgi_queue_size",
         ),
-        lines(
-            Text(
-                "Requests in the running batch",
-                "Compare it with the batch size that the Batch sizes dashboard recommends.",
-                empty=NO_ROUTER,
-            ),
-            [Query("sum by (instance) (tgi_batch_current_size)", "{{instance}}")],
-            width=8,
-            most=1,
+        gauge(
+            "Requests in the running batch",
+            "Compare it with the batch size that the Batch sizes dashboard recommends.",
+            "tgi_batch_current_size",
         ),
-        lines(
-            Text(
-                "Users' time in the queue",
-                "What is high here and low in the probes of a shard is the router's queue, not the model.",
-                "s",
-                empty=NO_ROUTER,
-            ),
-            histogram("tgi_request_queue_duration"),
-            width=8,
-            colour=colours.QUANTILES,
+        duration(
+            "Users' time in the queue",
+            "What is high here and low in the probes of a shard is the router's queue, not the model.",
+            "tgi_request_queue_duration",
         ),
-        lines(
-            Text(
-                "Users' inference time",
-                "From leaving the queue to the last token, as the router sees it; moves with the users' answer "
-                "lengths.",
-                "s",
-                empty=NO_ROUTER,
-            ),
-            histogram("tgi_request_inference_duration"),
-            width=8,
-            colour=colours.QUANTILES,
+        duration(
+            "Users' inference time",
+            "From leaving the queue to the last token, as the router sees it; moves with the users' answer lengths.",
+            "tgi_request_inference_duration",
         ),
-        lines(
-            Text(
-                "Users' mean time per token",
-                "The router's mean per request, which hides stutter; the probes' token latency above does not.",
-                "s",
-                empty=NO_ROUTER,
-            ),
-            histogram("tgi_request_mean_time_per_token_duration"),
-            width=8,
-            colour=colours.QUANTILES,
+        duration(
+            "Users' mean time per token",
+            "The router's mean per request, which hides stutter; the probes' token latency above does not.",
+            "tgi_request_mean_time_per_token_duration",
         ),
-        lines(
-            Text(
-                "Batch inference by method",
-                "The router's own prefill and decode times: far above the probes' means larger batches than those "
-                "probed.",
-                "s",
-                empty=NO_ROUTER,
-            ),
-            histogram("tgi_batch_inference_duration", "method"),
-            width=8,
+        duration(
+            "Batch inference by method",
+            "The router's own prefill and decode times: far above the probes' means larger batches than those probed.",
+            "tgi_batch_inference_duration",
+            "method",
         ),
     ]
 
