@@ -21,6 +21,7 @@ SERIES = f"target, {SHAPE}"
 BY_RATIO = steps((None, colours.GOOD), (1.1, colours.WARNING), (1.25, colours.BAD))
 BY_THROUGHPUT_RATIO = steps((None, colours.BAD), (0.8, colours.WARNING), (0.9, colours.GOOD))
 BY_FAILURES = steps((None, colours.GOOD), (0.001, colours.WARNING), (0.05, colours.BAD))
+SENT = "workload, mode, prompt_cache, sequence_length, decode_length"
 EARLIER = "offset $compare"
 
 
@@ -100,6 +101,7 @@ def now() -> list[Panel]:
                 Column(7, "Last success", "s", decimals=0),
             ],
             height=7,
+            min_width=110,
             sort=[("First token × fleet", True)],
         ),
     ]
@@ -129,8 +131,29 @@ def kinds() -> list[Panel]:
                 Column("attention", "Attention"),
                 Column("ranks", "Ranks"),
             ],
+            width=14,
             height=7,
+            min_width=95,
             sort=[("Target", False)],
+        ),
+        rows(
+            Text(
+                "What is sent",
+                "Only latencies of the same lengths, mode and prompt cache can be compared; here is what the "
+                "workloads do.",
+            ),
+            [Query(f'max by ({SENT}) (tgi_probe_workload_info{{workload=~"$workload"}})')],
+            [
+                Column("workload", "Workload"),
+                Column("sequence_length", "Prompt tokens", number=True),
+                Column("decode_length", "Answer tokens", number=True),
+                Column("mode", "Mode"),
+                Column("prompt_cache", "Prompt cache"),
+            ],
+            width=10,
+            height=7,
+            min_width=95,
+            sort=[("Workload", False)],
         ),
     ]
 

@@ -16,6 +16,7 @@ OVERHEAD = "tgi_probe_overhead_seconds"
 CELLS = f"{promql.CHOSEN}, {promql.edges(8)}"
 SHAPE = "workload, batch_size"
 NO_TIMES = "These targets do not tell their own times: only shards do"
+NO_ROUTER_TARGET = "None of these targets is probed through a router"
 NO_ROUTER = "No router metrics: let this Prometheus scrape the /metrics of TGI's router too"
 
 
@@ -114,6 +115,35 @@ def overhead() -> list[Panel]:
     ]
 
 
+def through_routers() -> list[Panel]:
+    setup, spread = "tgi_probe_connection_setup_seconds", "tgi_probe_start_spread_seconds"
+    # Connections are kept for days: over any time range, most targets opened none.
+    sums = [f'sum by (target) ({setup}_{part}{{target=~"$target"}})' for part in ("sum", "count")]
+    since_start = f"{sums[0]} / ({sums[1]} > 0)"
+    return [
+        lines(
+            Text(
+                "Opening a connection, average since the exporter's start",
+                "TLS included, and never part of any other latency: hundreds of milliseconds are the way there, or a "
+                "busy door.",
+                "s",
+                empty=NO_ROUTER_TARGET,
+            ),
+            [Query(since_start, "{{target}}")],
+        ),
+        lines(
+            Text(
+                "Spread of a batch's sends, p90",
+                "Through a router, a batch is requests sent at once: above a few milliseconds it was hardly one batch.",
+                "s",
+                empty=NO_ROUTER_TARGET,
+            ),
+            [Query(promql.quantile(0.9, spread, SHAPE, promql.RATE), "{{workload}} batch {{batch_size}}")],
+            by_batch_size=True,
+        ),
+    ]
+
+
 def by_batch_size() -> list[Panel]:
     def panel(text: Text, expr: str) -> Panel:
         return lines(text, [Query(expr, "{{workload}} batch {{batch_size}}")], width=8, by_batch_size=True)
@@ -201,7 +231,7 @@ def build() -> Dashboard:
         [
             Row("Parts of the time, as the server reports them", parts()),
             Row("Seen from outside", outside()),
-            Row("Queueing and transport", overhead()),
+            Row("Queueing and transport", [*overhead(), *through_routers()]),
             Row("By batch size", by_batch_size()),
             Row("Live traffic beside it (needs TGI's router metrics)", live(), folded=True),
         ],

@@ -54,6 +54,7 @@ def rows(
     *,
     width: int = 24,
     height: int = 8,
+    min_width: int = 78,
     sort: Sequence[tuple[str, bool]] = (),
 ) -> Panel:
     """One row for each set of labels, one column for each query. `sort`: titles of columns, whether largest first."""
@@ -72,7 +73,7 @@ def rows(
         .datasource(DATASOURCE)
         .span(width)
         .height(height)
-        .min_width(78)
+        .min_width(min_width)
         .cell_height(options.TableCellHeight.SM)
         .show_header(True)
         .targets([target(query, number, "table") for number, query in enumerate(queries)])

@@ -1,12 +1,10 @@
-"""A demo that has seen it all, scraped by Prometheus: probes, users on a router, an outage, good and bad reloads."""
+"""A demo that has seen it all, scraped by Prometheus: a shard, a router, an outage, good and bad reloads."""
 
 import contextlib
 import json
 import re
 import signal
-import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +30,9 @@ class Demo:
         return [self.daemon.get("/metrics").text, ask(f"{self.router}/metrics").text]
 
 
-def configuration(addresses: list[str]) -> dict[str, Any]:
+def configuration(shard: str, router: str) -> dict[str, Any]:
     return {
-        "targets": [{"name": f"llama-{number}", "address": address} for number, address in enumerate(addresses)],
+        "targets": [{"name": "shard", "address": shard}, {"name": "router", "kind": "http", "address": router}],
         "workloads": [
             {
                 "name": name,
@@ -62,19 +60,16 @@ def running_demo(folder: Path) -> Iterator[Demo]:
     began = time.time()
     config = folder / "config.yaml"
     with contextlib.ExitStack() as stack:
+        router = f"http://127.0.0.1:{door}"
         first = stack.enter_context(simulated_shard(f"unix://{folder}/a", *QUICK, "--ranks", "2"))
-        served = stack.enter_context(
-            simulated_shard(f"unix://{folder}/b", *QUICK, "--router-http", f"127.0.0.1:{door}")
-        )
-        config.write_text(json.dumps(configuration([first.address, served.address])))
+        stack.enter_context(simulated_shard(f"unix://{folder}/b", *QUICK, "--router-http", f"127.0.0.1:{door}"))
+        config.write_text(json.dumps(configuration(first.address, router)))
         daemon = stack.enter_context(daemon_running(config))
         rules = folder / "rules.json"
         rules.write_text(json.dumps(ALWAYS_FIRING))
         prometheus = stack.enter_context(
             prometheus_scraping(folder / "prometheus", [daemon.port, door], rule_files=[str(rules)])
         )
-        router = f"http://127.0.0.1:{door}"
-        stack.enter_context(users(router))
         make_history(config, daemon, first, prometheus)
         yield Demo(daemon, prometheus, router, began)
 
@@ -103,30 +98,6 @@ def make_history(config: Path, daemon: Daemon, shard: SimulatedShard, prometheus
     daemon.process.send(signal.SIGHUP)
     wait_until(lambda: prometheus.value(RELOADED) == 1, "the reload is scraped", daemon.process)
     wait_until(lambda: prometheus.value("min(tgi_probe_success)") == 1, "probes again", daemon.process, timeout=60)
-
-
-@contextlib.contextmanager
-def users(router: str) -> Iterator[None]:
-    """One user after another asks the router for a few tokens, until the block ends."""
-    over = threading.Event()
-
-    def ask_on() -> None:
-        body = json.dumps({"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 8}}).encode()
-        while not over.is_set():
-            request = urllib.request.Request(
-                f"{router}/generate", data=body, headers={"Content-Type": "application/json"}
-            )
-            with urllib.request.urlopen(request, timeout=20) as reply:
-                reply.read()
-            over.wait(0.05)
-
-    thread = threading.Thread(target=ask_on, name="users")
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def exposed(pages: list[str]) -> dict[str, frozenset[str]]:
