@@ -65,6 +65,7 @@ class Journal:
             "batch_size": series.batch_size,
             "outcome": str(observation.outcome),
             "code": observation.code,
+            "trace_id": observation.trace_id,
             "seconds": round(observation.ended - observation.started, 6),
         }
         if observation.outcome is Outcome.OK:

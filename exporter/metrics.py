@@ -8,14 +8,14 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from exporter import __version__, slo, timeline
-from exporter.instruments import ChildType, Family, Histogram, Labels, Registry, Value
+from exporter.instruments import ChildType, Exemplar, Family, Histogram, Labels, Registry, Value
 from exporter.observation import Method, Observation, Outcome, Series, ServerTimings, SkipReason, Step
 from exporter.settings import Kind, Settings, Slo
 from exporter.targets import Facts, Plan
@@ -353,6 +353,8 @@ class Metrics:
 
     def _record_latency(self, observation: Observation) -> None:
         series = observation.series
+        trace = observation.trace_id
+        exemplar = Exemplar({"trace_id": trace}, 0.0, self._unix_time()) if trace else None
         ttft, inter_token = self._of(self.ttft, series), self._of(self.inter_token, series)
         per_output_token, request = self._of(self.per_output_token, series), self._of(self.request, series)
         first: list[float] = []
@@ -360,7 +362,7 @@ class Metrics:
         for stream in observation.streams:
             if (seconds := timeline.time_to_first_token(stream)) is not None:
                 first.append(seconds)
-                ttft.observe(seconds)
+                ttft.observe(seconds, exemplar and replace(exemplar, value=seconds))
             for seconds in timeline.inter_token_latencies(stream):
                 gaps.append(seconds)
                 inter_token.observe(seconds)

@@ -102,7 +102,7 @@ class Observation:
 
     `due` is when the schedule wanted it, `started` when it really began, `ended` when it was over. `code` is the gRPC
     or HTTP status name. `detail` is one line for people, empty when all went well. `streams` is empty where nothing
-    was sent.
+    was sent. `trace_id` is what the server was told, 32 hexadecimal digits.
     """
 
     series: Series
@@ -114,6 +114,7 @@ class Observation:
     detail: str = ""
     streams: tuple[Stream, ...] = ()
     setups: tuple[Setup, ...] = ()
+    trace_id: str = ""
 
 
 class Failure(Exception):

@@ -53,8 +53,11 @@ class Prober(Protocol):
     def users_wait(self) -> bool:
         """Whether the target asks us to give way, and users wait now. Raises Failure where that cannot be told."""
 
-    def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool]) -> Result:
-        """Send one batch and watch it to its end, within `workload.timeout`. Raises Failure, Abandoned."""
+    def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
+        """Send one batch and watch it to its end, within `workload.timeout`. Raises Failure, Abandoned.
+
+        With `trace_id` every call carries it in the W3C header.
+        """
 
     def settle(self, timeout: float) -> None:
         """Free what earlier probes may have left in the server. Raises Failure when it is still owed afterwards."""

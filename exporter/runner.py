@@ -18,6 +18,7 @@ from exporter.prober import Abandoned, Prober, Result
 from exporter.schedule import Skip, Start, Timetable, Wait, Window, backoff_after, rest_after
 from exporter.settings import Workload
 from exporter.targets import Facts, Plan, excess
+from exporter.tracing import new_trace_id
 
 logger = logging.getLogger("tgi_probe")
 CHECK = "check"
@@ -157,8 +158,9 @@ class Runner:
 
     def _attempt(self, series: Series, workload: Workload, due: float, started: float) -> Observation:
         """The border: behind it everything that went wrong is an outcome."""
+        trace_id = new_trace_id()
         try:
-            result = self._probe(series, workload)
+            result = self._probe(series, workload, trace_id)
         except Failure as failure:
             result = Result((), failure.outcome, failure.code, failure.detail)
         except (Abandoned, GiveWay):
@@ -180,9 +182,10 @@ class Runner:
             result.detail,
             result.streams,
             result.setups,
+            trace_id,
         )
 
-    def _probe(self, series: Series, workload: Workload) -> Result:
+    def _probe(self, series: Series, workload: Workload, trace_id: str) -> Result:
         self._connected = False
         facts = self._connect()
         self._connected = True
@@ -200,7 +203,7 @@ class Runner:
                     return result
                 setups += result.setups
             self._warm.add(series)
-        result = self._prober.probe(workload, series.batch_size, self._stop.is_set)
+        result = self._prober.probe(workload, series.batch_size, self._stop.is_set, trace_id)
         return replace(result, setups=(*setups, *result.setups))
 
     def _connect(self) -> Facts:

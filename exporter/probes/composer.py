@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from exporter.exchange import Request
 from exporter.flights import Connection, Flight
@@ -10,6 +11,7 @@ from exporter.probes.front import Front, Told
 from exporter.prompts import Prompts, Ruler, off
 from exporter.settings import Target, Workload
 from exporter.targets import Facts, over_limits
+from exporter.tracing import HEADER, traceparent
 
 # Two lengths tell both what a word counts and what the server adds to a prompt.
 MEASURED_WORDS = (8, 256)
@@ -81,9 +83,11 @@ class Composer:
             self._rulers[key] = Ruler(known.each, known.beside)
         return self._rulers[key]
 
-    def flight(self, connection: Connection, text: str, workload: Workload) -> Flight:
+    def flight(self, connection: Connection, text: str, workload: Workload, trace_id: str = "") -> Flight:
         """Ready to be launched. Raises Failure."""
         request = self._front.request(text, workload, self._random.getrandbits(31))
+        if trace_id:
+            request = replace(request, headers=(*request.headers, (HEADER, traceparent(trace_id))))
         return Flight(connection, request, self._front.answer())
 
     def check_limits(self, facts: Facts | None, workload: Workload) -> None:

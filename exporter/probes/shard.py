@@ -24,10 +24,14 @@ from exporter.pb import generate_v2_pb2, generate_v3_pb2
 from exporter.prober import Abandoned, Result
 from exporter.settings import Parameters, Target, Workload
 from exporter.targets import Facts, refusal
+from exporter.tracing import HEADER, traceparent
 
 PROTOCOLS: dict[str, ModuleType] = {"generate.v3": generate_v3_pb2, "generate.v2": generate_v2_pb2}
 NANOSECONDS = 1e-9
 CUT_OFF = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+# W3C trace context, the same for every call of a probe; None sends none.
+Metadata = tuple[tuple[str, str], ...] | None
 
 
 class Ranks:
@@ -39,16 +43,16 @@ class Ranks:
         self._channels = [open_channel(address) for address in addresses]
         self._calls: dict[str, list[Any]] = {}
 
-    def call(self, rpc: str, request: bytes, timeout: float) -> list[bytes]:
+    def call(self, rpc: str, request: bytes, timeout: float, metadata: Metadata = None) -> list[bytes]:
         """Every rank's answer, not parsed, in rank order. Returns when the slowest is in. Raises Failure.
 
         It always waits for all: ranks compute together, and a call taken back from one of them would leave the others
         waiting for it.
         """
         calls = self._calls_of(rpc)
-        others = [call.future(request, timeout=timeout) for call in calls[1:]]
+        others = [call.future(request, timeout=timeout, metadata=metadata) for call in calls[1:]]
         # The first rank is called from this very thread: with one rank, nothing stands between socket and clock.
-        waits = [partial(calls[0], request, timeout=timeout), *(other.result for other in others)]
+        waits = [partial(calls[0], request, timeout=timeout, metadata=metadata), *(other.result for other in others)]
         answers: list[bytes] = []
         errors: list[tuple[grpc.RpcError, str]] = []
         for wait, address in zip(waits, self.addresses, strict=True):
@@ -165,7 +169,7 @@ class ShardProber:
 
     # --- probing
 
-    def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool]) -> Result:
+    def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
         """Prefill, then Decode to the end. All decode bookkeeping that can wait is done after the last answer."""
         if self._ranks is None or self._facts is None:
             raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", f"{self._target.address}: not connected")
@@ -173,9 +177,10 @@ class ShardProber:
         batch = Batch.build(PROTOCOLS[ranks.protocol], self._target, self._facts, workload, batch_size, self._random)
         self._owed.add(batch.id)
         prefill, decode = batch.prefill_request(), batch.decode_request()
+        trace = ((HEADER, traceparent(trace_id)),) if trace_id else None
         sent = self._clock()
         deadline = sent + workload.timeout
-        answers = ranks.call("Prefill", prefill, workload.timeout)
+        answers = ranks.call("Prefill", prefill, workload.timeout, trace)
         arrived = self._clock()
         merged = batch.merge("Prefill", answers, ranks.addresses)
         steps = [Step(sent, arrived, merged.tokens, merged.timings)]
@@ -186,9 +191,9 @@ class ShardProber:
                 raise Abandoned
             if merged.finished:
                 # A router takes finished requests out before the next step; left in, they would run past their cache.
-                ranks.call("FilterBatch", batch.filter_request(merged), deadline - self._clock())
+                ranks.call("FilterBatch", batch.filter_request(merged), deadline - self._clock(), trace)
             asked = self._clock()
-            answers = ranks.call("Decode", decode, deadline - asked)
+            answers = ranks.call("Decode", decode, deadline - asked, trace)
             arrived = self._clock()
             merged = batch.merge("Decode", answers, ranks.addresses)
             steps.append(Step(asked, arrived, merged.tokens, merged.timings))

@@ -70,11 +70,11 @@ class StreamProber:
     def users_wait(self) -> bool:
         return users_wait(self._target, self._front, self._pool, self._census)
 
-    def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool]) -> Result:
+    def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
         with self._in_use:
-            return self._corrected(workload, batch_size, stopping)
+            return self._corrected(workload, batch_size, stopping, trace_id)
 
-    def _corrected(self, workload: Workload, batch_size: int, stopping: Callable[[], bool]) -> Result:
+    def _corrected(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str) -> Result:
         """Probe until the prompts had the right length, and a cache what it shall hold; nearly always at once."""
         self._composer.check_limits(self._facts, workload)
         counted: float | None = None
@@ -83,7 +83,7 @@ class StreamProber:
         for _ in range(TRIES):
             texts = self._composer.texts(workload, batch_size)
             cold = self._composer.cold(workload, texts[0])
-            result, counted = self._fly(workload, texts, stopping)
+            result, counted = self._fly(workload, texts, stopping, trace_id)
             if result.outcome is not Outcome.OK:
                 return result
             setups += result.setups
@@ -94,12 +94,12 @@ class StreamProber:
         raise self._composer.wrong_length(workload, counted)
 
     def _fly(
-        self, workload: Workload, texts: Sequence[str], stopping: Callable[[], bool]
+        self, workload: Workload, texts: Sequence[str], stopping: Callable[[], bool], trace_id: str
     ) -> tuple[Result, float | None]:
         """Release all at once and watch them to their end. Also the mean length of the prompts, where it was told."""
         connections = self._connections(len(texts), stopping)
         flights = [
-            self._composer.flight(connection, text, workload)
+            self._composer.flight(connection, text, workload, trace_id)
             for connection, text in zip(connections, texts, strict=True)
         ]
         self._census.set(self, len(flights))

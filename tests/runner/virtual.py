@@ -92,7 +92,7 @@ class Script:
     def users_wait(self) -> bool:
         return next(self.crowds, False)
 
-    def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool]) -> Result:
+    def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
         began = self.time.now
         self.sent.append((began, workload.name, batch_size))
         self.owed += 1
