@@ -18,13 +18,15 @@ def phase(index: int) -> float:
     return index * GOLDEN_RATIO % 1.0
 
 
-def spread(members: int, interval: float, start: float, phase: float, seed: int) -> Iterator[tuple[float, int]]:
+def spread(
+    members: int, interval: float, start: float, phase: float, seed: int, wanders: bool = False
+) -> Iterator[tuple[float, int]]:
     """Due times without end, as (due, member): each member exactly once in every interval.
 
     The interval is cut into as many equal slots as there are members. Which member gets which slot is drawn anew in
     each interval (from `seed`, so it can be repeated): with a fixed order the member that follows the longest probe
-    would be
-    skipped for ever, and no one would see it.
+    would be skipped for ever, and no one would see it. For the same reason `wanders`: where in its slot each is due is
+    drawn too.
     """
     order = random.Random(seed)
     slot = interval / members
@@ -33,7 +35,7 @@ def spread(members: int, interval: float, start: float, phase: float, seed: int)
         turns = list(range(members))
         order.shuffle(turns)
         for place, member in enumerate(turns):
-            yield start + cycle * interval + (place + phase) * slot, member
+            yield start + cycle * interval + (place + (order.random() if wanders else phase)) * slot, member
         cycle += 1
 
 
@@ -117,7 +119,10 @@ class Timetable:
 
     def __post_init__(self) -> None:
         for number, (interval, members) in enumerate(self.periodic):
-            source = spread(len(members), interval, self.start, self.phase, self.seed + number)
+            # Two intervals of which one is a multiple of the other would meet for ever, and the same one give way: the
+            # longer ones wander. The first is the check, which gives way to all.
+            wanders = number > 1
+            source = spread(len(members), interval, self.start, self.phase, self.seed + number, wanders)
             self._sources.append((source, members))
             self._refill(number)
 

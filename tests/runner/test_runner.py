@@ -208,3 +208,12 @@ def test_a_back_to_back_probe_that_gives_way_leaves_the_users_alone_for_a_second
     ledger, _ = watched(9.5, workload(interval="0s"), crowds=iter([True] * 1000))
     assert not ledger.observations
     assert 8 <= ledger.reasons()[SkipReason.BUSY] <= 10
+
+
+def test_a_series_with_a_longer_interval_does_not_starve_beside_one_with_a_shorter_interval() -> None:
+    often = workload(name="often", interval="1s", batch_sizes=[1])
+    seldom = workload(name="seldom", interval="2s", batch_sizes=[1])
+    _, prober = watched(400, often, seldom, lasts=lambda workload, batch_size: 0.3)
+    sent = Counter(name for _, name, _ in prober.sent)
+    assert sent["often"] > 300
+    assert sent["seldom"] > 100
