@@ -60,9 +60,12 @@ def _exporter_down(options: Options) -> Alert:
 
 
 def _target_down(options: Options) -> Alert:
+    """With labels dropped: when no daemon reaches it; and like its symptoms, so that Alertmanager knows them by it."""
+    up = "tgi_probe_target_up"
+    up = f"max without ({options.dropped()}) ({up})" if options.drop_labels else up
     return Alert(
         "TgiProbeTargetDown",
-        "tgi_probe_target_up == 0",
+        f"{up} == 0",
         "page",
         summary=f"{TARGET} is down",
         description=(

@@ -34,6 +34,7 @@ TTFT, ITL = ("TgiProbeTtftRegressed", "ticket"), ("TgiProbeInterTokenLatencyRegr
 THROUGHPUT = ("TgiProbeThroughputRegressed", "ticket")
 NOTHING: set[tuple[str, str]] = set()
 HOURS, DAY = 60, 1440
+DEFAULTS = Options()
 
 
 @dataclass(frozen=True)
@@ -160,10 +161,10 @@ def settings_of(folder: Path, objective: float = 0.99) -> Settings:
     return load(folder / "probe.yaml")
 
 
-def replayed(folder: Path, config: str, tests: list[dict[str, object]]) -> str:
+def replayed(folder: Path, config: str, tests: list[dict[str, object]], options: Options = DEFAULTS) -> str:
     """promtool's verdict: empty when every test passed, else what it found."""
     (folder / "probe.yaml").write_text(config)
-    rules = rule_file(load(folder / "probe.yaml"), Options(), [])
+    rules = rule_file(load(folder / "probe.yaml"), options, [])
     (folder / "rules.yml").write_text(rules)
     document = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": tests}
     (folder / "tests.yml").write_text(yaml.safe_dump(document))
@@ -224,6 +225,23 @@ def test_the_knee_moves_when_the_largest_batch_size_stays_bad_and_not_for_two_ba
     ]
     checks = [{"expr": expr, "eval_time": f"{at}m", "exp_samples": samples} for at, expr, samples in expected]
     found = replayed(tmp_path, KNEE, [{"interval": "1m", "input_series": series, "promql_expr_test": checks}])
+    assert not found, found
+
+
+def test_a_dropped_label_is_on_no_alert_about_a_target_so_that_one_still_inhibits_the_others(tmp_path: Path) -> None:
+    test = rule_test("dropped", [Phase(HOURS), Phase(20, bad=1, ok=False, target_up=False, late=1)], {})
+    about = 'ALERTS{alertstate="firing",target="llama"'
+    test["promql_expr_test"] = [
+        {
+            "expr": f'group by (alertname, severity, instance) ({about},alertname!="TgiProbeAbsent"}})',
+            "eval_time": "79m",
+            "exp_samples": [
+                {"labels": f'{{alertname="{name}", severity="{severity}"}}', "value": 1}
+                for name, severity in (DOWN, PAGE, TICKET, LATE, *STALE)
+            ],
+        }
+    ]
+    found = replayed(tmp_path, CONFIG.format(objective=0.99), [test], Options(drop_labels=("instance",)))
     assert not found, found
 
 
