@@ -120,9 +120,12 @@ wheel-check: wheel ## install the wheel in a clean environment and run it
 	@scripts/wheel-check $(BIN)/python dist/*.whl
 
 .PHONY: bench
-bench: $(READY) ## measure the exporter itself
-	@test -d benchmarks || { echo "no benchmarks yet"; exit 1; }
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(READY) ## measure the exporter itself and write benchmarks/RESULTS.md (10 minutes; ARGS="company" for one part)
+	$(BIN)/python -m benchmarks $(or $(ARGS),--seconds 75 --write benchmarks/RESULTS.md)
+
+.PHONY: soak
+soak: $(READY) ## a million calls back to back, and what grows meanwhile; writes benchmarks/SOAK.md (10 minutes)
+	$(BIN)/python -m benchmarks soak --calls 1000000 --write benchmarks/SOAK.md $(ARGS)
 
 .PHONY: clean
 clean: ## remove everything that make made

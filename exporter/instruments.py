@@ -12,6 +12,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar
 
 from prometheus_client.metrics_core import Metric
@@ -41,14 +42,15 @@ class Piece:
     length: int
 
 
-class Cached:
-    """What can be rendered by itself. `version` grows with every change; `pieces` belongs to `rendering`."""
+class Changes:
+    """Counts the changes of a group, under its lock. Apart from the group, so that no circle of references forms:
+    what leaves is gone at once, also when the garbage collector does not look (see `app`)."""
 
-    __slots__ = ("pieces", "version")
+    __slots__ = ("count", "lock")
 
     def __init__(self) -> None:
-        self.version = 0
-        self.pieces: dict[bool, Piece] = {}
+        self.lock = threading.Lock()
+        self.count = 0
 
 
 class Child(Protocol):
@@ -63,37 +65,37 @@ class Child(Protocol):
 ChildType = TypeVar("ChildType", bound=Child)
 
 
-class Group(Cached, Generic[ChildType]):
-    """One target's children of one family."""
+class Group(Generic[ChildType]):
+    """One target's children of one family. `pieces` belongs to `rendering`."""
 
-    __slots__ = ("children", "lock")
+    __slots__ = ("changes", "children", "pieces")
 
     def __init__(self) -> None:
-        super().__init__()
-        self.lock = threading.Lock()
+        self.changes = Changes()
         self.children: dict[tuple[str, ...], ChildType] = {}
+        self.pieces: dict[bool, Piece] = {}
 
 
 class Value:
     """A counter or a gauge."""
 
-    __slots__ = ("_group", "_prefix", "labels", "value")
+    __slots__ = ("_changes", "_prefix", "labels", "value")
 
-    def __init__(self, family: "Family[Value]", group: "Group[Value]", labels: Labels) -> None:
-        self._group = group
+    def __init__(self, family: "Family[Value]", changes: Changes, labels: Labels) -> None:
+        self._changes = changes
         self.labels = labels
         self.value = family.initial
         self._prefix = f"{family.sample_name}{braced(labels)} "
 
     def inc(self, amount: float = 1) -> None:
-        with self._group.lock:
+        with self._changes.lock:
             self.value += amount
-            self._group.version += 1
+            self._changes.count += 1
 
     def set(self, value: float) -> None:
-        with self._group.lock:
+        with self._changes.lock:
             self.value = float(value)
-            self._group.version += 1
+            self._changes.count += 1
 
     def readings(self) -> tuple[tuple[str, float], ...]:
         """Lines: what stands before the value, and the value."""
@@ -106,10 +108,10 @@ class Value:
 class Summary:
     """Count and sum, no quantiles."""
 
-    __slots__ = ("_count_prefix", "_group", "_sum_prefix", "count", "labels", "sum")
+    __slots__ = ("_changes", "_count_prefix", "_sum_prefix", "count", "labels", "sum")
 
-    def __init__(self, family: "Family[Summary]", group: "Group[Summary]", labels: Labels) -> None:
-        self._group = group
+    def __init__(self, family: "Family[Summary]", changes: Changes, labels: Labels) -> None:
+        self._changes = changes
         self.labels = labels
         self.count = 0
         self.sum = 0.0
@@ -118,10 +120,10 @@ class Summary:
         self._sum_prefix = f"{family.name}_sum{text} "
 
     def observe(self, value: float) -> None:
-        with self._group.lock:
+        with self._changes.lock:
             self.count += 1
             self.sum += value
-            self._group.version += 1
+            self._changes.count += 1
 
     def readings(self) -> tuple[tuple[str, float], ...]:
         """Lines: what stands before the value, and the value."""
@@ -132,15 +134,16 @@ class Summary:
         yield "_sum", (), self.sum, None
 
 
-class Histogram(Cached):
-    """Counts by bucket (not cumulative here; the last one is +Inf), and the sum."""
+class Histogram:
+    """Counts by bucket (not cumulative here; the last one is +Inf), and the sum. `pieces` belongs to `rendering`."""
 
-    __slots__ = ("_edges", "_group", "counts", "exemplars", "labels", "sum", "surround")
+    __slots__ = ("_changes", "_edges", "counts", "exemplars", "labels", "pieces", "sum", "surround", "version")
 
-    def __init__(self, family: "Family[Histogram]", group: "Group[Histogram]", labels: Labels) -> None:
-        super().__init__()
+    def __init__(self, family: "Family[Histogram]", changes: Changes, labels: Labels) -> None:
+        self.version = 0
+        self.pieces: dict[bool, Piece] = {}
         self._edges = family.edges
-        self._group = group
+        self._changes = changes
         self.labels = labels
         self.counts = [0] * (len(self._edges) + 1)
         self.sum = 0.0
@@ -150,17 +153,17 @@ class Histogram(Cached):
     def observe(self, value: float, exemplar: Exemplar | None = None) -> None:
         """Count a value in its bucket; an edge belongs to the bucket below it. NaN is in none, and spoils the sum."""
         place = bisect_left(self._edges, value)
-        with self._group.lock:
+        with self._changes.lock:
             self.sum += value
             if value == value:
                 self.counts[place] += 1
                 if exemplar is not None and _short_enough(exemplar):
                     self.exemplars[place] = exemplar
             self.version += 1
-            self._group.version += 1
+            self._changes.count += 1
 
     def samples(self) -> Iterator[tuple[str, Labels, float, Exemplar | None]]:
-        with self._group.lock:
+        with self._changes.lock:
             counts, total = list(self.counts), self.sum
             exemplars = dict(self.exemplars)
         count = 0
@@ -215,9 +218,9 @@ class Family(Generic[ChildType]):
         # setdefault is one step for the interpreter: of two threads that come at once, both get the same one.
         group: Group[ChildType] = self.groups.setdefault(self._owner(values), Group())
         labels = tuple(sorted((*zip(self.label_names, values, strict=True), *extra)))
-        with group.lock:
-            child: ChildType = group.children.setdefault(values, self.child(self, group, labels))
-            group.version += 1
+        with group.changes.lock:
+            child: ChildType = group.children.setdefault(values, self.child(self, group.changes, labels))
+            group.changes.count += 1
         return child
 
     def remove(self, target: str) -> None:
@@ -232,9 +235,9 @@ class Family(Generic[ChildType]):
         for group in list(self.groups.values()):
             for values in list(group.children):
                 if not wanted(dict(zip(self.label_names, values, strict=True))):
-                    with group.lock:
+                    with group.changes.lock:
                         group.children.pop(values, None)
-                        group.version += 1
+                        group.changes.count += 1
 
     def reshape(self, edges: Sequence[float]) -> None:
         """Other edges for a histogram. Its series start again at 0: what fell between two edges cannot be divided."""
@@ -243,10 +246,10 @@ class Family(Generic[ChildType]):
         self.edges = tuple(edges)
         self.template = template(self.name, self.edges)
         for group in list(self.groups.values()):
-            with group.lock:
+            with group.changes.lock:
                 for values, child in list(group.children.items()):
-                    group.children[values] = self.child(self, group, child.labels)
-                group.version += 1
+                    group.children[values] = self.child(self, group.changes, child.labels)
+                group.changes.count += 1
 
 
 class Registry:
@@ -331,6 +334,7 @@ def braced(labels: Labels) -> str:
     return "{" + ",".join(map(_pair, labels)) + "}" if labels else ""
 
 
+@lru_cache(maxsize=4096)
 def _pair(label: tuple[str, str]) -> str:
     value = label[1].replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
     return f'{label[0]}="{value}"'

@@ -14,20 +14,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from exporter import __version__, slo, timeline
+from exporter import __version__, scales, slo, timeline
 from exporter.instruments import ChildType, Exemplar, Family, Histogram, Labels, Registry, Value
 from exporter.observation import Method, Observation, Outcome, Series, ServerTimings, SkipReason, Step
 from exporter.settings import Kind, Settings, Slo
 from exporter.targets import Facts, Plan
 
-# Twelve edges for each factor of ten, 1 ms to 160 s: a quantile read off them is off by a tenth at the worst.
-DECADE = (1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6.8, 8.2)
-SECONDS = (*(round(edge * 10.0**power, 6) for power in range(-3, 2) for edge in DECADE), 100.0, 120.0, 160.0)
-# Overhead and lateness of a healthy daemon are under a millisecond.
-FINE_SECONDS = (0.0001, 0.0002, 0.0005)
-# Requests that are to start at once.
-SPREAD_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0)
-TOKENS_PER_SECOND = (*(edge * 10.0**power for power in range(6) for edge in (1.0, 1.5, 2.2, 3.3, 4.7, 6.8)), 1e6)
 PHASES = ("forward", "decode", "concat", "total")
 SERIES = ("target", "workload", "batch_size")
 # The codes that each outcome usually has; they exist from the start, so that a first failure is an increase from 0.
@@ -96,7 +88,7 @@ class Metrics:
         return self.registry.counter(name, text, labels)
 
     def _seconds(
-        self, name: str, text: str, labels: Sequence[str] = SERIES, scale: tuple[float, ...] = SECONDS
+        self, name: str, text: str, labels: Sequence[str] = SERIES, scale: tuple[float, ...] = scales.FINE
     ) -> Family[Histogram]:
         family = self.registry.histogram(name, text, self.layout.edges(scale), labels)
         self._scales.append((family, scale))
@@ -116,46 +108,50 @@ class Metrics:
             "Time from the first to the last token, divided by the tokens after the first.",
         )
         self.decode = self._seconds(
-            "tgi_probe_decode_duration_seconds", "Time of a probe from the first token until all is done."
+            "tgi_probe_decode_duration_seconds",
+            "Time of a probe from the first token until all is done.",
+            scale=scales.COARSE,
         )
         self.request = self._seconds(
-            "tgi_probe_request_duration_seconds", "Wall time from sending a request until it is done."
+            "tgi_probe_request_duration_seconds",
+            "Wall time from sending a request until it is done.",
+            scale=scales.COARSE,
         )
         self.prefill_rate = self.registry.histogram(
             "tgi_probe_prefill_throughput_tokens_per_second",
             "Prompt tokens of a probe's batch divided by its prefill time.",
-            TOKENS_PER_SECOND,
+            scales.RATES,
             SERIES,
         )
         self.decode_rate = self.registry.histogram(
             "tgi_probe_decode_throughput_tokens_per_second",
             "Tokens of a probe after the first ones divided by its decode time.",
-            TOKENS_PER_SECOND,
+            scales.RATES,
             SERIES,
         )
         self.overhead = self._seconds(
             "tgi_probe_overhead_seconds",
             "Wall time of a call minus the server's own total: queueing and transport.",
             (*SERIES, "method"),
-            (*FINE_SECONDS, *SECONDS),
+            scales.OWN,
         )
         self.setup = self._seconds(
             "tgi_probe_connection_setup_seconds",
             "Time to open a connection, TLS included; never part of any other latency.",
             ("target",),
-            (*FINE_SECONDS, *SECONDS),
+            scales.OWN,
         )
         self.spread = self.registry.histogram(
             "tgi_probe_start_spread_seconds",
             "From the first to the last request sent of a batch that goes through a router.",
-            SPREAD_SECONDS,
+            scales.SPREAD,
             SERIES,
         )
         self.lateness = self._seconds(
             "tgi_probe_schedule_lateness_seconds",
             "How much later than due a probe was started.",
             ("target",),
-            (*FINE_SECONDS, *SECONDS),
+            scales.OWN,
         )
         self.server = self.registry.summary(
             "tgi_probe_server_duration_seconds",

@@ -132,7 +132,7 @@ def _pieces(registry: Registry, form: Format) -> Iterator[Piece]:
 
 def _group_piece(family: Family[Any], group: Group[Any], form: Format) -> Piece:
     """A target's lines of a family, from the cache as far as nothing has changed."""
-    version = group.version
+    version = group.changes.count
     kept = group.pieces.get(form.openmetrics)
     if kept is not None and kept.version == version:
         return kept
@@ -185,15 +185,15 @@ class _Others:
 
 def _values(group: Group[Any]) -> tuple[int, bytes]:
     """Lines of counters, gauges or summaries, and the version that they show."""
-    with group.lock:
-        version = group.version
+    with group.changes.lock:
+        version = group.changes.count
         readings = [reading for child in group.children.values() for reading in child.readings()]
     return version, "".join([f"{prefix}{number(value)}\n" for prefix, value in readings]).encode()
 
 
 def _histogram(family: Family[Any], child: Histogram, group: Group[Any], form: Format) -> tuple[int, bytes]:
     """All lines of one histogram, and the version that they show."""
-    with group.lock:
+    with group.changes.lock:
         version = child.version
         counts = list(accumulate(child.counts))
         total = child.sum
@@ -243,6 +243,8 @@ def joined(version: int, pieces: list[Piece]) -> Piece:
 
 
 POLYNOMIAL = 0xEDB88320
+HIGHEST = 0x80000000  # the polynomial 1: the lowest power stands in the highest bit
+Shift = tuple[tuple[int, ...], ...]
 
 
 def combined(first: int, second: int, second_length: int) -> int:
@@ -250,26 +252,48 @@ def combined(first: int, second: int, second_length: int) -> int:
 
     A CRC is a remainder of polynomials over GF(2): to put `n` bytes after a text is to multiply by x^(8n).
     """
-    return _product(_power_of_x(8 * second_length), first) ^ second if first else second
+    a, b, c, d, e, f, g, h = _shift(second_length)
+    return (
+        (a[first & 15] ^ b[first >> 4 & 15] ^ c[first >> 8 & 15] ^ d[first >> 12 & 15])
+        ^ (e[first >> 16 & 15] ^ f[first >> 20 & 15] ^ g[first >> 24 & 15] ^ h[first >> 28])
+        ^ second
+    )
 
 
-def _product(a: int, b: int) -> int:
-    """a × b modulo the CRC-32 polynomial, the lowest power in the highest bit."""
-    product = 0
-    while a:
-        if a & 0x80000000:
-            product ^= b
-        a = a << 1 & 0xFFFFFFFF
-        b = b >> 1 ^ POLYNOMIAL if b & 1 else b >> 1
-    return product
+@lru_cache(maxsize=1024)
+def _shift(length: int) -> Shift:
+    """Products with x^(8 length): for each of eight half bytes of the other factor, for each of its 16 values."""
+    power = _power_of_x(8 * length)
+    products = []
+    for _ in range(32):
+        products.append(power)
+        power = power >> 1 ^ POLYNOMIAL if power & 1 else power >> 1
+    products.reverse()  # the product with each single bit, from the lowest bit on
+    tables = []
+    for at in range(0, 32, 4):
+        table = [0]
+        for product in products[at : at + 4]:
+            table += [entry ^ product for entry in table]
+        tables.append(tuple(table))
+    return tuple(tables)
 
 
-@lru_cache(maxsize=4096)
 def _power_of_x(exponent: int) -> int:
-    power, square = 0x80000000, 0x40000000  # 1 and x
+    power, square = HIGHEST, HIGHEST >> 1  # 1 and x
     while exponent:
         if exponent & 1:
             power = _product(power, square)
         square = _product(square, square)
         exponent >>= 1
     return power
+
+
+def _product(a: int, b: int) -> int:
+    """a × b modulo the polynomial."""
+    product = 0
+    while a:
+        if a & HIGHEST:
+            product ^= b
+        a = a << 1 & 0xFFFFFFFF
+        b = b >> 1 ^ POLYNOMIAL if b & 1 else b >> 1
+    return product

@@ -8,7 +8,7 @@ from typing import Any
 
 import prometheus_client
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import exposition as plain_text
 from prometheus_client.openmetrics import exposition as openmetrics_text
@@ -82,6 +82,7 @@ class Pair:
             instrument.labels(*labels).observe(value)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     TEXTS,
     EDGES,
@@ -103,6 +104,7 @@ def test_both_formats_are_what_prometheus_client_writes_after_any_events(
             assert read(pair.ours, form) == reference(pair.theirs, form)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(TEXTS, EDGES, EVENTS)
 def test_the_page_is_what_prometheus_client_writes_of_the_collected_metrics(
     text: str, edges: list[float], events: list[tuple[int, float]]
@@ -203,11 +205,13 @@ def test_a_large_page_comes_in_small_parts() -> None:
     assert max(map(len, parts)) < 2 * rendering.PART_BYTES
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.binary(max_size=500), st.binary(max_size=500))
 def test_the_checksum_of_two_texts_follows_from_theirs(first: bytes, second: bytes) -> None:
     assert rendering.combined(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.binary(max_size=2000), max_size=10))
 def test_compressed_pieces_put_together_are_one_deflate_stream(texts: list[bytes]) -> None:
     piece = rendering.joined(0, [rendering.compress(0, text) for text in texts])

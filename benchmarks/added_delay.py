@@ -1,0 +1,105 @@
+"""Point 1: what a call takes longer than the server says, next to the thinnest client that grpcio allows."""
+
+import tempfile
+import time
+
+from benchmarks.bare import Bare
+from benchmarks.processes import Server, socket_address
+from benchmarks.report import Part, Reach, Table, median, milliseconds, quantile
+from exporter.observation import Stream
+from exporter.probes.shard import ShardProber
+from exporter.settings import Target, Workload
+
+SERVICE_SECONDS = 0.005
+BATCH_SIZES = (1, 32, 128)
+SEQUENCE_LENGTH = 128
+DECODE_LENGTH = 4
+BLOCKS = 5
+
+
+def run(seconds: float) -> list[Table]:
+    rows: list[tuple[str, ...]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for transport, address in (("unix socket", socket_address(folder)), ("TCP", "127.0.0.1:0")):
+            with Server(address, SERVICE_SECONDS) as server:
+                for batch_size in BATCH_SIZES:
+                    ours, bare = measure(server.address, batch_size, seconds / 2 / len(BATCH_SIZES))
+                    for method in ("Prefill", "Decode"):
+                        rows.append(row(transport, method, batch_size, ours[method], bare[method]))
+    notes = (
+        f"Client wall time minus the server's own total, {SERVICE_SECONDS * 1e3:g} ms of service, prompts of "
+        f"{SEQUENCE_LENGTH} tokens. One probe and the same calls of the bare client take turns on one connection each. "
+        f"Ratios of the medians and of the 99th percentiles; in brackets the lowest and highest of {BLOCKS} blocks.",
+    )
+    columns = ("", "batch", "calls", "added p50", "p99", "bare p50", "p99", "ratio p50", "reach", "ratio p99", "reach")
+    return [Table("Added delay per call", columns, tuple(rows), notes)]
+
+
+def measure(address: str, batch_size: int, seconds: float) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Added seconds of each call, ours and the bare client's, by method."""
+    prober = ShardProber(Target(name="benchmark", address=address))
+    workload = Workload(
+        name="benchmark", sequence_length=SEQUENCE_LENGTH, decode_length=DECODE_LENGTH, batch_sizes=(batch_size,)
+    )
+    bare = Bare(address, batch_size, SEQUENCE_LENGTH, DECODE_LENGTH)
+    ours: dict[str, list[float]] = {"Prefill": [], "Decode": []}
+    theirs: dict[str, list[float]] = {"Prefill": [], "Decode": []}
+    prober.connect(5.0)
+    for _ in range(3):  # not measured: connections, caches
+        prober.probe(workload, batch_size, lambda: False)
+        bare.batch()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for turn in (0, 1):
+            if turn == 0:
+                first, *others = added(prober.probe(workload, batch_size, lambda: False).streams[0])
+                kept = ours
+            else:
+                first, *others = [call.added for call in bare.batch()]
+                kept = theirs
+            kept["Prefill"].append(first)
+            kept["Decode"].extend(others)
+    prober.close()
+    bare.close()
+    return ours, theirs
+
+
+def added(stream: Stream) -> list[float]:
+    totals = [step.server.total if step.server else None for step in stream.steps]
+    return [
+        step.arrived - step.asked - total for step, total in zip(stream.steps, totals, strict=True) if total is not None
+    ]
+
+
+def row(transport: str, method: str, batch_size: int, ours: list[float], bare: list[float]) -> tuple[str, ...]:
+    medians = [median(a) / median(b) for a, b in blocks(ours, bare)]
+    tails = [quantile(a, 0.99) / quantile(b, 0.99) for a, b in blocks(ours, bare)]
+    ratio = median(ours) / median(bare)
+    tail = quantile(ours, 0.99) / quantile(bare, 0.99)
+    return (
+        f"{method}, {transport}",
+        str(batch_size),
+        str(len(ours)),
+        milliseconds(median(ours)),
+        milliseconds(quantile(ours, 0.99)),
+        milliseconds(median(bare)),
+        milliseconds(quantile(bare, 0.99)),
+        f"{ratio:.2f} ({min(medians):.2f} to {max(medians):.2f})",
+        str(Reach(ratio, 1.15)),
+        f"{tail:.2f} ({min(tails):.2f} to {max(tails):.2f})",
+        str(Reach(tail, 1.5)),
+    )
+
+
+def blocks(ours: list[float], bare: list[float]) -> list[tuple[list[float], list[float]]]:
+    """Both cut into BLOCKS pieces in the order of time."""
+    return [
+        (
+            ours[n * len(ours) // BLOCKS : (n + 1) * len(ours) // BLOCKS],
+            bare[n * len(bare) // BLOCKS : (n + 1) * len(bare) // BLOCKS],
+        )
+        for n in range(BLOCKS)
+    ]
+
+
+PART = Part("added-delay", "Added delay per call", run)

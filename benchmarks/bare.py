@@ -1,0 +1,100 @@
+"""The reference: the thinnest client that grpcio allows. A synchronous stub, bytes made before, nothing else.
+
+`python -m benchmarks.bare ADDRESS PERIOD_SECONDS` makes one Decode each period, and answers each line on standard input
+with what it saw since the last one: instants of the call and the server's own total, as JSON.
+"""
+
+import json
+import random
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import grpc
+
+from exporter import workload as work
+from exporter.pb import generate_v3_pb2 as pb
+
+SERVICE = "/generate.v3.TextGenerationService/"
+ENDLESS = 2**31
+Stub: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Instants around one call, and what the server says it took; all in seconds."""
+
+    asked: float
+    arrived: float
+    server: float
+
+    @property
+    def added(self) -> float:
+        return self.arrived - self.asked - self.server
+
+
+class Bare:
+    """One batch, its requests made as bytes once and sent again and again."""
+
+    def __init__(
+        self, address: str, batch_size: int = 1, sequence_length: int = 10, decode_length: int = ENDLESS
+    ) -> None:
+        self._steps = decode_length - 1
+        self._channel = grpc.insecure_channel(address)
+        self._prefill: Stub = self._channel.unary_unary(f"{SERVICE}Prefill")
+        self._decode: Stub = self._channel.unary_unary(f"{SERVICE}Decode")
+        rng = random.Random(batch_size)
+        batch = pb.Batch(id=work.batch_id(rng), size=batch_size)
+        texts = work.prompts(batch_size, sequence_length, rng)
+        for request_id, text in zip(work.request_ids(batch_size, rng), texts, strict=True):
+            request = batch.requests.add(id=request_id, inputs=text, truncate=sequence_length)
+            request.input_chunks.chunks.add(text=text)
+            request.parameters.CopyFrom(pb.NextTokenChooserParameters(temperature=1, top_p=1, typical_p=1))
+            request.stopping_parameters.max_new_tokens = decode_length
+        self._prefill_bytes = pb.PrefillRequest(batch=batch).SerializeToString()
+        self._decode_bytes = pb.DecodeRequest(batches=[pb.CachedBatch(id=batch.id)]).SerializeToString()
+
+    def prefill(self) -> Call:
+        return self._call(self._prefill, self._prefill_bytes)
+
+    def decode(self) -> Call:
+        return self._call(self._decode, self._decode_bytes)
+
+    def batch(self) -> list[Call]:
+        """Prefill and all Decodes."""
+        return [self.prefill(), *(self.decode() for _ in range(self._steps))]
+
+    def close(self) -> None:
+        self._channel.close()
+
+    @staticmethod
+    def _call(call: Stub, data: bytes) -> Call:
+        asked = time.perf_counter()
+        answer = call(data)
+        arrived = time.perf_counter()
+        return Call(asked, arrived, pb.DecodeResponse.FromString(answer).total_ns * 1e-9)
+
+
+def main() -> None:
+    address, period = sys.argv[1], float(sys.argv[2])
+    bare = Bare(address)
+    seen: list[Call] = []
+
+    def loop() -> None:
+        bare.prefill()
+        while True:
+            seen.append(bare.decode())
+            time.sleep(period)
+
+    threading.Thread(target=loop, daemon=True).start()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        calls = seen[:]
+        del seen[: len(calls)]
+        print(json.dumps([(call.asked, call.arrived, call.server) for call in calls]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

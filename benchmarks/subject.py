@@ -1,0 +1,64 @@
+"""The daemon as `tgi-probe run` starts it, in a process that also tells what it observed.
+
+`python -m benchmarks.subject CONFIG` prints its port, then answers each line on standard input with the observations
+since the last one, as JSON. Its instants are of the machine's one monotonic clock, so other processes can compare them.
+"""
+
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from exporter import app, journal
+from exporter.observation import Observation
+from exporter.sources import load
+
+
+class Watched(app.Daemon):
+    """Keeps what its runners report."""
+
+    def __init__(self, config: Path) -> None:
+        super().__init__(lambda: load(config), on_ready=lambda port: print(port, flush=True))
+        self.heard: list[Observation] = []
+        record = self._recorder.record
+
+        def hear(observation: Observation) -> None:
+            record(observation)
+            self.heard.append(observation)
+
+        self._recorder.record = hear  # type: ignore[method-assign]
+
+
+def facts(observation: Observation) -> dict[str, Any]:
+    return {
+        "batch_size": observation.series.batch_size,
+        "due": observation.due,
+        "started": observation.started,
+        "ended": observation.ended,
+        "outcome": observation.outcome,
+        "steps": [
+            (step.asked, step.arrived, step.server.total if step.server else None)
+            for stream in observation.streams
+            for step in stream.steps
+        ],
+    }
+
+
+def answer(daemon: Watched) -> None:
+    for _ in sys.stdin:
+        heard, daemon.heard = daemon.heard, []
+        print(json.dumps([facts(observation) for observation in heard]), flush=True)
+    daemon.stop()
+
+
+def main() -> int:
+    journal.set_up("error")
+    app.tune_interpreter()
+    daemon = Watched(Path(sys.argv[1]))
+    threading.Thread(target=answer, args=(daemon,), daemon=True).start()
+    return daemon.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
