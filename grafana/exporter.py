@@ -130,7 +130,7 @@ def punctual() -> list[Panel]:
                 "One band at the bottom is a daemon on time; scattered cells above are its machine's hiccups.",
                 "s",
             ),
-            promql.zoomed_buckets(LATENESS, promql.RATE, f"{TARGETS}, {promql.edges(6)}"),
+            promql.zoomed_buckets(LATENESS, promql.RATE, TARGETS),
             height=8,
         ),
         lines(

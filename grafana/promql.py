@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from exporter.metrics import DECADE
+from exporter.scales import FINE_DECADE
 
 RATE = "$__rate_interval"
 RANGE = "$__range"
@@ -49,7 +49,7 @@ def whole(value: str) -> str:
     return f'label_replace({value}, "le", "$1.0", "le", "([0-9]+)")'
 
 
-def edges(per_decade: int, decade: Sequence[float] = DECADE) -> str:
+def edges(per_decade: int, decade: Sequence[float] = FINE_DECADE) -> str:
     """A matcher for about so many bucket edges in each factor of ten, for panels where each bucket needs room."""
     digits = [f"{edge:g}".replace(".", "") for edge in decade[:: round(len(decade) / per_decade)]]
     written = "|".join("[.]?".join(digit) for digit in digits)
