@@ -15,9 +15,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar
 
-from prometheus_client.metrics_core import Metric
-from prometheus_client.utils import floatToGoString
-
 # Prometheus and OpenMetrics: names and values of one exemplar together.
 EXEMPLAR_CHARACTERS = 128
 Labels = tuple[tuple[str, str], ...]
@@ -252,12 +249,23 @@ class Family(Generic[ChildType]):
                 group.changes.count += 1
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One line of a page."""
+
+    family: Family[Any]
+    name: str
+    labels: dict[str, str]
+    value: float
+    exemplar: Exemplar | None
+
+
 class Registry:
-    """All families, in the order in which they were made, and collectors of other making, which come after them."""
+    """All families, in the order in which they were made."""
 
     def __init__(self) -> None:
         self.families: list[Family[Any]] = []
-        self.collectors: list[Any] = []
+        self._before_page: list[Callable[[], None]] = []
 
     def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Family[Value]:
         return self._take(Family("counter", name.removesuffix("_total"), text, tuple(labels), Value))
@@ -275,29 +283,28 @@ class Registry:
         self.families.append(family)
         return family
 
-    def register(self, collector: Any) -> None:
-        """A collector of prometheus_client, such as ProcessCollector."""
-        self.collectors.append(collector)
+    def before_page(self, read: Callable[[], None]) -> None:
+        """Call this at the start of every page: for values that someone else counts."""
+        self._before_page.append(read)
 
-    def collect(self) -> Iterator[Metric]:
-        """Everything as prometheus_client's own objects: slow, for tests and tools. A page comes from `rendering`."""
+    def refresh(self) -> None:
+        for read in self._before_page:
+            read()
+
+    def samples(self) -> Iterator[Sample]:
+        """Every sample: slow, for tests and tools. A page comes from `rendering`."""
+        self.refresh()
         for family in self.families:
-            metric = Metric(family.name, family.help, family.kind)
             for child in children(family):
                 for suffix, labels, value, exemplar in child.samples():
-                    name = f"{family.sample_name}{suffix}"
-                    metric.add_sample(name, dict((*child.labels, *labels)), value, exemplar=exemplar)
-            yield metric
-        for collector in self.collectors:
-            yield from collector.collect()
+                    yield Sample(
+                        family, f"{family.sample_name}{suffix}", dict((*child.labels, *labels)), value, exemplar
+                    )
 
     def get_sample_value(self, name: str, labels: Mapping[str, str] | None = None) -> float | None:
         """The value of one sample, None where it does not exist."""
-        for metric in self.collect():
-            for sample in metric.samples:
-                if sample.name == name and sample.labels == dict(labels or {}):
-                    return sample.value
-        return None
+        wanted = dict(labels or {})
+        return next((one.value for one in self.samples() if one.name == name and one.labels == wanted), None)
 
 
 def children(family: Family[ChildType]) -> Iterator[ChildType]:
@@ -306,8 +313,17 @@ def children(family: Family[ChildType]) -> Iterator[ChildType]:
 
 
 def go_number(value: float) -> str:
-    """As Go would print a float64, which is what both formats want."""
-    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
+    """As Go would print a float64, which is what both formats want: with an exponent from seven digits on."""
+    value = float(value)
+    if value != value:
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "+Inf" if value > 0 else "-Inf"
+    whole, point, fraction = repr(value).partition(".")
+    if value < 0 or not point or len(whole) < 7:
+        return repr(value)
+    mantissa = f"{whole[0]}.{whole[1:]}{fraction}".rstrip("0").rstrip(".")
+    return f"{mantissa}e+{len(whole) - 1:02d}"
 
 
 # --- label text, made once for each series

@@ -10,13 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.gc_collector import GCCollector
-from prometheus_client.process_collector import ProcessCollector
-
 from exporter import __version__, scales, slo, timeline
 from exporter.instruments import ChildType, Exemplar, Family, Histogram, Labels, Registry, Value
 from exporter.observation import Method, Observation, Outcome, Series, ServerTimings, SkipReason, Step
+from exporter.process import Process
 from exporter.settings import Kind, Settings, Slo
 from exporter.targets import Facts, Plan
 
@@ -224,10 +221,7 @@ class Metrics:
             "tgi_probe_build_info", "Version of tgi-probe and Python; always 1.", ("version", "python_version")
         )
         build.labels(__version__, platform.python_version()).set(1)
-        self.registry.register(ProcessCollector(registry=None))
-        collections = CollectorRegistry()
-        GCCollector(registry=collections)
-        self.registry.register(collections)
+        Process(self.registry)
 
     # --- targets come and go
 

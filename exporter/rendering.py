@@ -14,9 +14,6 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
-from prometheus_client import exposition as plain_text
-from prometheus_client.openmetrics import exposition as openmetrics_text
-
 from exporter.instruments import (
     AFTER_EDGE,
     ALL_LABELS,
@@ -44,9 +41,9 @@ class Format:
     openmetrics: bool = False
 
 
-PLAIN_0_0_4 = Format(plain_text.CONTENT_TYPE_PLAIN_0_0_4)
-PLAIN_1_0_0 = Format(f"{plain_text.CONTENT_TYPE_PLAIN_1_0_0}; escaping=underscores")
-OPENMETRICS = Format(openmetrics_text.CONTENT_TYPE_LATEST, openmetrics=True)
+PLAIN_0_0_4 = Format("text/plain; version=0.0.4; charset=utf-8")
+PLAIN_1_0_0 = Format("text/plain; version=1.0.0; charset=utf-8; escaping=underscores")
+OPENMETRICS = Format("application/openmetrics-text; version=1.0.0; charset=utf-8", openmetrics=True)
 
 
 def choose_format(accept: str) -> Format:
@@ -101,6 +98,7 @@ def _in_parts(texts: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _texts(registry: Registry, form: Format) -> Iterator[bytes]:
+    registry.refresh()
     for family in registry.families:
         yield head(family, form)
         for group in list(family.groups.values()):
@@ -109,7 +107,7 @@ def _texts(registry: Registry, form: Format) -> Iterator[bytes]:
                     yield _histogram(family, child, group, form)[1]
             else:
                 yield _values(group)[1]
-    yield tail(registry, form)
+    yield tail(form)
 
 
 def _compressed(registry: Registry, form: Format) -> Iterator[bytes]:
@@ -123,11 +121,12 @@ def _compressed(registry: Registry, form: Format) -> Iterator[bytes]:
 
 
 def _pieces(registry: Registry, form: Format) -> Iterator[Piece]:
+    registry.refresh()
     for family in registry.families:
-        yield _head_piece(head(family, form))
+        yield _constant(head(family, form))
         for group in list(family.groups.values()):
             yield _group_piece(family, group, form)
-    yield compress(0, tail(registry, form))
+    yield _constant(tail(form))
 
 
 def _group_piece(family: Family[Any], group: Group[Any], form: Format) -> Piece:
@@ -166,21 +165,9 @@ def head(family: Family[Any], form: Format) -> bytes:
     return f"# HELP {name} {text}\n# TYPE {name} {family.kind}\n".encode()
 
 
-def tail(registry: Registry, form: Format) -> bytes:
-    """What collectors of prometheus_client say, in its own words, and the end mark of OpenMetrics."""
-    others = _Others(registry.collectors)
-    if form.openmetrics:
-        return bytes(openmetrics_text.generate_latest(others))  # type: ignore[no-untyped-call]
-    return plain_text.generate_latest(others)
-
-
-class _Others:
-    def __init__(self, collectors: list[Any]) -> None:
-        self._collectors = collectors
-
-    def collect(self) -> Iterator[Any]:
-        for collector in self._collectors:
-            yield from collector.collect()
+def tail(form: Format) -> bytes:
+    """OpenMetrics' mark of a whole page."""
+    return b"# EOF\n" if form.openmetrics else b""
 
 
 def _values(group: Group[Any]) -> tuple[int, bytes]:
@@ -230,7 +217,7 @@ def compress(version: int, text: bytes) -> Piece:
 
 
 @lru_cache(maxsize=256)
-def _head_piece(text: bytes) -> Piece:
+def _constant(text: bytes) -> Piece:
     return compress(0, text)
 
 
