@@ -183,7 +183,7 @@ def trade_offs() -> list[Panel]:
 def statistics(text: Text, histogram: str) -> Panel:
     found = [
         promql.mean(histogram, SHAPE),
-        *(promql.quantile(q, histogram, SHAPE) + " >= 0" for q in (promql.LOWEST, 0.5, 0.9, 0.99, promql.HIGHEST)),
+        *(promql.quantile(q, histogram, SHAPE) for q in (promql.LOWEST, 0.5, 0.9, 0.99, promql.HIGHEST)),
     ]
     titles = ("Average", "Lowest", "p50", "p90", "p99", "Highest")
     return rows(
@@ -264,6 +264,7 @@ def histograms() -> list[Panel]:
                 "a queue (bars: requests, by upper edge in seconds).",
             ),
             promql.zoomed_buckets(TTFT, promql.RANGE, f"{promql.CHOSEN}, {promql.edges(6)}"),
+            height=11,
         ),
         bars(
             Text(
@@ -272,6 +273,7 @@ def histograms() -> list[Panel]:
                 "upper edge in seconds).",
             ),
             promql.zoomed_buckets(TOKEN, promql.RANGE, f"{promql.CHOSEN}, {promql.edges(6)}"),
+            height=11,
         ),
     ]
 

@@ -50,7 +50,7 @@ def bars(text: Text, expr: str, *, width: int = 12, height: int = 9, colour: str
         .min(0)
         .span(width)
         .height(height)
-        .orientation(options.VizOrientation.VERTICAL)
+        .orientation(options.VizOrientation.HORIZONTAL)
         .display_mode(options.BarGaugeDisplayMode.BASIC)
         .value_mode(options.BarGaugeValueMode.TEXT)
         .show_unfilled(False)

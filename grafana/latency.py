@@ -17,7 +17,7 @@ CELLS = f"{promql.CHOSEN}, {promql.edges(8)}"
 SHAPE = "workload, batch_size"
 NO_TIMES = "These targets do not tell their own times: only shards do"
 NO_ROUTER_TARGET = "None of these targets is probed through a router"
-NO_ROUTER = "No router metrics: let this Prometheus scrape the /metrics of TGI's router too"
+NO_ROUTER = "No router metrics: let this Prometheus scrape the /metrics of TGI's router too (or no user came)"
 
 
 def account(method: str) -> list[Query]:
@@ -184,7 +184,7 @@ def live() -> list[Panel]:
     def duration(title: str, description: str, name: str, by: str = "") -> Panel:
         edges = f"sum by (le{by and ', ' + by}) (rate({name}_bucket[{promql.RATE}]))"
         legend = f" {{{{{by}}}}}" if by else ""
-        queries = [Query(f"histogram_quantile({q}, {edges})", f"p{q * 100:g}{legend}") for q in (0.5, 0.99)]
+        queries = [Query(f"histogram_quantile({q}, {edges}) >= 0", f"p{q * 100:g}{legend}") for q in (0.5, 0.99)]
         return lines(Text(title, description, "s", empty=NO_ROUTER), queries, width=8, colour=colours.QUANTILES)
 
     return [

@@ -27,9 +27,12 @@ def mean(histogram: str, by: str, window: str = RANGE, where: str = CHOSEN) -> s
 
 
 def quantile(q: float, histogram: str, by: str = "", window: str = RANGE, where: str = CHOSEN) -> str:
-    """Off the buckets. q = 0 would be the edge of an empty bucket, so the lowest is asked for as a very small q."""
+    """Off the buckets, to a millionth; no sample where there was no observation, so that lines bridge the gap.
+
+    q = 0 would be the edge of an empty bucket, so the lowest is asked for as a very small q.
+    """
     edges = increase(f"{histogram}_bucket", f"le, {by}" if by else "le", window, where)
-    return f"histogram_quantile({q:.9g}, {edges})"
+    return f"round(histogram_quantile({q:.9g}, {edges}), 0.000001) >= 0"
 
 
 LOWEST, HIGHEST = 1e-9, 1.0

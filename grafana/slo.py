@@ -49,7 +49,7 @@ def judged(histogram: str, q: float, measures: str) -> str:
     """A quantile by workload, of exactly those series that a chosen SLO with such a measure judges."""
     judges = f'{REQUESTS}{{{CHOSEN}}} and on (slo) tgi_probe_slo_info{{measure=~"{measures}"}}'
     edges = f"rate({histogram}_bucket{{{promql.CHOSEN}}}[{promql.RATE}]) and on ({SERIES}) ({judges})"
-    return f"histogram_quantile({q:g}, sum by (le, workload) ({edges}))"
+    return f"histogram_quantile({q:g}, sum by (le, workload) ({edges})) >= 0"
 
 
 def limit(measures: str) -> Query:

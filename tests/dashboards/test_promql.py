@@ -143,7 +143,7 @@ def test_the_lowest_and_highest_are_edges_of_buckets_in_use(tmp_path: Path) -> N
     cumulative = {"0.1": 0, "0.2": 3, "0.5": 10, "1.0": 10, "+Inf": 10}
     series = histogram("h", 'target="a", workload="w", batch_size="1"', cumulative)
     lowest, highest = (promql.quantile(q, "h", "target") for q in (promql.LOWEST, promql.HIGHEST))
-    asked = {f"abs({lowest} - 0.1) < 1e-6": ['{target="a"}'], f"abs({highest} - 0.5) < 1e-6": ['{target="a"}']}
+    asked = {f"abs(({lowest}) - 0.1) < 1e-6": ['{target="a"}'], f"abs(({highest}) - 0.5) < 1e-6": ['{target="a"}']}
     check(tmp_path, series, asked)
 
 
