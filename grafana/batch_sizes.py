@@ -229,8 +229,8 @@ def details() -> list[Panel]:
         statistics(
             Text(
                 "Decode throughput, tokens per second",
-                "Tokens of the whole batch; plan capacity with p50, not with the highest; buckets here "
-                "are half as fine as those of time.",
+                "Plan capacity with the average of the whole batch: the buckets of throughput are wide, so quantiles "
+                "are rough.",
                 "short",
             ),
             DECODE_RATE,
@@ -238,7 +238,8 @@ def details() -> list[Panel]:
         statistics(
             Text(
                 "Decode duration",
-                "From the first token until the whole batch is done; what the answer costs after it has begun.",
+                "What the answer costs after it has begun, for the whole batch; the buckets are wide, so trust the "
+                "average.",
                 "s",
             ),
             DECODE,
@@ -246,8 +247,8 @@ def details() -> list[Panel]:
         statistics(
             Text(
                 "Request duration",
-                "What a user waits for in all, from sending to the last token; the sum of the first token and the "
-                "decoding.",
+                "What a user waits for in all, from sending to the last token; the buckets are wide, so trust the "
+                "average.",
                 "s",
             ),
             REQUEST,
