@@ -154,13 +154,16 @@ class Flights:
     def __len__(self) -> int:
         return len(self._flying)
 
-    def launch(self, flight: Flight) -> None:
-        """Send. `flight.sent` is the instant just before the first byte is handed to the network."""
-        line = flight.connection.line
-        flight.sent = self._clock()
-        done = line.push()
-        self._flying.add(flight)
-        self._selector.register(line, selectors.EVENT_READ | (0 if done else selectors.EVENT_WRITE), flight)
+    def launch(self, *flights: Flight) -> None:
+        """Send, one right after the other. `sent` is the instant just before the first byte goes to the network."""
+        done = []
+        for flight in flights:
+            flight.sent = self._clock()
+            done.append(flight.connection.line.push())
+        for flight, all_gone in zip(flights, done, strict=True):  # answers can wait: they carry their instants
+            self._flying.add(flight)
+            wanted = selectors.EVENT_READ | (0 if all_gone else selectors.EVENT_WRITE)
+            self._selector.register(flight.connection.line, wanted, flight)
 
     def turn(self, until: float) -> list[Flight]:
         """Watch until some flights have ended, `until` at the latest; answers those, perhaps none."""

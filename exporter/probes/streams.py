@@ -103,8 +103,7 @@ class StreamProber:
             for connection, text in zip(connections, texts, strict=True)
         ]
         self._census.set(self, len(flights))
-        for flight in flights:
-            self._flights.launch(flight)
+        self._flights.launch(*flights)
         deadline = flights[0].sent + workload.timeout
         while len(self._flights) and self._clock() < deadline:
             self._flights.turn(min(deadline, self._clock() + LOOK))
