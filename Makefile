@@ -119,6 +119,10 @@ wheel: $(READY) ## build the wheel and the source archive into dist/
 wheel-check: wheel ## install the wheel in a clean environment and run it
 	@scripts/wheel-check $(BIN)/python dist/*.whl
 
+.PHONY: load-tools
+load-tools: ## install two public load tools for `make bench ARGS=streams`, in environments of their own
+	@scripts/load-tools
+
 .PHONY: bench
 bench: $(READY) ## measure the exporter itself and write benchmarks/RESULTS.md (10 minutes; ARGS="company" for one part)
 	$(BIN)/python -m benchmarks $(or $(ARGS),--seconds 75 --write benchmarks/RESULTS.md)

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import added_delay, buckets, company, interpreter, pages, report, scale, sidecar, soak
+from benchmarks import added_delay, buckets, company, interpreter, pages, report, scale, sidecar, soak, streams
 from benchmarks.report import Part
 
 PARTS: tuple[Part, ...] = (
@@ -16,6 +16,7 @@ PARTS: tuple[Part, ...] = (
     pages.PART,
     sidecar.PART,
     buckets.PART,
+    streams.PART,
     soak.PART,
 )
 HEAD = """\

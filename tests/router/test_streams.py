@@ -68,6 +68,7 @@ SERVERS: dict[str, RouterConfig] = {
     "several tokens in a message": replace(FAST, tokens_per_message=3),
     "messages without a token": replace(FAST, empty_messages=True),
     "no early message": replace(FAST, early_message=False),
+    "over gRPC's own library": replace(FAST, grpc_server="library", tokens_per_message=2),
     "answers in single bytes": replace(FAST, fragment=1),
     "answers in pieces of seven bytes": replace(FAST, fragment=7),
 }

@@ -1,0 +1,263 @@
+"""What a load generator adds: ours and two public ones on the same simulated router, the same load, in turns.
+
+All of a run's requests are in flight at once; each has a prompt of 64 tokens and an answer of 64. What a client reports
+for a request is held against the router's own record of that request. The tools live in environments of their own
+(`make load-tools`); without them their rows say so.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from benchmarks.report import Part, Table, quantile
+from exporter.prompts import WORDS, Prompts
+
+TOOLS = Path(".cache/load-tools")
+STREAMS = (64, 500)
+TOKENS = 64
+MODEL = "embedded/llama-3-8b"
+ROUTER = (
+    *("-m", "exporter", "simulate", "--router-http", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"),
+    *("--max-concurrent-requests", "1000", "--max-batch-prefill-tokens", "65536", "--jitter", "0"),
+    *("--record-limit", "5000"),
+)
+MOST_SECONDS = 150.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as a client tells it: seconds. `key` finds it in the router's record."""
+
+    key: str
+    ttft: float
+    gaps: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run's router listens, and a folder for the client."""
+
+    url: str
+    folder: Path
+
+
+Client = Callable[[Place, int], list[Request]]
+
+
+def ours(place: Place, streams: int) -> list[Request]:
+    """The prober in a process of its own."""
+    _call([sys.executable, "-m", "benchmarks.streams", place.url, str(streams), str(place.folder / "ours.json")])
+    told = json.loads((place.folder / "ours.json").read_text())
+    return [Request(key, ttft, tuple(gaps)) for key, ttft, gaps in told]
+
+
+def probe(url: str, streams: int, file: Path) -> None:
+    """The body of that process."""
+    from exporter import timeline
+    from exporter.probes.http import HttpFront
+    from exporter.probes.streams import StreamProber
+    from exporter.settings import Target, Workload
+
+    class Keeping(HttpFront):
+        """Keeps the prompts, in the order of the streams."""
+
+        def request(self, prompt: str, workload: Workload, seed: int) -> Any:
+            prompts.append(prompt)
+            return super().request(prompt, workload, seed)
+
+    prompts: list[str] = []
+    sys.setswitchinterval(0.0005)
+    target = Target(name="r", kind="http", address=url, api="completions")
+    workload = Workload.model_validate({"name": "w", "sequence_length": 64, "decode_length": TOKENS, "timeout": "2m"})
+    prober = StreamProber(target, Keeping(target))
+    prober.connect(5.0)
+    result = prober.probe(workload, streams, lambda: False)
+    told = []
+    for prompt, stream in zip(prompts[-streams:], result.streams, strict=True):
+        arrivals = [step.arrived for step in stream.steps for _ in range(step.tokens)]
+        told.append((prompt[:64], timeline.time_to_first_token(stream), _gaps(arrivals)))
+    file.write_text(json.dumps(told))
+    prober.close()
+
+
+def inference_perf(place: Place, streams: int) -> list[Request]:
+    lengths = {"min": TOKENS, "max": TOKENS, "mean": TOKENS, "std_dev": 0, "total_count": streams}
+    config = {
+        "api": {"type": "completion", "streaming": True},
+        "data": {"type": "random", "input_distribution": lengths, "output_distribution": lengths},
+        "load": {
+            "type": "concurrent",
+            "num_workers": 1,
+            "worker_max_concurrency": streams,
+            "stages": [{"concurrency_level": streams, "num_requests": streams}],
+        },
+        "server": {"type": "vllm", "model_name": MODEL, "base_url": place.url, "ignore_eos": False},
+        "tokenizer": {"pretrained_model_name_or_path": "local/words"},
+        "report": {"request_lifecycle": {"summary": True, "per_stage": True, "per_request": True}},
+        "storage": {"local_storage": {"path": str(place.folder / "out")}},
+    }
+    file = place.folder / "config.json"  # JSON is YAML
+    file.write_text(json.dumps(config))
+    _call([str(tool("inference-perf")), "--config_file", str(file)], place.folder)
+    requests = []
+    for told in json.loads((place.folder / "out" / "per_request_lifecycle_metrics.json").read_text()):
+        arrivals = told["info"]["response_metrics"]["output_token_times"]
+        prompt = json.loads(told["request"])["prompt"]
+        requests.append(Request(prompt[:64], arrivals[0] - told["start_time"], tuple(_gaps(arrivals))))
+    return requests
+
+
+def aiperf(place: Place, streams: int) -> list[Request]:
+    texts = Prompts(Random()).texts(streams, TOKENS)
+    file = place.folder / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    words = f"profile --model {MODEL} --url {place.url} --endpoint-type completions --streaming --ui none"
+    words += f" --concurrency {streams} --request-count {streams} --input-file {file} --tokenizer local/words"
+    words += f" --custom-dataset-type single_turn --extra-inputs max_tokens:{TOKENS} --export-level records"
+    words += f" --output-artifact-dir {place.folder / 'out'}"
+    _call([str(tool("aiperf")), *words.split()], place.folder)
+    requests = []
+    for line in (place.folder / "out" / "profile_export.jsonl").read_text().splitlines():
+        told = json.loads(line)
+        waits = told["metrics"]
+        gaps = tuple(gap / 1e3 for gap in waits["inter_chunk_latency"]["value"])
+        ttft = waits["time_to_first_token"]["value"] / 1e3
+        requests.append(Request(told["metadata"]["x_request_id"], ttft, gaps))
+    return requests
+
+
+CLIENTS: dict[str, Client] = {"tgi-probe": ours, "inference-perf": inference_perf, "aiperf": aiperf}
+
+
+def tool(name: str) -> Path:
+    return TOOLS.absolute() / name / "bin" / name
+
+
+def run(seconds: float) -> list[Table]:
+    """Each client in turn, on a fresh router. It takes as long as the tools need to start, whatever `seconds` says."""
+    rows: list[tuple[str, ...]] = []
+    for streams in STREAMS:
+        for name, client in CLIENTS.items():
+            if client is not ours and not tool(name).exists():
+                rows.append((str(streams), name, "not here: make load-tools", "", "", "", ""))
+                continue
+            rows.append((str(streams), name, *_measured(client, streams)))
+    return [
+        Table(
+            "Added by the client to what the router has written down, ms",
+            ("streams", "client", "TTFT mean", "p50", "p99", "gap error p50 / p99", "CPU s / 1,000 tokens"),
+            tuple(rows),
+            (
+                f"All streams at once, {TOKENS} tokens in and out. TTFT: the client's minus the router's own, which"
+                " begins when the request was there. Gap: the absolute difference of each wait for a token. CPU: of the"
+                " whole run, start-up included. inference-perf spreads its starts over a second.",
+            ),
+        )
+    ]
+
+
+def _measured(client: Client, streams: int) -> tuple[str, ...]:
+    command = [sys.executable, *ROUTER]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as router,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        assert router.stdout is not None
+        try:
+            places = [router.stdout.readline().split()[-1] for _ in range(2)]
+            url, admin = places
+            _warm(url)
+            before = _cpu()
+            requests = client(Place(url, Path(folder)), streams)
+            cpu = _cpu() - before
+            time.sleep(1)
+            record = [json.loads(line) for line in urllib.request.urlopen(f"{admin}/record").read().splitlines()]
+        finally:
+            router.terminate()
+            router.wait()
+    return _cells(requests, record, cpu)
+
+
+def _cells(requests: Sequence[Request], record: Sequence[dict[str, Any]], cpu: float) -> tuple[str, ...]:
+    by_key = {entry[name]: entry for entry in record for name in ("correlation", "prompt_start") if entry[name]}
+    added, errors, tokens = [], [], 0
+    for request in requests:
+        entry = by_key[request.key]
+        at = [instant / 1e9 for instant in entry["token_ns"]]
+        tokens += len(at)
+        added.append(1e3 * (request.ttft - (at[0] - entry["received_ns"] / 1e9)))
+        errors += [1e3 * abs(a - b) for a, b in zip(request.gaps, _gaps(at), strict=False)]
+    mean = sum(added) / len(added)
+    return (
+        f"{mean:.1f}",
+        f"{quantile(added, 0.5):.1f}",
+        f"{quantile(added, 0.99):.1f}",
+        f"{quantile(errors, 0.5):.2f} / {quantile(errors, 0.99):.2f}",
+        f"{cpu / tokens * 1e3:.2f}",
+    )
+
+
+def _gaps(instants: Sequence[float]) -> list[float]:
+    return [after - before for before, after in pairwise(instants)]
+
+
+def _cpu() -> float:
+    """Of the children that have ended, theirs included. The router still runs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _warm(url: str) -> None:
+    body = json.dumps({"model": MODEL, "prompt": "warm", "max_tokens": 2}).encode()
+    headers = {"content-type": "application/json"}
+    urllib.request.urlopen(urllib.request.Request(f"{url}/v1/completions", body, headers)).read()
+
+
+def _call(command: Sequence[str], folder: Path | None = None) -> None:
+    environ = dict(os.environ)
+    if folder is not None:
+        environ |= _offline(folder)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=MOST_SECONDS)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
+
+
+def _offline(folder: Path) -> dict[str, str]:
+    """A tokenizer of our own words where the tools look for one, so that they need no network."""
+    model = folder / "hub" / "models--local--words"
+    files = model / "snapshots" / "1"
+    files.mkdir(parents=True)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("1")
+    special = ["<unk>", "</s>", "<pad>"]
+    tokens = [{"id": n, "content": text, "special": True} for n, text in enumerate(special)]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [token | flags for token in tokens],
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
+    }
+    names = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "<pad>"}
+    (files / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (files / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"} | names))
+    (files / "config.json").write_text("{}")
+    return {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_CACHE": str(folder / "hub")}
+
+
+PART = Part("streams", "Many streams at once, beside public load tools", run)
+
+if __name__ == "__main__":
+    probe(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
