@@ -20,6 +20,9 @@ MEASURES = {
     "request_duration": "request duration",
     "availability": "success",
 }
+# A young series has little in its long window, where few bad probes are a large share: they must also be enough for a
+# window filled at the present rate. Less a fifth, since that rate is known from a few probes only.
+FILLED = 0.8
 # Recordings over days move slowly, and are dear. Not longer: a series counts as gone 5 minutes after its newest value.
 SLOW_INTERVAL = 150.0
 
@@ -69,12 +72,17 @@ def groups(objective: Objective, options: Options) -> list[Group]:
     quick = sorted(window for window in windows if window < options.days(1))
     slow = sorted((windows | {objective.period}) - set(quick))
     recordings = [_ratio(objective, window, options) for window in quick]
-    recordings += [_bad(objective, window, options) for window in sorted({pair.short for pair in objective.pairs})]
+    recordings += [_bad(objective, window, options) for window in quick]
+    recordings.append(_rate(objective, _shortest(objective), options))
     return [
         Group(f"tgi-probe-slo-{name}", (*recordings, *_facts(objective), *_alerts(objective))),
         Group(
             f"tgi-probe-slo-{name}-period",
-            (*(_ratio(objective, window, options) for window in slow), *_budget(objective)),
+            (
+                *(_ratio(objective, window, options) for window in slow),
+                *(_bad(objective, window, options) for window in slow if window in windows),
+                *_budget(objective),
+            ),
             interval=max(options.scrape_interval, SLOW_INTERVAL * options.time_scale),
         ),
     ]
@@ -92,6 +100,16 @@ def _bad(objective: Objective, window: float, options: Options) -> Recording:
         f'slo="{objective.slo.name}"', window, options.dropped("workload", "batch_size", "verdict")
     )
     return Recording(f"slo:bad_requests:increase{promql.duration(window)}", expr, {"slo": objective.slo.name})
+
+
+def _shortest(objective: Objective) -> float:
+    return min(pair.short for pair in objective.pairs)
+
+
+def _rate(objective: Objective, window: float, options: Options) -> Recording:
+    every = f'{promql.REQUESTS}{{slo="{objective.slo.name}"}}[{promql.duration(window)}]'
+    expr = f"sum without ({options.dropped('workload', 'batch_size', 'verdict')}) (rate({every}))"
+    return Recording(f"slo:requests:rate{promql.duration(window)}", expr, {"slo": objective.slo.name})
 
 
 def _facts(objective: Objective) -> list[Recording]:
@@ -113,7 +131,7 @@ def _facts(objective: Objective) -> list[Recording]:
 def _budget(objective: Objective) -> list[Recording]:
     label = {"slo": objective.slo.name}
     own, share = f'{{slo="{objective.slo.name}"}}', promql.number(objective.budget)
-    now = f"slo:sli_error:ratio_rate{promql.duration(min(pair.short for pair in objective.pairs))}{own}"
+    now = f"slo:sli_error:ratio_rate{promql.duration(_shortest(objective))}{own}"
     whole = f"slo:sli_error:ratio_rate{promql.duration(objective.period)}{own}"
     return [
         Recording("slo:current_burn_rate:ratio", f"{now} / {share}", label),
@@ -136,14 +154,16 @@ def _alert(objective: Objective, severity: str, able: Sequence[Pair]) -> Alert:
     own = f'{{slo="{slo.name}"}}'
     spared = promql.number(promql.EXTRAPOLATION * objective.load.largest)
     share = promql.number(objective.budget)
-    terms = []
+    terms, now = [], promql.duration(_shortest(objective))
     for pair in able:
         short, long = promql.duration(pair.short), promql.duration(pair.long)
         factor = promql.number(pair.factor)
+        filled = promql.number(FILLED * pair.factor * objective.budget * pair.long)
         terms.append(
             f"(\n  slo:sli_error:ratio_rate{long}{own} / {share} > {factor}\n"
             f"  and slo:sli_error:ratio_rate{short}{own} / {share} > {factor}\n"
-            f"  and slo:bad_requests:increase{short}{own} > {spared}\n)"
+            f"  and slo:bad_requests:increase{short}{own} > {spared}\n"
+            f"  and slo:bad_requests:increase{long}{own} > {filled} * slo:requests:rate{now}{own}\n)"
         )
     windows = " or ".join(dict.fromkeys(promql.duration(pair.long) for pair in able))
     factors = " or ".join(f"{promql.number(pair.factor)}×" for pair in able)
