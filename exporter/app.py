@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -113,6 +113,8 @@ class Daemon:
         set_up(self._settings.log_level, self._settings.log_format)
         self._commands: queue.SimpleQueue[ReloadRequest | None] = queue.SimpleQueue()
         self._watches: dict[str, list[Watch]] = {}
+        self._hanging: dict[str, list[threading.Thread]] = {}
+        self._last_call = float("inf")  # when the first request to stop came
         self._started = 0
         self._recorder = Recorder(self._new_metrics(self._settings))
         self._web = Current(self._settings.web.config_file, self._recorder.journal.warn)
@@ -126,7 +128,7 @@ class Daemon:
         logger.info("listening on port %s, probing %s", exposition.port, ", ".join(self._watches))
         self._on_ready(exposition.port)
         while (command := self._next_command()) is not None:
-            command.answer.put(self._reload())
+            command.answer.put(self._guarded_reload())
         logger.info("stopping: waiting for the calls in flight, clearing our batches")
         self._drain(list(self._watches))
         exposition.stop()
@@ -151,12 +153,13 @@ class Daemon:
         signal.signal(signal.SIGHUP, self._on_hangup)
 
     def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
-        self._commands.put(None)
+        self.stop()
 
     def _on_hangup(self, _number: int, _frame: FrameType | None) -> None:
         self._commands.put(ReloadRequest(queue.SimpleQueue()))
 
     def stop(self) -> None:
+        self._last_call = min(self._last_call, time.monotonic())
         self._commands.put(None)
 
     def _bind(self) -> Exposition:
@@ -202,19 +205,24 @@ class Daemon:
                 background = open_background(plan.target, workload, census)
                 runners.append(LoadRunner(plan.only(workload), background, self._recorder, seed=self._started))
             self._started += 1
-            self._watches[name] = [self._watched(runner) for runner in runners]
+            before = self._hanging.pop(name, [])
+            self._watches[name] = [self._watched(runner, before) for runner in runners]
 
-    def _watched(self, runner: Runner | LoadRunner) -> Watch:
-        thread = threading.Thread(target=self._guarded, args=(runner,), name=f"probe-{runner.name}", daemon=True)
+    def _watched(self, runner: Runner | LoadRunner, before: Sequence[threading.Thread]) -> Watch:
+        thread = threading.Thread(target=self._guarded, args=(runner, before), name=f"probe-{runner.name}", daemon=True)
         thread.start()
         return Watch(runner, thread)
 
     def _all_watches(self) -> list[Watch]:
         return [watch for watches in list(self._watches.values()) for watch in watches]
 
-    def _guarded(self, runner: Runner | LoadRunner) -> None:
-        """A target's thread must never end unseen."""
+    def _guarded(self, runner: Runner | LoadRunner, before: Sequence[threading.Thread]) -> None:
+        """A target's thread must never end unseen. Threads that watched it `before` and hang are waited for."""
         try:
+            for thread in before:
+                thread.join()
+            if before and isinstance(runner, Runner):
+                runner.skip_missed()
             runner.run()
         except Exception:
             logger.critical(
@@ -224,22 +232,34 @@ class Daemon:
             )
 
     def _drain(self, names: list[str]) -> None:
-        """Stop these targets: all are told first, then waited for, so that it takes as long as the slowest."""
-        watches = [watch for name in names for watch in self._watches.pop(name)]
+        """Stop these targets: all are told first, then waited for, so that it takes as long as the slowest.
+
+        Those that outlast it are cut off, all at once; the threads of a target that hang on even then are remembered.
+        """
+        of_name = {name: self._watches.pop(name) for name in names}
+        watches = [watch for name in names for watch in of_name[name]]
         for watch in watches:
             watch.runner.stop()
-        deadline = time.monotonic() + DRAIN_SECONDS
-        for watch in watches:
-            watch.thread.join(max(0.0, deadline - time.monotonic()))
+        # A stop that comes during a reload's drain is not followed by another whole drain.
+        self._wait_for([watch.thread for watch in watches], lambda: self._last_call + DRAIN_SECONDS, DRAIN_SECONDS)
         stuck = [watch for watch in watches if watch.thread.is_alive()]
-        for watch in stuck:
-            logger.warning(
-                "target %s: a call outlasts the %g s of draining; ending it", watch.runner.name, DRAIN_SECONDS
-            )
-            watch.runner.cut()
-        deadline = time.monotonic() + CUT_SECONDS
-        for watch in stuck:
-            watch.thread.join(max(0.0, deadline - time.monotonic()))
+        if stuck:
+            stuck_names = ", ".join(watch.runner.name for watch in stuck)
+            logger.warning("a call outlasts the %g s of draining; ending it: %s", DRAIN_SECONDS, stuck_names)
+        cuts = [threading.Thread(target=watch.runner.cut, daemon=True) for watch in stuck]
+        for cut in cuts:
+            cut.start()
+        self._wait_for([*cuts, *(watch.thread for watch in stuck)], lambda: float("inf"), CUT_SECONDS)
+        for name in names:
+            hanging = [watch.thread for watch in of_name[name] if watch.thread.is_alive()]
+            self._hanging[name] = [thread for thread in self._hanging.get(name, []) if thread.is_alive()] + hanging
+
+    def _wait_for(self, threads: Sequence[threading.Thread], until: Callable[[], float], seconds: float) -> None:
+        """Until they have ended, so many seconds are over, or it is `until`, which may come nearer meanwhile."""
+        deadline = time.monotonic() + seconds
+        for thread in threads:
+            while thread.is_alive() and (left := min(deadline, until()) - time.monotonic()) > 0:
+                thread.join(min(left, SIGNAL_SECONDS))
 
     # --- reload
 
@@ -251,6 +271,15 @@ class Daemon:
             return request.answer.get(timeout=RELOAD_PATIENCE)
         except queue.Empty:
             return [f"the reload is still under way after {RELOAD_PATIENCE:g} s; see the log"]
+
+    def _guarded_reload(self) -> list[str]:
+        """A bug in here must not end the thread that signals wake."""
+        try:
+            return self._reload()
+        except Exception as error:
+            logger.critical("the reload ended by a bug of tgi-probe; restart it", exc_info=True)
+            self._recorder.metrics.reloaded(False)
+            return [f"the reload ended by a bug of tgi-probe ({type(error).__name__}: {error}); restart it"]
 
     def _reload(self) -> list[str]:
         try:

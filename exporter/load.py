@@ -64,7 +64,8 @@ class LoadRunner:
 
     def cut(self) -> None:
         self._stop.set()
-        self._background.close()
+        with contextlib.suppress(Failure):
+            self._background.close()
 
     def stands_still(self, now: float) -> bool:
         """Whether the thread is back later than it promised: it hangs, or it died."""

@@ -52,12 +52,14 @@ class Step:
 
     `asked` is the instant at which the waiting for it began: the call was sent (shard), or the arrival before it
     (stream). `tokens` counts the new tokens of all requests of the stream: with speculation a step carries several.
+    `requests` is how many of them were in it; None: all of the stream.
     """
 
     asked: float
     arrived: float
     tokens: int
     server: ServerTimings | None = None
+    requests: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ class Runner:
         self._failures = 0
         self._failed_in_probe = False
         self._connected = False
+        self._checked = float("-inf")
         self._facts: Facts | None = None
         self._workloads: dict[Series, Workload] = dict(plan.series())
         self._warm: set[Series] = set()
@@ -88,11 +89,13 @@ class Runner:
         self._stop.set()
 
     def cut(self) -> None:
-        """The drain time is over: end calls in flight too. What is owed to the server is still paid, in a few
-        seconds.
-        """
+        """The drain time is over: end calls in flight too. What is owed to the server is still paid, in seconds."""
         self._stop.set()
-        self._prober.close()
+        self._leave()
+
+    def skip_missed(self) -> None:
+        """Before `run`: what was due while a predecessor still held the target is skipped as busy."""
+        self._window = Window(busy_until=self._clock.now())
 
     def stands_still(self, now: float) -> bool:
         """Whether the thread is back later than it promised: it hangs, or it died."""
@@ -100,12 +103,18 @@ class Runner:
 
     def run(self) -> None:
         try:
+            self._check()
             while not self._stop.is_set():
                 self._turn()
         finally:
-            with contextlib.suppress(Failure):  # the server is gone, and the batch with it
-                self._prober.close()
+            self._leave()
             self._ledger.inflight(self.name, 0)
+
+    def _leave(self) -> None:
+        try:
+            self._prober.close()
+        except Failure as failure:
+            logger.warning("target %s: something of ours may be left in the server: %s", self.name, failure.detail)
 
     def _turn(self) -> None:
         now = self._clock.now()
@@ -123,7 +132,9 @@ class Runner:
 
     def _start(self, key: Hashable, due: float) -> None:
         if not isinstance(key, Series):
-            self._check()
+            # The very first check is made at the start; the schedule's own first may come right after it.
+            if self._clock.now() - self._checked >= CHECK_INTERVAL / 2:
+                self._check()
             return
         workload = self._workloads[key]
         if excess(self.plan.target, workload, key.batch_size) is not None:
@@ -134,7 +145,6 @@ class Runner:
         self._promised = (
             started + 2 * CONNECT_TIMEOUT + SETTLE_TIMEOUT + (workload.warmups + 1) * workload.timeout + PATIENCE
         )
-        self._ledger.late(self.name, started - due)
         self._ledger.inflight(self.name, 1)
         try:
             observation = self._attempt(key, workload, due, started)
@@ -145,6 +155,7 @@ class Runner:
             return
         finally:
             self._ledger.inflight(self.name, 0)
+        self._ledger.late(self.name, started - due)
         self._ledger.record(observation)
         self.attempted = True
         self._after(key, observation)
@@ -251,7 +262,8 @@ class Runner:
 
     def _check(self) -> None:
         """Between probes: is it there? So that `tgi_probe_target_up` does not wait for a long interval."""
-        self._promised = self._clock.now() + 2 * CONNECT_TIMEOUT + PATIENCE
+        self._checked = self._clock.now()
+        self._promised = self._checked + 2 * CONNECT_TIMEOUT + PATIENCE
         try:
             self._connect()
             if self._failures and not self._failed_in_probe:

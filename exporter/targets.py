@@ -36,8 +36,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a target says of itself. Empty text and None where it does not say; `ranks` counts the shards of the
-    model.
+    """What a target says of itself. Empty text and None where it does not say; `ranks` counts the shards of the model.
+
+    `connection` says nothing by itself: another value means that the connection was lost in between.
     """
 
     protocol: str
@@ -52,6 +53,7 @@ class Facts:
     max_input_tokens: int | None = None
     max_total_tokens: int | None = None
     max_new_tokens: int | None = None
+    connection: tuple[int, ...] = ()
 
 
 def plans(settings: Settings) -> dict[str, Plan]:

@@ -23,8 +23,11 @@ def time_to_first_token(stream: Stream) -> float | None:
 
 
 def inter_token_latency(step: Step, requests: int) -> float:
-    """The wait for one step, divided by the tokens each request got in it (more than one with speculation)."""
-    return (step.arrived - step.asked) * requests / step.tokens
+    """The wait for one step, divided by the tokens each request in it got (more than one with speculation).
+
+    `requests` counts those of the stream, for a step that does not say how many were left in it.
+    """
+    return (step.arrived - step.asked) * (step.requests or requests) / step.tokens
 
 
 def inter_token_latencies(stream: Stream) -> Iterator[float]:
@@ -37,7 +40,11 @@ def generated_tokens(stream: Stream) -> int:
 
 
 def time_per_output_token(stream: Stream) -> float | None:
-    """(last token - first token) / (tokens - 1), tokens counted per request; None with fewer than two tokens."""
+    """(last token - first token) / (tokens - 1), tokens counted per request; None with fewer than two tokens.
+
+    A batch of a shard counts until its last request has ended. They end together but with speculation, where it is the
+    time per token of the batch as a whole.
+    """
     if len(stream.steps) < 2:
         return None
     tokens_after_first = sum(step.tokens for step in stream.steps[1:]) / stream.requests

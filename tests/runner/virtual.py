@@ -76,6 +76,7 @@ class Script:
     connects: Iterator[Exception | None] = field(default_factory=lambda: iter(()))
     crowds: Iterator[bool] = field(default_factory=lambda: iter(()))
     check_lasts: float = 0.0
+    away_until: float = 0.0
     owed: int = 0
     sent: list[tuple[float, str, int]] = field(default_factory=list)
     closed: bool = False
@@ -84,6 +85,8 @@ class Script:
         self.time.pass_by(self.check_lasts)
         if trouble := next(self.connects, None):
             raise trouble
+        if self.time.now < self.away_until:
+            raise unreachable()
         return FACTS
 
     def refusal(self, facts: Facts) -> str | None:

@@ -1,0 +1,198 @@
+"""Channels to every rank of one sharded model, and the debts: batches that a shard may still hold because of us."""
+
+import os
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import grpc
+
+from exporter.channel import failure, open_channel
+from exporter.observation import Failure, Outcome
+from exporter.probes.batch import PROTOCOLS, parsed
+
+CUT_OFF = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+# W3C trace context, the same for every call of a probe; None sends none.
+Metadata = tuple[tuple[str, str], ...] | None
+
+
+class Ranks:
+    """Channels to every rank of one sharded model."""
+
+    def __init__(self, addresses: Sequence[str], protocol: str) -> None:
+        self.addresses = tuple(addresses)
+        self.protocol = protocol
+        self._channels = [open_channel(address) for address in addresses]
+        self._calls: dict[str, list[Any]] = {}
+        self._losses = 0
+        self._ready = False
+        for channel, address in zip(self._channels, addresses, strict=True):
+            if not address.startswith("unix:"):
+                channel.subscribe(self._note)
+
+    def connection(self) -> tuple[int, ...]:
+        """Changes when a connection was lost since, so that a server which was gone between two calls is noticed.
+
+        A unix socket is another file after a restart. Over TCP gRPC tells of a lost connection, within 0.2 s.
+        """
+        found = [self._losses]
+        for address in self.addresses:
+            if address.startswith("unix:"):
+                try:
+                    file = os.stat(path_of(address))
+                except OSError:
+                    found.append(0)
+                else:
+                    found += (file.st_ino, file.st_ctime_ns)
+        return tuple(found)
+
+    def _note(self, state: grpc.ChannelConnectivity) -> None:
+        was, self._ready = self._ready, state is grpc.ChannelConnectivity.READY
+        self._losses += was and not self._ready
+
+    def call(self, rpc: str, request: bytes, timeout: float, metadata: Metadata = None) -> list[bytes]:
+        """Every rank's answer, not parsed, in rank order. Returns when the slowest is in. Raises Failure.
+
+        It always waits for all: ranks compute together, and a call taken back from one of them would leave the others
+        waiting for it.
+        """
+        calls = self._calls_of(rpc)
+        others = [call.future(request, timeout=timeout, metadata=metadata) for call in calls[1:]]
+        # The first rank is called from this very thread: with one rank, nothing stands between socket and clock.
+        waits = [partial(calls[0], request, timeout=timeout, metadata=metadata), *(other.result for other in others)]
+        answers: list[bytes] = []
+        errors: list[tuple[grpc.RpcError, str]] = []
+        for wait, address in zip(waits, self.addresses, strict=True):
+            try:
+                answers.append(wait())
+            except grpc.RpcError as error:
+                errors.append((error, address))
+            except ValueError:  # so says a channel that another thread has closed
+                raise Failure(
+                    Outcome.UNREACHABLE, "CANCELLED", f"{rpc} at {address}: we closed the connection"
+                ) from None
+        if errors:
+            # When one rank fails the others are cut off: what the culprit said is worth more than their CANCELLED.
+            culprit, address = min(errors, key=lambda pair: pair[0].code() in CUT_OFF)
+            raise failure(culprit, rpc, address)
+        return answers
+
+    def call_first(self, rpc: str, request: bytes, timeout: float) -> bytes:
+        """The first rank's answer alone: only for calls that no rank computes for. Raises Failure."""
+        try:
+            answer: bytes = self._calls_of(rpc)[0](request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise failure(error, rpc, self.addresses[0]) from None
+        return answer
+
+    def _calls_of(self, rpc: str) -> list[Any]:
+        path = f"/{self.protocol}.TextGenerationService/{rpc}"
+        calls = self._calls.get(path)
+        if calls is None:
+            calls = self._calls[path] = [channel.unary_unary(path) for channel in self._channels]
+        return calls
+
+    def close(self) -> None:
+        for channel in self._channels:
+            channel.close()
+
+
+class Debts:
+    """Batches that were sent and not seen to end, each with the ranks that hold it. Paid by ClearCache with the id."""
+
+    def __init__(self) -> None:
+        self._owed: dict[int, tuple[tuple[str, ...], str]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._owed)
+
+    def add(self, batch_id: int, ranks: Ranks) -> None:
+        self._owed[batch_id] = (ranks.addresses, ranks.protocol)
+
+    def ended(self, batch_id: int) -> None:
+        self._owed.pop(batch_id, None)
+
+    def pay(self, ranks: Ranks | None, timeout: float) -> None:
+        """Clear every batch where it lies, over `ranks` where they are those. Raises Failure when some stay owed."""
+        deadline = time.monotonic() + timeout
+        trouble: Failure | None = None
+        for batch_id, (addresses, protocol) in list(self._owed.items()):
+            same = ranks is not None and (ranks.addresses, ranks.protocol) == (addresses, protocol)
+            there = ranks if ranks is not None and same else Ranks(addresses, protocol)
+            try:
+                request = PROTOCOLS[protocol].ClearCacheRequest(id=batch_id).SerializeToString()
+                there.call("ClearCache", request, max(0.1, deadline - time.monotonic()))
+                self.ended(batch_id)
+            except Failure as error:
+                if ranks is not None and not same and error.outcome is Outcome.UNREACHABLE:
+                    self.ended(batch_id)  # the model runs elsewhere now, and the batch went with those ranks
+                else:
+                    trouble = error
+            finally:
+                if not same:
+                    there.close()
+        if trouble is not None:
+            ids = ", ".join(map(str, self._owed))
+            raise Failure(
+                trouble.outcome, trouble.code, f"{len(self._owed)} batches not cleared ({ids}): {trouble.detail}"
+            )
+
+
+def discovered(ranks: Ranks, address: str, timeout: float) -> Ranks:
+    """The same ranks, or those that the server names. Settles the protocol: v3, or v2 when v3 is not known.
+
+    `address` is the configured one. Raises Failure; `ranks` is closed where others come back.
+    """
+    first = [ranks.protocol] if ranks.protocol else []
+    for protocol in [*first, *(other for other in PROTOCOLS if other not in first)]:
+        ranks.protocol = protocol
+        try:
+            answer = ranks.call_first("ServiceDiscovery", b"", timeout)
+        except Failure as error:
+            if error.code != "UNIMPLEMENTED":
+                raise
+            continue
+        found = parsed(PROTOCOLS[protocol].ServiceDiscoveryResponse, answer, "ServiceDiscovery", address)
+        addresses = reachable(address, list(found.urls))
+        for other in addresses:
+            must_exist(other)
+        if addresses == ranks.addresses:
+            return ranks
+        ranks.close()
+        return Ranks(addresses, protocol)
+    hint = "it answers, but not as a TGI shard; is it the router?"
+    raise Failure(Outcome.REJECTED, "UNIMPLEMENTED", f"{address}: {hint}")
+
+
+def must_exist(address: str) -> None:
+    """Raises Failure where a unix socket is missing, which gRPC would say in riddles."""
+    if address.startswith("unix:") and not os.path.exists(path_of(address)):
+        hint = "is the server up, and its directory shared with this container?"
+        raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", f"{address}: no such socket; {hint}")
+
+
+def reachable(address: str, urls: list[str]) -> tuple[str, ...]:
+    """The ranks' addresses as seen from here: a socket directory may be mounted at another place than in the server."""
+    if not urls:
+        return (address,)
+    if not address.startswith("unix:"):
+        if len(urls) == 1:
+            return (address,)
+        if any(url.startswith("unix:") for url in urls):
+            raise Failure(
+                Outcome.UNREACHABLE,
+                "UNAVAILABLE",
+                f"{address}: its {len(urls)} ranks listen on unix sockets only; give the target a socket ({urls[0]})",
+            )
+        return tuple(urls)
+    if len(urls) == 1:
+        return (address,)
+    here = os.path.dirname(path_of(address))
+    moved = [f"unix://{os.path.join(here, os.path.basename(url))}" for url in urls]
+    return tuple(moved)
+
+
+def path_of(address: str) -> str:
+    return address.removeprefix("unix://").removeprefix("unix:")
