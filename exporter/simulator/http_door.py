@@ -34,6 +34,7 @@ class HttpConnection(Connection):
         self._machine = h11.Connection(h11.SERVER)
         self._request: h11.Request | None = None
         self._body = bytearray()
+        self._bodiless = False  # the answer to HEAD
         self._stream: _Stream | None = None
 
     def lost(self) -> None:
@@ -55,7 +56,8 @@ class HttpConnection(Connection):
     def reply(self, status: int, body: bytes, kind: str = _JSON, close: bool = False, **headers: str) -> None:
         """A whole answer. `headers` with _ for -."""
         self.head(status, kind, close, content_length=str(len(body)), **headers)
-        self.write(self._machine.send(h11.Data(data=body)) or b"")
+        if not self._bodiless:
+            self.write(self._machine.send(h11.Data(data=body)) or b"")
         self.end()
 
     def head(self, status: int, kind: str, close: bool = False, **headers: str) -> None:
@@ -99,7 +101,8 @@ class HttpConnection(Connection):
     def _serve(self, request: h11.Request, body: bytes, received_ns: int) -> None:
         method, path = request.method.decode(), request.target.decode().partition("?")[0]
         headers = {name.decode(): value.decode("latin-1") for name, value in request.headers}
-        if method == "GET" and path in _PAGES:
+        self._bodiless = method == "HEAD"
+        if method in ("GET", "HEAD") and path in _PAGES:
             _PAGES[path](self, self._reception)
         elif method == "POST" and path in _FORMS:
             self._generate(path, body, headers, received_ns)
@@ -109,7 +112,7 @@ class HttpConnection(Connection):
             except Invalid as error:
                 self.fail("validation", str(error))
         else:
-            known = {*_PAGES} if method == "GET" else {*_FORMS, "/tokenize"}
+            known = {*_PAGES} if method in ("GET", "HEAD") else {*_FORMS, "/tokenize"}
             self.reply(
                 404 if path not in {*_PAGES, *_FORMS} else 405, f"known here: {sorted(known)}".encode(), "text/plain"
             )

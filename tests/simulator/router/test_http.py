@@ -4,7 +4,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
-from http.client import IncompleteRead
+from http.client import HTTPConnection, IncompleteRead
 from typing import Any
 
 import pytest
@@ -302,3 +302,16 @@ def test_five_hundred_streams_at_once_all_get_all_their_tokens() -> None:
 def split(router: Router) -> tuple[str, int]:
     host, _, port = str(router.http).rpartition(":")
     return host, int(port)
+
+
+def test_a_head_request_is_answered_without_a_body_and_the_connection_lives_on(router: Router) -> None:
+    host, port = str(router.http).split(":")
+    connection = HTTPConnection(host, int(port), timeout=10)
+    try:
+        for method, least in (("HEAD", 0), ("GET", 1), ("HEAD", 0)):
+            connection.request(method, "/metrics")
+            answer = connection.getresponse()
+            assert answer.status == 200
+            assert min(len(answer.read()), 1) == least
+    finally:
+        connection.close()
