@@ -112,5 +112,6 @@ class Composer:
         tokens = workload.sequence_length if told.prompt_tokens is None else told.prompt_tokens
         if failure is None:
             return Stream(1, tokens, flight.sent, flight.ended, told.steps, intended=intended), "", told.prompt_tokens
+        failure = self._front.discreet(failure)
         stream = Stream(1, tokens, flight.sent, flight.ended, (), failure.outcome, failure.code, intended)
         return stream, f"{self._target.address}: {failure.detail}", None

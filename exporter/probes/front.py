@@ -71,6 +71,9 @@ class Front(Protocol):
     def whole(self) -> WholeAnswer:
         """For the answer to any other request."""
 
+    def discreet(self, failure: Failure) -> Failure:
+        """Without our secrets: a server may repeat what it was sent, and a detail goes to the log."""
+
     def metrics(self) -> Place | None:
         """Where the router's own metrics are; None where the target does not name them. Raises Failure."""
 

@@ -53,7 +53,7 @@ class HttpFront:
         except Failure as failure:
             # A proxy may let nothing through but the requests themselves: then nothing is known, and that is fine.
             if failure.code not in ("NOT_FOUND", "METHOD_NOT_ALLOWED"):
-                raise self._discreet(failure) from None
+                raise
             body = b"{}"
         try:
             document = json.loads(body)
@@ -75,10 +75,15 @@ class HttpFront:
         return Request("POST", self._base + dialects.PATHS[api], (*self._headers(), *headers), body)
 
     def answer(self) -> "EventStream":
-        return EventStream(self._target.api, self._discreet)
+        return EventStream(self._target.api)
 
     def whole(self) -> Page:
         return Page(dialects.refused)
+
+    def discreet(self, failure: Failure) -> Failure:
+        if self._token is None or self._token not in failure.detail:
+            return failure
+        return Failure(failure.outcome, failure.code, failure.detail.replace(self._token, "…"))
 
     def metrics(self) -> Place | None:
         url = self._target.metrics_url or f"{self._url.scheme}://{self._url.netloc}{self._base}/metrics"
@@ -94,19 +99,12 @@ class HttpFront:
         said = (("user-agent", "tgi-probe"), ("accept-encoding", "identity"))
         return said if self._token is None else (*said, ("authorization", f"Bearer {self._token}"))
 
-    def _discreet(self, failure: Failure) -> Failure:
-        """A server may repeat what it was sent: not into our logs."""
-        if self._token is None or self._token not in failure.detail:
-            return failure
-        return Failure(failure.outcome, failure.code, failure.detail.replace(self._token, "…"))
-
 
 class EventStream:
     """The answer to a request for a stream. Events are kept as text and understood after the end."""
 
-    def __init__(self, api: Api, discreet: Callable[[Failure], Failure]) -> None:
+    def __init__(self, api: Api) -> None:
         self._api = api
-        self._discreet = discreet
         self._split = ServerSentEvents()
         self._status = 0
         self._kind = ""
@@ -135,23 +133,16 @@ class EventStream:
                     dialects.parsed(event)
         except FramingError as error:
             raise dialects.malformed(str(error)) from None
-        except Failure as failure:
-            raise self._discreet(failure) from None
 
     def end(self, at: float, end: End) -> None:
         if self._streams:
             self._take(at, self._split.rest)
         elif self._status >= 300:
-            raise self._discreet(dialects.refused(self._status, self._error))
+            raise dialects.refused(self._status, self._error)
         else:
             said = dialects.shortened(self._error.decode("utf-8", "replace"))
-            raise self._discreet(
-                dialects.malformed(f"{self._kind or 'no content type'} instead of an event stream: {said}")
-            )
+            raise dialects.malformed(f"{self._kind or 'no content type'} instead of an event stream: {said}")
 
     def told(self, sent: float) -> Told:
-        try:
-            reading = dialects.read(self._api, self.events)
-        except Failure as failure:
-            raise self._discreet(failure) from None
+        reading = dialects.read(self._api, self.events)
         return Told(steps(sent, reading.arrivals), reading.prompt_tokens)

@@ -98,7 +98,7 @@ class Pool:
         flights.close()
         if flight.failure is not None:
             connection.close()
-            failure = flight.failure
+            failure = self._front.discreet(flight.failure)
             raise Failure(failure.outcome, failure.code, f"{connection.where}{request.path}: {failure.detail}")
         return answer.content
 
