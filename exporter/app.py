@@ -296,7 +296,7 @@ class Daemon:
         self._drain([name for name in what.leaving if name in self._watches])
         for name in what.leaving:
             if name in new:
-                self._recorder.metrics.narrow(new[name])
+                self._recorder.metrics.narrow(new[name], old[name])
             else:
                 self._recorder.metrics.forget(name)
             self._recorder.journal.forget(name)

@@ -134,12 +134,25 @@ class Summary:
 class Histogram:
     """Counts by bucket (not cumulative here; the last one is +Inf), and the sum. `pieces` belongs to `rendering`."""
 
-    __slots__ = ("_changes", "_edges", "counts", "exemplars", "labels", "pieces", "sum", "surround", "version")
+    __slots__ = (
+        "_changes",
+        "_edges",
+        "counts",
+        "exemplars",
+        "labels",
+        "pieces",
+        "sum",
+        "surround",
+        "template",
+        "version",
+    )
 
     def __init__(self, family: "Family[Histogram]", changes: Changes, labels: Labels) -> None:
         self.version = 0
         self.pieces: dict[bool, Piece] = {}
         self._edges = family.edges
+        # The child's own, as its counts are: a scrape may come while a reload gives the family other edges.
+        self.template = family.template
         self._changes = changes
         self.labels = labels
         self.counts = [0] * (len(self._edges) + 1)

@@ -6,9 +6,12 @@ histogram.
 
 import math
 import platform
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 from exporter import __version__, scales, slo, timeline
 from exporter.instruments import ChildType, Exemplar, Family, Histogram, Labels, Registry, Value
@@ -17,6 +20,8 @@ from exporter.process import Process
 from exporter.settings import Kind, Settings, Slo
 from exporter.targets import Facts, Plan
 
+P = ParamSpec("P")
+R = TypeVar("R")
 PHASES = ("forward", "decode", "concat", "total")
 SERIES = ("target", "workload", "batch_size")
 # The codes that each outcome usually has; they exist from the start, so that a first failure is an increase from 0.
@@ -58,11 +63,23 @@ def layout(settings: Settings) -> Layout:
     return Layout(slo.thresholds(settings))
 
 
+def guarded(method: Callable[Concatenate["Metrics", P], R]) -> Callable[Concatenate["Metrics", P], R]:
+    """One at a time: a reload must not exchange what a record is half through."""
+
+    @wraps(method)
+    def alone(metrics: "Metrics", /, *values: P.args, **keys: P.kwargs) -> R:
+        with metrics._lock:
+            return method(metrics, *values, **keys)
+
+    return alone
+
+
 class Metrics:
     """Instruments of one daemon. Methods are safe to call from any thread."""
 
     def __init__(self, layout: Layout, unix_time: Callable[[], float] = time.time) -> None:
         self.layout = layout
+        self._lock = threading.RLock()
         self.registry = Registry()
         # The histograms in seconds, with their scale: they take on the thresholds.
         self._scales: list[tuple[Family[Histogram], tuple[float, ...]]] = []
@@ -185,7 +202,9 @@ class Metrics:
                 ("decode", "decode_throughput_tokens_per_second", "Decode throughput"),
             )
         }
-        self.success = self._gauge("tgi_probe_success", "Whether the newest attempt succeeded.")
+        self.success = self.registry.gauge(
+            "tgi_probe_success", "Whether the newest attempt succeeded; NaN before the first.", SERIES, math.nan
+        )
         self.last_success = self._gauge(
             "tgi_probe_last_success_timestamp_seconds", "Unix time of the newest success, 0 before the first."
         )
@@ -230,23 +249,35 @@ class Metrics:
 
         True when the thresholds are others than before: the histograms in seconds then start again at 0.
         """
-        self._objectives = {}
-        self.objective.clear()
-        self.threshold.clear()
-        self.judged.clear()
-        self.workload_info.clear()
+        objectives: dict[Series, list[Slo]] = {}
+        for objective in settings.slos:
+            for series in slo.series_of(objective, settings):
+                objectives.setdefault(series, []).append(objective)
+        with self._lock:
+            self._objectives = objectives
+            self._describe(settings)
+            self.verdicts.keep(self._is_judged)
+            return self._reshape(layout(settings))
+
+    def _describe(self, settings: Settings) -> None:
+        """What the configuration says of workloads and objectives. First set, then clear: a scrape finds no gap."""
+        wanted: set[tuple[str, ...]] = set()
         for workload in settings.workloads:
             lengths = (str(workload.sequence_length), str(workload.decode_length))
-            self.workload_info.labels(workload.name, workload.load.mode, workload.prompt_cache, *lengths).set(1)
+            values: tuple[str, ...] = (workload.name, workload.load.mode, workload.prompt_cache, *lengths)
+            wanted.add(values)
+            self.workload_info.labels(*values).set(1)
         for objective in settings.slos:
+            values = (objective.name, objective.workload, objective.measure)
+            wanted |= {values, (objective.name,)}
             self.objective.labels(objective.name).set(objective.objective)
-            self.judged.labels(objective.name, objective.workload, objective.measure).set(1)
+            self.judged.labels(*values).set(1)
             if objective.threshold is not None:
                 self.threshold.labels(objective.name).set(objective.threshold)
-            for series in slo.series_of(objective, settings):
-                self._objectives.setdefault(series, []).append(objective)
-        self.verdicts.keep(self._is_judged)
-        return self._reshape(layout(settings))
+        without = {objective.name for objective in settings.slos if objective.threshold is None}
+        for family in (self.workload_info, self.objective, self.judged):
+            family.keep(lambda labels: tuple(labels.values()) in wanted)
+        self.threshold.keep(lambda labels: (labels["slo"],) in wanted and labels["slo"] not in without)
 
     def _is_judged(self, labels: Mapping[str, str]) -> bool:
         series = Series(labels["target"], labels["workload"], int(labels["batch_size"]))
@@ -258,6 +289,7 @@ class Metrics:
             family.reshape(layout.edges(scale))
         return before != layout
 
+    @guarded
     def announce(self, plan: Plan) -> None:
         """Make every series of the target exist, so that nothing appears out of nowhere later. What exists stays."""
         name = plan.target.name
@@ -300,6 +332,7 @@ class Metrics:
             for verdict in ("good", "bad"):
                 self._verdict(objective.name, series, verdict)
 
+    @guarded
     def forget(self, target: str) -> None:
         """Remove every series of a target that leaves."""
         self._labels.pop(target, None)
@@ -307,10 +340,14 @@ class Metrics:
             family.remove(target)
         self._facts.pop(target, None)
 
-    def narrow(self, plan: Plan) -> None:
-        """A reload changed this target: remove the series that it has no more; the others go on counting."""
+    @guarded
+    def narrow(self, plan: Plan, before: Plan) -> None:
+        """A reload changed this target: remove the series that it has no more; the others go on counting.
+
+        A target that is another server now, or has other labels, starts again.
+        """
         name = plan.target.name
-        if self._labels.get(name) != tuple(plan.target.labels.items()):
+        if any(getattr(plan.target, key) != getattr(before.target, key) for key in ("kind", "address", "labels")):
             self.forget(name)
             return
         planned = {(series.workload, str(series.batch_size)) for series, _ in plan.series()}
@@ -322,6 +359,7 @@ class Metrics:
 
     # --- what happens
 
+    @guarded
     def record(self, observation: Observation) -> None:
         series = observation.series
         if series.target not in self._labels:
@@ -387,18 +425,22 @@ class Metrics:
         if server.total is not None:
             self._of(self.overhead, series, method).observe(max(0.0, step.arrived - step.asked - server.total))
 
+    @guarded
     def skipped(self, series: Series, reason: SkipReason) -> None:
         if series.target in self._labels:
             self._of(self.skips, series, reason).inc()
 
+    @guarded
     def late(self, target: str, seconds: float) -> None:
         if target in self._labels:
             self._child(self.lateness, target).observe(max(0.0, seconds))
 
+    @guarded
     def inflight(self, target: str, probes: int) -> None:
         if target in self._labels:
             self._child(self.in_flight, target).set(probes)
 
+    @guarded
     def up(self, target: str, kind: str, facts: Facts | None) -> None:
         """None: it does not answer. What it said last time stays in target_info, for the joins of dashboards."""
         if target not in self._labels:
@@ -411,6 +453,7 @@ class Metrics:
         self.target_info.remove(target)
         self._child(self.target_info, target, *said).set(1)
 
+    @guarded
     def reloaded(self, ok: bool) -> None:
         self.reload_ok.set(ok)
         if ok:

@@ -191,7 +191,7 @@ def _histogram(family: Family[Any], child: Histogram, group: Group[Any], form: F
     words += (words[-1], number(total))
     for place, exemplar in exemplars.items():
         words[place] += _exemplar(exemplar)
-    text = family.template % tuple(words)
+    text = child.template % tuple(words)
     text = text.replace(BEFORE_EDGE, before).replace(AFTER_EDGE, after).replace(ALL_LABELS, labels)
     return version, text.encode()
 

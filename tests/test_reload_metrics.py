@@ -36,18 +36,20 @@ def attempts(metrics: Metrics, series: Series) -> float | None:
 
 
 def test_a_changed_target_goes_on_counting_where_it_still_has_the_series() -> None:
-    metrics = counting(settings([1, 2]))
+    before = settings([1, 2])
+    metrics = counting(before)
     after = settings([2, 4])
-    metrics.narrow(plans(after)["a"])
+    metrics.narrow(plans(after)["a"], plans(before)["a"])
     metrics.announce(plans(after)["a"])
     assert [attempts(metrics, Series("a", "w", size)) for size in (1, 2, 4)] == [None, 1, 0]
     assert [attempts(metrics, Series("b", "w", size)) for size in (1, 2)] == [1, 1]
 
 
 def test_a_target_with_other_labels_starts_again() -> None:
-    metrics = counting(settings([1]))
+    before = settings([1])
+    metrics = counting(before)
     after = settings([1], {"zone": "x"})
-    metrics.narrow(plans(after)["a"])
+    metrics.narrow(plans(after)["a"], plans(before)["a"])
     metrics.announce(plans(after)["a"])
     labels = {"target": "a", "workload": "w", "batch_size": "1", "outcome": "ok", "code": "OK", "zone": "x"}
     assert metrics.registry.get_sample_value("tgi_probe_attempts_total", labels) == 0

@@ -65,7 +65,7 @@ def test_every_started_probe_is_recorded_or_was_given_up_at_the_stop_and_no_batc
                 seen = len(books.observations)
                 kind: Any = draw.choice(["unavailable", "internal", "hang", "slow", "restart"])
                 if kind == "restart":
-                    shard.restart()
+                    shard.restart(0.05)  # as long as a call may take from one rank to the next
                 elif kind == "slow":
                     shard.slow_down(draw.choice([1.0, 50.0]))
                 else:
