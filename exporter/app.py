@@ -13,6 +13,7 @@ from types import FrameType
 
 import yaml
 
+from exporter import __version__
 from exporter import metrics as instruments
 from exporter.exposition import Exposition, Views
 from exporter.journal import Journal, logger, set_up
@@ -23,10 +24,13 @@ from exporter.prober import Census
 from exporter.probes import open_background, open_prober
 from exporter.runner import Runner
 from exporter.schedule import phase
+from exporter.scoreboard import Scoreboard
 from exporter.settings import Settings
 from exporter.sources import SettingsError, load, stamp
 from exporter.targets import Facts, Plan, change, plans
+from exporter.transcript import transcript
 from exporter.web.current import Current
+from exporter.web.status import page
 
 # In flight calls get this long to end by themselves. With what follows it must fit into Kubernetes' 30 s.
 DRAIN_SECONDS = 15.0
@@ -34,6 +38,9 @@ CUT_SECONDS = 6.0
 RELOAD_PATIENCE = 60.0
 SWITCH_SECONDS = 0.0001
 SIGNAL_SECONDS = 1.0
+# People at /probe: so many at once, each for so long.
+CURIOUS = 2
+PROBE_PATIENCE = 120.0
 
 
 class Recorder:
@@ -41,15 +48,18 @@ class Recorder:
     instruments.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, settings: Settings) -> None:
         self.metrics = metrics
+        self.settings = settings
         self.journal = Journal()
+        self.scoreboard = Scoreboard()
         self.kinds: dict[str, str] = {}
         self._inflight: dict[str, dict[str, int]] = {}
 
     def record(self, observation: Observation) -> None:
         self.metrics.record(observation)
         self.journal.attempt(observation)
+        self.scoreboard.record(observation, self.settings)
 
     def skipped(self, series: Series, reason: SkipReason) -> None:
         self.metrics.skipped(series, reason)
@@ -68,6 +78,7 @@ class Recorder:
 
     def up(self, target: str, facts: Facts | None) -> None:
         self.metrics.up(target, self.kinds.get(target, ""), facts)
+        self.scoreboard.up(target, facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +127,8 @@ class Daemon:
         self._hanging: dict[str, list[threading.Thread]] = {}
         self._last_call = float("inf")  # when the first request to stop came
         self._started = 0
-        self._recorder = Recorder(self._new_metrics(self._settings))
+        self._recorder = Recorder(self._new_metrics(self._settings), self._settings)
+        self._curious = threading.BoundedSemaphore(CURIOUS)
         self._web = Current(self._settings.web.config_file, self._recorder.journal.warn)
 
     # --- life
@@ -170,6 +182,8 @@ class Daemon:
             ready=self._unready,
             reload=self.reload if self._settings.web.enable_reload else None,
             configuration=lambda: shown(self._settings),
+            status=self._status,
+            probe=self._probe_now if self._settings.web.enable_probe else None,
         )
         try:
             return Exposition(self._settings.web.listen_address, views, self._web, self._recorder.journal.warn)
@@ -300,8 +314,9 @@ class Daemon:
             else:
                 self._recorder.metrics.forget(name)
             self._recorder.journal.forget(name)
+            self._recorder.scoreboard.forget(name)
         self._exchange_metrics(settings, [plan for name, plan in new.items() if name not in what.arriving])
-        self._settings = settings
+        self._settings = self._recorder.settings = settings
         set_up(settings.log_level, settings.log_format)
         self._start(new[name] for name in what.arriving)
         logger.info(
@@ -321,6 +336,28 @@ class Daemon:
             self._recorder.metrics.announce(plan)
 
     # --- what the pages ask
+
+    def _status(self) -> str:
+        here = self._settings.web.enable_probe
+        return page(self._recorder.scoreboard.status(self._settings, self._unhealthy(), __version__, here))
+
+    def _probe_now(self, target: str, workload: str, batch_size: str) -> tuple[str, str]:
+        """HTTP status and text."""
+        runner = next((w.runner for w in self._watches.get(target, ()) if isinstance(w.runner, Runner)), None)
+        planned = runner.plan.series() if runner is not None else ()
+        found = {(series.workload, str(series.batch_size)): (series, sent) for series, sent in planned}
+        if runner is None or (workload, batch_size) not in found:
+            return "404 Not Found", "no such target, workload and batch size in the configuration; see /config"
+        if not self._curious.acquire(blocking=False):
+            return "429 Too Many Requests", f"{CURIOUS} others wait for a probe already; come back later"
+        series, sent = found[workload, batch_size]
+        try:
+            answer = runner.probe_now(series, PROBE_PATIENCE)
+        finally:
+            self._curious.release()
+        if isinstance(answer, str):
+            return "503 Service Unavailable", answer
+        return "200 OK", transcript(answer, sent)
 
     def _unhealthy(self) -> str | None:
         now = time.perf_counter()

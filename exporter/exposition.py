@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qs
 
 from exporter import rendering
 from exporter.instruments import Registry
@@ -16,8 +17,10 @@ from exporter.notation import split_listen_address
 from exporter.web.access import Guard
 from exporter.web.current import Current
 from exporter.web.listener import Listener
+from exporter.web.status import POLICY
 
 OFF = "off; set {key}: true (or {variable}=true) and restart"
+HTML = "text/html; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -27,7 +30,7 @@ class Views:
     """What the pages show, as functions, so that a reload can exchange what is behind them.
 
     `healthy` and `ready` answer None when all is well, else why not. `reload` answers the problems, none when it was
-    taken; it is None where nobody may reload over HTTP.
+    taken; it is None where nobody may reload over HTTP. `probe` answers a status and a text; None: nobody may probe.
     """
 
     registry: Callable[[], Registry]
@@ -35,6 +38,8 @@ class Views:
     ready: Callable[[], str | None]
     reload: Callable[[], list[str]] | None
     configuration: Callable[[], str]
+    status: Callable[[], str] = str
+    probe: Callable[[str, str, str], tuple[str, str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +84,11 @@ class Exposition:
 
     def _answer(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         accepts = Accepts(environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_ACCEPT_ENCODING", ""))
-        page = respond(environ["REQUEST_METHOD"], environ["PATH_INFO"], accepts, self._views)
+        page = respond(environ["REQUEST_METHOD"], environ["PATH_INFO"], accepts, self._views, environ["QUERY_STRING"])
         headers = [("Content-Type", page.content_type), ("Vary", "Accept, Accept-Encoding")]
+        headers.append(("X-Content-Type-Options", "nosniff"))
+        if page.content_type == HTML:
+            headers.append(("Content-Security-Policy", POLICY))
         if page.encoding is not None:
             headers.append(("Content-Encoding", page.encoding))
         if isinstance(page.body, bytes):
@@ -99,7 +107,7 @@ class Accepts:
     encoding: str = ""
 
 
-def respond(method: str, path: str, accepts: Accepts, views: Views) -> Page:
+def respond(method: str, path: str, accepts: Accepts, views: Views, query: str = "") -> Page:
     """The page for a request: no sockets in here."""
     if path == "/-/reload":
         if views.reload is None:
@@ -120,7 +128,9 @@ def respond(method: str, path: str, accepts: Accepts, views: Views) -> Page:
         case "/config":
             return Page("200 OK", views.configuration().encode(), "application/yaml; charset=utf-8")
         case "/":
-            return _text("200 OK", "tgi-probe\n\n/metrics\n/-/healthy\n/-/ready\n/config")
+            return Page("200 OK", views.status().encode(), HTML)
+        case "/probe":
+            return _probe(method, query, views)
         case _:
             return _text("404 Not Found", f"no page at {json.dumps(path)}")
 
@@ -130,6 +140,15 @@ def _metrics(registry: Registry, accepts: Accepts) -> Page:
     if rendering.accepts_gzip(accepts.encoding):
         return Page("200 OK", rendering.gzip_page(registry, form), form.content_type, "gzip")
     return Page("200 OK", rendering.page(registry, form), form.content_type)
+
+
+def _probe(method: str, query: str, views: Views) -> Page:
+    if views.probe is None:
+        return _text("403 Forbidden", OFF.format(key="web.enable_probe", variable="TGI_PROBE_WEB__ENABLE_PROBE"))
+    given = parse_qs(query)
+    if method == "HEAD" or not given.keys() >= {"target", "workload", "batch_size"}:
+        return _text("400 Bad Request", "use /probe?target=…&workload=…&batch_size=…, with names of the configuration")
+    return _text(*views.probe(given["target"][0], given["workload"][0], given["batch_size"][0]))
 
 
 def _state(trouble: str | None) -> Page:

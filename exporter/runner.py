@@ -6,6 +6,7 @@ started ends in exactly one record, whatever happens, or was abandoned because t
 
 import contextlib
 import logging
+import queue
 import random
 import threading
 import time
@@ -59,6 +60,15 @@ class Clock:
     wait: Callable[[threading.Event, float], bool] = threading.Event.wait
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A probe that somebody asked for, and where the answer goes."""
+
+    series: Series
+    answer: "queue.SimpleQueue[Observation | str]"
+    given_up: threading.Event
+
+
 class Runner:
     """Probes one target until told to stop. `run` is the body of its thread."""
 
@@ -73,6 +83,9 @@ class Runner:
         self._clock = clock
         self._random = random.Random(seed)
         self._stop = threading.Event()
+        # What ends a wait: the stop, or somebody who asks for a probe.
+        self._wake = threading.Event()
+        self._asked: queue.SimpleQueue[Asked] = queue.SimpleQueue()
         self._window = Window()
         self._failures = 0
         self._failed_in_probe = False
@@ -87,15 +100,31 @@ class Runner:
     def stop(self) -> None:
         """Finish the call in flight, clear the batch, end `run`."""
         self._stop.set()
+        self._wake.set()
 
     def cut(self) -> None:
         """The drain time is over: end calls in flight too. What is owed to the server is still paid, in seconds."""
         self._stop.set()
+        self._wake.set()
         self._leave()
 
     def skip_missed(self) -> None:
         """Before `run`: what was due while a predecessor still held the target is skipped as busy."""
         self._window = Window(busy_until=self._clock.now())
+
+    def probe_now(self, series: Series, patience: float) -> Observation | str:
+        """From any thread: one probe out of turn, in the runner's own; else why not. It is shown, never recorded.
+
+        It takes its place among the others: one in flight, no way around a backoff or the duty cycle.
+        """
+        asked = Asked(series, queue.SimpleQueue(), threading.Event())
+        self._asked.put(asked)
+        self._wake.set()
+        try:
+            return asked.answer.get(timeout=patience)
+        except queue.Empty:
+            asked.given_up.set()
+            return f"not within {patience:g} s: the target is busy with other probes"
 
     def stands_still(self, now: float) -> bool:
         """Whether the thread is back later than it promised: it hangs, or it died."""
@@ -117,11 +146,14 @@ class Runner:
             logger.warning("target %s: something of ours may be left in the server: %s", self.name, failure.detail)
 
     def _turn(self) -> None:
+        if self._answer_one():
+            return
         now = self._clock.now()
         match self._timetable.next(now, self._window):
             case Wait(until):
                 self._promised = until + PATIENCE
-                self._clock.wait(self._stop, min(until - now, threading.TIMEOUT_MAX))
+                self._clock.wait(self._wake, min(until - now, threading.TIMEOUT_MAX))
+                self._wake.clear()  # who sets it has left a word before
             case Skip(key, _, reason):
                 if isinstance(key, Series):
                     self._ledger.skipped(key, reason)
@@ -129,6 +161,44 @@ class Runner:
                     self._check()
             case Start(key, due):
                 self._start(key, due)
+
+    def _answer_one(self) -> bool:
+        """Whether somebody had asked for a probe. Whoever gave up meanwhile does not get it any more."""
+        try:
+            asked = self._asked.get_nowait()
+        except queue.Empty:
+            return False
+        if asked.given_up.is_set():
+            return True
+        started = self._clock.now()
+        workload = self._workloads[asked.series]
+        why = excess(self.plan.target, workload, asked.series.batch_size)
+        if why is None and (reason := self._window.reason_to_skip(started)) is not None:
+            why = f"not now ({reason}); again in {self._window.open_from - started:.1f} s"
+        if why is not None:
+            asked.answer.put(why)
+            return True
+        self._promise(started, workload)
+        self._ledger.inflight(self.name, 1)
+        try:
+            observation = self._attempt(asked.series, workload, started, started)
+        except Abandoned:
+            asked.answer.put("the daemon stops")
+            return True
+        except GiveWay:
+            asked.answer.put("users wait at the target, and it is to give way to them")
+            return True
+        finally:
+            self._ledger.inflight(self.name, 0)
+        self._after(asked.series, observation)
+        asked.answer.put(observation)
+        return True
+
+    def _promise(self, started: float, workload: Workload) -> None:
+        """Until when a probe that starts now must be over, or the runner counts as standing still."""
+        self._promised = (
+            started + 2 * CONNECT_TIMEOUT + SETTLE_TIMEOUT + (workload.warmups + 1) * workload.timeout + PATIENCE
+        )
 
     def _start(self, key: Hashable, due: float) -> None:
         if not isinstance(key, Series):

@@ -1,0 +1,70 @@
+"""One probe, told to a person: what was asked, what came when, how it ended. Pure."""
+
+from collections.abc import Iterator
+
+from exporter import timeline
+from exporter.observation import Observation, Outcome, Stream
+from exporter.settings import Workload
+
+SHOWN_STEPS = 20
+SHOWN_STREAMS = 4
+
+
+def transcript(observation: Observation, workload: Workload) -> str:
+    """Lines of text; instants in milliseconds since the first request left."""
+    return "\n".join(_lines(observation, workload)) + "\n"
+
+
+def _lines(observation: Observation, workload: Workload) -> Iterator[str]:
+    series = observation.series
+    yield f"target {series.target}, workload {series.workload}, batch size {series.batch_size}"
+    yield f"{workload.sequence_length} prompt tokens and {workload.decode_length} tokens to generate for each request"
+    yield f"trace {observation.trace_id}"
+    yield f"took {_ms(observation.ended - observation.started)}, warm-ups and clearing up included"
+    yield ""
+    for number, stream in enumerate(observation.streams[:SHOWN_STREAMS]):
+        if len(observation.streams) > 1:
+            yield f"stream {number}: {stream.outcome} ({stream.code})"
+        yield from _steps(stream)
+    if len(observation.streams) > SHOWN_STREAMS:
+        yield f"… and {len(observation.streams) - SHOWN_STREAMS} streams more"
+    yield ""
+    yield f"outcome: {observation.outcome} ({observation.code})"
+    if observation.detail:
+        yield observation.detail
+    if observation.outcome is Outcome.OK:
+        yield from _results(observation)
+
+
+def _steps(stream: Stream) -> Iterator[str]:
+    for number, step in enumerate(stream.steps[:SHOWN_STEPS]):
+        server = ""
+        if step.server is not None and step.server.total is not None:
+            server = f", the server says {_ms(step.server.total)}"
+        what = "first token" if number == 0 else f"step {number}"
+        yield (
+            f"{(step.arrived - stream.sent) * 1000:10.3f} ms  {what}: {step.tokens} tokens after "
+            f"{_ms(step.arrived - step.asked)}{server}"
+        )
+    if len(stream.steps) > SHOWN_STEPS:
+        yield f"  … and {len(stream.steps) - SHOWN_STEPS} steps more"
+    yield f"{(stream.ended - stream.sent) * 1000:10.3f} ms  done"
+
+
+def _results(observation: Observation) -> Iterator[str]:
+    first = [s for stream in observation.streams if (s := timeline.time_to_first_token(stream)) is not None]
+    gaps = [gap for stream in observation.streams for gap in timeline.inter_token_latencies(stream)]
+    if first:
+        yield f"time to first token: {_ms(sum(first) / len(first))}"
+    if gaps:
+        yield f"inter-token latency: mean {_ms(sum(gaps) / len(gaps))}, longest {_ms(max(gaps))}"
+    for name, rate in (
+        ("prefill", timeline.prefill_throughput(observation)),
+        ("decode", timeline.decode_throughput(observation)),
+    ):
+        if rate is not None:
+            yield f"{name} throughput: {rate:,.1f} tokens/s"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.3f} ms"

@@ -1,0 +1,79 @@
+"""A scatter chart as inline SVG: throughput over latency, a point for each batch size, a line for each series. Pure."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 460, 300
+LEFT, RIGHT, TOP, BOTTOM = 58, 16, 12, 30
+# Told apart without colour too: by the shape of the line and the batch size at each point. Okabe and Ito's colours.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4", "10 4")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One probe: `x` the latency in milliseconds, `y` the throughput in tokens per second."""
+
+    series: str
+    batch_size: int
+    x: float
+    y: float
+
+
+def scatter(title: str, points: Sequence[Point]) -> str:
+    """A figure; nothing when there is no point."""
+    if not points:
+        return ""
+    xs, ys = ticks(max(point.x for point in points)), ticks(max(point.y for point in points))
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (
+            round(LEFT + x / xs[-1] * (WIDTH - LEFT - RIGHT), 1),
+            round(HEIGHT - BOTTOM - y / ys[-1] * (HEIGHT - TOP - BOTTOM), 1),
+        )
+
+    parts = []
+    for x in xs:
+        across, _ = at(x, 0)
+        parts.append(f'<line class="axis" x1="{across}" x2="{across}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+        parts.append(f'<text x="{across}" y="{HEIGHT - 10}" text-anchor="middle">{x:,g}</text>')
+    for y in ys:
+        _, down = at(0, y)
+        parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down}" y2="{down}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{down + 4}" text-anchor="end">{y:,g}</text>')
+    names = sorted({point.series for point in points})
+    for number, name in enumerate(names):
+        mine = sorted((point for point in points if point.series == name), key=lambda point: point.batch_size)
+        parts.append(_line(mine, [at(point.x, point.y) for point in mine], number))
+    legend = " · ".join(
+        f'<span style="color:{COLOURS[number % len(COLOURS)]}">●</span> {escape(name)}'
+        for number, name in enumerate(names)
+    )
+    return (
+        f"<figure><figcaption>{escape(title)}</figcaption>"
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+        f'<div class="dim">{legend}</div></figure>'
+    )
+
+
+def _line(points: Sequence[Point], places: Sequence[tuple[float, float]], number: int) -> str:
+    colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+    way = " ".join(f"{x},{y}" for x, y in places)
+    parts = [f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-dasharray="{dash}"/>']
+    for point, (x, y) in zip(points, places, strict=True):
+        said = f"{point.series}, batch size {point.batch_size}: {point.y:,.0f} tokens/s at {point.x:,.1f} ms"
+        parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"><title>{escape(said)}</title></circle>')
+        parts.append(f'<text class="label" x="{x + 6}" y="{y - 6}">{point.batch_size}</text>')
+    return "".join(parts)
+
+
+def ticks(largest: float) -> tuple[float, ...]:
+    """Round values from 0 to not less than `largest`: four to six of them."""
+    if not largest > 0:
+        return 0.0, 1.0
+    power = 10.0 ** math.floor(math.log10(largest))
+    step = next(step for step in (0.2, 0.5, 1.0, 2.0, 2.5) if math.ceil(largest / power / step) <= 5) * power
+    count = max(1, math.ceil(largest / step))
+    return tuple(float(f"{number * step:.12g}") for number in range(count + 1))
