@@ -94,6 +94,10 @@ unit: $(READY) ## run the tests; ARGS="-k schedule" picks some
 proto: $(READY) ## generate exporter/pb from proto/
 	$(BIN)/python proto/generate.py
 
+.PHONY: docs
+docs: $(READY) ## write docs/configuration.md and docs/metrics.md from the code
+	$(BIN)/python -m docs.generate
+
 .PHONY: dashboards
 dashboards: $(READY) ## generate the Grafana dashboards
 	$(BIN)/python -m grafana.generate

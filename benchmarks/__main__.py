@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import added_delay, buckets, company, interpreter, pages, report, scale, sidecar, soak, streams
+from benchmarks import added_delay, buckets, company, hostile, interpreter, pages, report, scale, sidecar, soak, streams
 from benchmarks.report import Part
 
 PARTS: tuple[Part, ...] = (
@@ -17,6 +17,7 @@ PARTS: tuple[Part, ...] = (
     sidecar.PART,
     buckets.PART,
     streams.PART,
+    hostile.PART,
     soak.PART,
 )
 HEAD = """\

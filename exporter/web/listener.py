@@ -67,12 +67,13 @@ class Connection(HTTPConnection):
         self.spoke = False
         self.answering = False
         self.waiting_since: float | None = None
-        self._hands_shaken = not isinstance(sock, ssl.SSLSocket)
+        self._hands_shaken = not server.current.speaks_tls
         server.opened(self)
 
     @contextmanager
     def waits(self) -> Iterator[None]:
         outer, self.waiting_since = self.waiting_since, self.waiting_since or time.monotonic()
+        self.server.somebody_waits.set()
         try:
             yield
         finally:
@@ -138,6 +139,7 @@ class Listener(wsgi.Server):
         self._report = report
         self.pause: Callable[[float], None] = time.sleep
         self._pace = Bucket(PACE, PACE_BURST)
+        self.somebody_waits = threading.Event()
         self._open: dict[Connection, None] = {}
         self._lock = threading.Lock()
         if current.speaks_tls:
@@ -170,10 +172,14 @@ class Listener(wsgi.Server):
 
     def _look_after_threads(self) -> None:
         while self.ready:
+            self.somebody_waits.wait(timeout=2)  # between requests it sleeps, but for a look now and then
             time.sleep(LOOK_SECONDS)
             now = time.monotonic()
             with self._lock:
                 waiting = [(conn.waiting_since, conn) for conn in self._open]
+            if not any(since is not None for since, _ in waiting):
+                self.somebody_waits.clear()
+                continue
             held = sorted(((since, conn) for since, conn in waiting if since is not None), key=lambda pair: pair[0])
             starved = self.requests.qsize if not self.requests.idle else 0
             for number, (since, conn) in enumerate(held):

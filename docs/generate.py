@@ -1,0 +1,180 @@
+"""Writes docs/configuration.md and docs/metrics.md from the code: `make docs`. With --check it only compares.
+
+A key without words fails here, so that none is ever left out.
+"""
+
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from exporter.metrics import Metrics, layout
+from exporter.settings import Settings
+from exporter.sources import PREFIX, Sidecar
+
+HERE = Path(__file__).parent
+# Words for the keys whose names say it all in the code.
+PLAIN = {
+    "targets": "the servers to probe",
+    "workloads": "what to send, and how often",
+    "slos": "what the answers must meet",
+    "web": "the HTTP side",
+    "log_level": "what is worth a line",
+    "name": "what it is called in labels and messages",
+    "workload": "name of the workload that is judged",
+    "parameters": "sampling, as the TGI benchmark names it; the defaults are neutral",
+    "load": "how the requests come: in batches at intervals, or one by one",
+    "time_per_output_token": "threshold for the mean time of each token after the first",
+    "request_duration": "threshold for the time from sending to done",
+    "mode": "batch: probes at intervals; open: requests arrive by themselves; closed: so many users",
+    "temperature": "as TGI's; 1 changes nothing",
+    "top_k": "as TGI's; 0 is off",
+    "top_p": "as TGI's; 1 is off",
+    "typical_p": "as TGI's; 1 is off",
+    "repetition_penalty": "as TGI's; 1 is off",
+    "frequency_penalty": "as TGI's; 0 is off",
+    "watermark": "as TGI's",
+    "do_sample": "as TGI's",
+    "top_n_tokens": "as TGI's: how many likely tokens to return with each; 0 is off",
+}
+SIDECAR = {
+    "target": "`targets.0.address`; the variable that turns the others on",
+    "kind": "`targets.0.kind`",
+    "kv_cache": "`targets.0.kv_cache`",
+    "batch_sizes": "`workloads.0.batch_sizes`",
+    "sequence_length": "`workloads.0.sequence_length`",
+    "decode_length": "`workloads.0.decode_length`",
+    "interval": "`workloads.0.interval`",
+    "timeout": "`workloads.0.timeout`",
+    "ttft_slo": "an SLO on the time to first token: `slos.0.ttft`",
+    "ttft_objective": "`slos.0.objective`",
+}
+CONFIGURATION = f"""\
+# Configuration
+
+One YAML file (`--config`), and every key as an environment variable too: `{PREFIX}WEB__LISTEN_ADDRESS` is
+`web.listen_address`, `{PREFIX}TARGETS__0__NAME` the name of the first target. The environment beats the file.
+Durations are written as Prometheus writes them: `250ms`, `15s`, `1m30s`. A key that is not known is an error.
+`tgi-probe check --config FILE` says what is wrong, and where.
+"""
+METRICS = """\
+# Metrics
+
+Only successful probes enter the histograms of latency and throughput; a failure is counted with its outcome. All
+series of a target exist from its start and go when it leaves. The labels of a target (`targets.labels`) stand on
+each of its series. Histograms in seconds have every SLO threshold as an exact bucket edge.
+`tgi_probe_time_to_first_token_seconds` carries trace ids as exemplars in OpenMetrics.
+"""
+GENERATED = "<!-- Written by `make docs` from the code. Do not edit. -->\n"
+
+
+def configuration() -> str:
+    parts = [GENERATED, CONFIGURATION]
+    for title, model in sections(Settings, "The whole file"):
+        parts += [f"## {title}\n", *table(model)]
+    parts += [
+        "## One target, without a file\n",
+        "For a sidecar. They stand for a target, a workload and an SLO, each called `default`.\n",
+        "| variable | stands for |",
+        "|---|---|",
+        *(f"| `{PREFIX}{name.upper()}` | {SIDECAR[name]} |" for name in Sidecar.model_fields),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def sections(model: type[BaseModel], title: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The model and those inside it, each with the place where it stands in the file."""
+    yield title, model
+    for name, field in model.model_fields.items():
+        for inner in models(field.annotation):
+            place = name if model is Settings else f"{title.strip('`')}.{name}"
+            yield from sections(inner, f"`{place}`")
+
+
+def models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in models(part)]
+
+
+def table(model: type[BaseModel]) -> Iterator[str]:
+    yield "| key | value | default | meaning |"
+    yield "|---|---|---|---|"
+    for name, field in model.model_fields.items():
+        words = (field.description or PLAIN[name]).replace("|", "\\|")
+        yield f"| `{name}` | {value(field)} | {default(field)} | {words} |"
+    yield ""
+
+
+def value(field: FieldInfo) -> str:
+    return word(field.annotation, " ".join(map(str, field.metadata)))
+
+
+def word(annotation: Any, metadata: str) -> str:
+    """What may stand there, in a word or two."""
+    if get_origin(annotation) is typing.Annotated:
+        inner, *more = get_args(annotation)
+        return word(inner, metadata + " ".join(map(str, more)))
+    if get_origin(annotation) in (typing.Union, types.UnionType):
+        return next(word(part, metadata) for part in get_args(annotation) if part is not type(None))
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{choice if choice is not True else 'true'}`" for choice in get_args(annotation))
+    if "rate" in metadata:
+        return "rate, such as `2/s`"
+    if "parse_duration" in metadata:
+        return "duration"
+    if get_origin(annotation) is tuple:
+        return "list" if models(annotation) else "list, or `1,2,4`" if "int" in str(annotation) else "list, or `a,b`"
+    if models(annotation) or get_origin(annotation) is dict:
+        return "mapping"
+    return {bool: "`true`, `false`", int: "whole number", float: "number"}.get(annotation, "text")
+
+
+def default(field: FieldInfo) -> str:
+    found = field.default
+    if found is PydanticUndefined:
+        return "required"
+    if found in (None, (), "") or isinstance(found, (BaseModel, dict)):
+        return ""
+    if isinstance(found, bool):
+        return f"`{str(found).lower()}`"
+    return f"`{','.join(map(str, found)) if isinstance(found, tuple) else found}`"
+
+
+def metrics() -> str:
+    instruments = Metrics(layout(Settings.model_construct(targets=(), slos=(), workloads=())))
+    lines = [
+        GENERATED,
+        METRICS,
+        "| metric | type | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    for family in instruments.registry.families:
+        labels = ", ".join(f"`{name}`" for name in family.label_names)
+        lines.append(
+            f"| `{family.sample_name}` | {family.kind} | {labels} | {family.help.replace('|', chr(92) + '|')} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    stale = []
+    for name, text in (("configuration.md", configuration()), ("metrics.md", metrics())):
+        file = HERE / name
+        if "--check" not in sys.argv:
+            file.write_text(text, "utf-8")
+        elif not file.exists() or file.read_text("utf-8") != text:
+            stale.append(name)
+    for name in stale:
+        print(f"docs/{name} is not what the code says; run: make docs", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
