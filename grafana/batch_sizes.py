@@ -273,7 +273,7 @@ def histograms() -> list[Panel]:
                 "A tail to the bottom is what users feel as stutter, even when the average is fine (bars: tokens, by "
                 "upper edge in seconds).",
             ),
-            promql.zoomed_buckets(TOKEN, promql.RANGE, f"{promql.CHOSEN}, {promql.edges(6)}"),
+            promql.zoomed_buckets(TOKEN, promql.RANGE, f"{promql.CHOSEN}, {promql.edges(4)}"),
             height=11,
         ),
     ]

@@ -53,8 +53,10 @@ def whole(value: str) -> str:
 
 
 def edges(per_decade: int, decade: Sequence[float] = FINE_DECADE) -> str:
-    """A matcher for about so many bucket edges in each factor of ten, for panels where each bucket needs room."""
-    digits = [f"{edge:g}".replace(".", "") for edge in decade[:: round(len(decade) / per_decade)]]
+    """A matcher for so many bucket edges in each factor of ten, for panels where each bucket needs room."""
+    step = round(len(decade) / per_decade)
+    # Without one that would stand too close to the 1 of the next decade.
+    digits = [f"{edge:g}".replace(".", "") for edge in decade[: len(decade) - step // 2 : step]]
     written = "|".join("[.]?".join(digit) for digit in digits)
     return f'le=~"[0.]*({written})[0.]*|[+]Inf"'
 

@@ -14,7 +14,7 @@ REQUESTS = "tgi_probe_slo_requests_total"
 CHOSEN = f'slo=~"$slo", {promql.CHOSEN}'
 SERIES = "target, workload, batch_size"
 OBJECTIVE = 'max by (slo) (tgi_probe_slo_objective_ratio{slo=~"$slo"})'
-CELLS = f"{promql.CHOSEN}, {promql.edges(8)}"
+CELLS = f"{promql.CHOSEN}, {promql.edges(6)}"
 PERIOD = "30d"
 # Both windows of a pair above its factor: somebody is called at night (page), or looks tomorrow (ticket).
 PAGES = ((14.4, "5m", "1h"), (6, "30m", "6h"))
