@@ -91,9 +91,9 @@ def now() -> list[Panel]:
             ],
             [
                 Column("target", "Target", link=latency),
-                Column(0, "First token × fleet", decimals=2, by=BY_RATIO, unit="none"),
-                Column(1, "Token latency × fleet", decimals=2, by=BY_RATIO, unit="none"),
-                Column(2, "Throughput × fleet", decimals=2, by=BY_THROUGHPUT_RATIO, unit="none"),
+                Column(0, "First token ×", decimals=2, by=BY_RATIO, unit="none"),
+                Column(1, "Token latency ×", decimals=2, by=BY_RATIO, unit="none"),
+                Column(2, "Throughput ×", decimals=2, by=BY_THROUGHPUT_RATIO, unit="none"),
                 Column(3, "Failed", "percentunit", decimals=1, by=BY_FAILURES),
                 Column(4, "First token", "s", decimals=1),
                 Column(5, "Token latency", "s", decimals=1),
@@ -102,7 +102,7 @@ def now() -> list[Panel]:
             ],
             height=7,
             min_width=110,
-            sort=[("First token × fleet", True)],
+            sort=[("First token ×", True)],
         ),
     ]
 
@@ -152,7 +152,7 @@ def kinds() -> list[Panel]:
             ],
             width=10,
             height=7,
-            min_width=95,
+            min_width=112,
             sort=[("Workload", False)],
         ),
     ]
