@@ -38,11 +38,17 @@ class LoadLedger(Protocol):
 class LoadRunner:
     """Sends one workload's requests to one target until told to stop. `run` is the body of its thread.
 
-    `plan` has this one workload. `name` is the target's.
+    `plan` has this one workload. `name` is the target's. Without a `seed` the arrivals differ from run to run and from
+    load to load: two with the same would send in step.
     """
 
     def __init__(
-        self, plan: Plan, background: Background, ledger: LoadLedger, clock: Clock | None = None, seed: int = 0
+        self,
+        plan: Plan,
+        background: Background,
+        ledger: LoadLedger,
+        clock: Clock | None = None,
+        seed: int | None = None,
     ) -> None:
         self.plan = plan
         self.name = plan.target.name
