@@ -94,7 +94,8 @@ class StreamBackground:
             if stopping() or self._pool.closing.is_set():
                 self._flights.abort()
                 raise Abandoned
-        self._flights.abort()
+        if flight.ended is None:
+            self._flights.end(flight, LATE)
         if flight.reusable:
             self._pool.keep(flight.connection)
         return self._composer.stream(flight, self._workload)

@@ -1,0 +1,152 @@
+"""Requests of a background load, one by one, to a router in this process."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from exporter import timeline
+from exporter.observation import Failure, Outcome
+from exporter.prober import Abandoned, Result
+from exporter.probes.background import StreamBackground
+from exporter.simulator.batcher import Limits
+from exporter.simulator.router import Router
+from tests.processes import wait_until
+from tests.router.parts import front, target, workload
+from tests.router.test_streams import FAST, requests
+
+OPEN = {"mode": "open", "rate": "10/s"}
+
+
+@pytest.fixture(params=["fmaas", "tgi"])
+def door(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def router() -> Iterator[Router]:
+    with Router(FAST) as router:
+        yield router
+
+
+def background(door: str, router: Router, **keys: Any) -> StreamBackground:
+    place = target(door, router.http, router.grpc)
+    return StreamBackground(place, workload(load=OPEN, **keys), front(place))
+
+
+def landed(load: StreamBackground, count: int) -> list[Result]:
+    results: list[Result] = []
+    deadline = time.perf_counter() + 20
+    while len(results) < count:
+        assert time.perf_counter() < deadline
+        results += load.turn(time.perf_counter() + 0.1)
+    return results
+
+
+@pytest.fixture
+def opened(door: str, router: Router) -> Iterator[Callable[..., StreamBackground]]:
+    """Opens loads, connected and warmed up; they are closed at the end."""
+    loads = []
+
+    def open_one(**keys: Any) -> StreamBackground:
+        load = background(door, router, **keys)
+        loads.append(load)
+        load.connect(5.0)
+        load.warm(lambda: False)
+        return load
+
+    yield open_one
+    for load in loads:
+        load.close()
+
+
+def test_requests_are_on_their_way_together_and_each_is_a_result(opened: Callable[..., StreamBackground]) -> None:
+    load = opened(decode_length=16)
+    due = time.perf_counter() - 1.0
+    for _ in range(5):
+        load.send(due)
+    assert load.in_flight == 5
+    results = landed(load, 5)
+    assert load.in_flight == 0
+    for result in results:
+        [stream] = result.streams
+        assert result.outcome is Outcome.OK
+        assert (stream.requests, stream.prompt_tokens, timeline.generated_tokens(stream)) == (1, 32, 16)
+        assert stream.intended == due
+        wait = timeline.time_to_first_token(stream)
+        assert wait is not None
+        assert wait > 1.0  # from when it was due, a second before it was sent
+
+
+def test_a_prepared_request_goes_out_on_a_connection_that_is_open_already(
+    opened: Callable[..., StreamBackground],
+) -> None:
+    load = opened()
+    load.prepare()
+    load.send(None)
+    landed(load, 1)
+    load.prepare()
+    load.send(None)
+    [result] = landed(load, 1)
+    assert result.setups == ()
+
+
+def test_a_request_out_of_time_is_cancelled_while_others_go_on(
+    opened: Callable[..., StreamBackground], router: Router
+) -> None:
+    load = opened(timeout="300ms", decode_length=100)
+    router.slow_down(500)
+    load.send(None)
+    load.send(None)
+    results = landed(load, 2)
+    assert {(result.outcome, result.code) for result in results} == {(Outcome.TIMEOUT, "DEADLINE_EXCEEDED")}
+    wait_until(lambda: router.state()["in_flight"] == 0, "the server has let go")
+    router.slow_down(1)
+    load.send(None)
+    assert landed(load, 1)[0].outcome is Outcome.OK
+
+
+def test_warming_up_anew_leaves_alone_what_is_still_on_its_way(opened: Callable[..., StreamBackground]) -> None:
+    load = opened(decode_length=64)
+    load.send(None)
+    load.warm(lambda: False)
+    [result] = landed(load, 1)
+    assert result.outcome is Outcome.OK
+
+
+def test_closing_cancels_what_is_on_its_way(opened: Callable[..., StreamBackground], router: Router) -> None:
+    load = opened()
+    router.slow_down(500)
+    load.send(None)
+    wait_until(lambda: router.state()["in_flight"] == 1, "it flies")
+    load.close()
+    wait_until(lambda: router.state()["in_flight"] == 0, "the server has let go")
+    with pytest.raises(Abandoned):
+        load.turn(0.0)
+
+
+def test_a_load_on_the_cached_path_hits_the_cache_from_its_first_request_on(door: str) -> None:
+    with Router(replace(FAST, limits=Limits(prefix_caching=True))) as router:
+        load = background(door, router, sequence_length=200, prompt_cache="hit")
+        load.connect(5.0)
+        load.warm(lambda: False)
+        before = len(requests(router))
+        for _ in range(3):
+            load.send(None)
+        landed(load, 3)
+        wait_until(lambda: len(requests(router)) == before + 3, "all are written down")
+        assert all(entry.cached_tokens > 100 for entry in requests(router)[before:])
+        load.close()
+
+
+def test_a_request_over_the_servers_limits_is_refused_and_never_sent(door: str) -> None:
+    with Router(replace(FAST, limits=Limits(max_total_tokens=64))) as router:
+        load = background(door, router, sequence_length=60, decode_length=8)
+        load.connect(5.0)
+        with pytest.raises(Failure) as caught:
+            load.warm(lambda: False)
+        assert caught.value.outcome is Outcome.REFUSED
+        assert not requests(router)
+        load.close()
