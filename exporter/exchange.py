@@ -132,7 +132,7 @@ class Http1:
         if (
             self._machine.our_state is h11.DONE
             and self._machine.their_state is h11.DONE
-            and not self._machine.trailing_data[0]
+            and self._machine.trailing_data == (b"", False)  # nothing more, and not the end of the connection
         ):
             self._machine.start_next_cycle()
         else:

@@ -23,8 +23,8 @@ from exporter.trust import Trust
 
 SERVICE = "/fmaas.GenerationService/"
 HEADERS = (("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "tgi-probe"))
-# A stop reason that is no fault of the server: the answer is complete.
-COMPLETE = (pb.MAX_TOKENS, pb.EOS_TOKEN, pb.STOP_SEQUENCE, pb.TOKEN_LIMIT)
+# The answer is not complete. A reason that we do not know yet is taken for an end like others.
+INCOMPLETE = (pb.NOT_FINISHED, pb.CANCELLED, pb.ERROR)
 
 
 class FmaasFront:
@@ -204,7 +204,7 @@ class Generation(Unary):
         found = steps(sent, arrivals)
         if reason == pb.TIME_LIMIT:
             raise Failure(Outcome.TIMEOUT, "OK", "the server's own time limit ended the answer")
-        if reason not in COMPLETE or not found:
+        if reason in INCOMPLETE or not found:
             what = pb.StopReason.Name(reason) if found else "without a token"
             raise Failure(Outcome.MALFORMED, "OK", f"the stream ended {what}")
         return Told(found, prompt)

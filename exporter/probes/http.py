@@ -113,7 +113,7 @@ class EventStream:
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
         self._status = status
-        self._kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        self._kind = dialects.shortened(headers.get("content-type", "")).partition(";")[0].strip().lower()
 
     @property
     def _streams(self) -> bool:

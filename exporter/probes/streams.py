@@ -105,12 +105,13 @@ class StreamProber:
         self._census.set(self, len(flights))
         self._flights.launch(*flights)
         deadline = flights[0].sent + workload.timeout
-        while len(self._flights) and self._clock() < deadline:
-            self._flights.turn(min(deadline, self._clock() + LOOK))
-            if stopping() or self._pool.closing.is_set():
-                self._end(flights)
-                raise Abandoned
-        self._end(flights)
+        try:
+            while len(self._flights) and self._clock() < deadline:
+                self._flights.turn(min(deadline, self._clock() + LOOK))
+                if stopping() or self._pool.closing.is_set():
+                    raise Abandoned
+        finally:
+            self._end(flights)
         streams: list[Stream] = []
         details: list[str] = []
         counts: list[int] = []

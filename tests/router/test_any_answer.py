@@ -1,0 +1,134 @@
+"""Whatever a server sends: tokens, or a Failure in one line; never another exception."""
+
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.dialects import facts, read, refused
+from exporter.exchange import Broken, End, Http1, Http2, Request, Talk
+from exporter.framing import grpc_message
+from exporter.observation import Failure
+from exporter.pb import fmaas_pb2 as pb
+from exporter.probes.fmaas import Generation
+from exporter.probes.front import Told
+from exporter.probes.http import EventStream
+from exporter.settings import Api
+
+Value = TypeVar("Value")
+WORDS = """token generated_text details input_length generated_tokens choices delta content text usage prompt_tokens
+completion_tokens finish_reason error error_type object message code type data id max_model_len model_id"""
+KEYS = st.sampled_from(WORDS.split())
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 10**20) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+EVENTS = st.lists(VALUES.map(json.dumps) | st.just("[DONE]") | st.text(max_size=10), max_size=6)
+APIS = st.sampled_from(["tgi", "completions", "chat"])
+
+
+def in_one_line(failure: Failure) -> bool:
+    return "\n" not in failure.detail and len(failure.detail) < 400 and bool(failure.code)
+
+
+def outcome(attempt: Callable[[], Value]) -> Value | Failure:
+    """What came of it; any other exception goes through."""
+    try:
+        return attempt()
+    except Failure as failure:
+        return failure
+
+
+@given(APIS, EVENTS)
+def test_any_events_are_tokens_or_a_failure(api: Api, events: list[str]) -> None:
+    reading = outcome(lambda: read(api, list(enumerate(map(str, events)))))
+    if isinstance(reading, Failure):
+        assert in_one_line(reading)
+    else:
+        assert reading.arrivals
+
+
+@given(APIS, st.integers(100, 599), st.dictionaries(st.just("content-type"), st.text(max_size=20)), st.binary())
+def test_any_body_is_an_answer_or_a_failure(api: Api, status: int, headers: dict[str, str], body: bytes) -> None:
+    def attempt() -> Told:
+        answer = EventStream(api)
+        answer.head(status, headers)
+        answer.body(1.0, body)
+        answer.end(2.0, End())
+        return answer.told(0.0)
+
+    told = outcome(attempt)
+    assert not isinstance(told, Failure) or in_one_line(told)
+
+
+@given(st.integers(300, 599), st.binary() | VALUES.map(lambda value: json.dumps(value).encode()))
+def test_any_error_page_is_a_failure(status: int, body: bytes) -> None:
+    assert in_one_line(refused(status, body))
+
+
+@given(APIS, st.dictionaries(KEYS, VALUES, max_size=4), st.sampled_from(["", "m"]))
+def test_anything_a_server_says_of_itself_is_facts(api: Api, document: dict[str, object], model: str) -> None:
+    assert isinstance(facts(api, document, model).model, str)
+
+
+def generation(messages: Sequence[bytes], trailers: dict[str, str]) -> Told | Failure:
+    def attempt() -> Told:
+        answer = Generation()
+        answer.head(200, {})
+        for at, message in enumerate(messages, start=1):
+            answer.body(float(at), grpc_message(message))
+        answer.end(99.0, End(trailers))
+        return answer.told(0.0)
+
+    return outcome(attempt)
+
+
+@given(st.lists(st.binary(max_size=30), max_size=5), st.dictionaries(st.just("grpc-status"), st.text(max_size=3)))
+def test_any_messages_and_trailers_are_tokens_or_a_failure(messages: list[bytes], trailers: dict[str, str]) -> None:
+    told = generation(messages, trailers)
+    assert not isinstance(told, Failure) or in_one_line(told)
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 9)), min_size=1, max_size=6))
+def test_any_counts_and_reasons_are_tokens_or_a_failure(parts: list[tuple[int, int]]) -> None:
+    messages = [
+        pb.GenerationResponse(generated_token_count=count, stop_reason=reason)  # type: ignore[arg-type]  # any number
+        for count, reason in parts
+    ]
+    told = generation([message.SerializeToString() for message in messages], {"grpc-status": "0"})
+    if isinstance(told, Failure):
+        assert in_one_line(told)
+    else:
+        assert sum(step.tokens for step in told.steps) == max(count for count, _ in parts)
+
+
+def http1() -> Talk:
+    return Http1("h:1")
+
+
+def http2() -> Talk:
+    return Http2("h:1", "http")
+
+
+SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+PIECES = st.lists(st.binary(max_size=40) | st.sampled_from([b"HTTP/1.1 200 OK\r\n", b"\r\n", SETTINGS]))
+
+
+@pytest.mark.parametrize("make", [http1, http2])
+@given(pieces=PIECES)
+def test_any_bytes_are_heard_or_the_connection_is_broken(make: Callable[[], Talk], pieces: list[bytes]) -> None:
+    talk = make()
+    talk.opening()
+    talk.ask(Request("POST", "/", (), b"{}"))
+    with contextlib.suppress(Broken):
+        for piece in pieces:
+            talk.hear(piece)
+        talk.hear(None)
+    assert not talk.usable
+    talk.reply()
+    talk.cancel()
