@@ -217,7 +217,7 @@ class Daemon:
             ]
             for workload in plan.loads:
                 background = open_background(plan.target, workload, census)
-                runners.append(LoadRunner(plan.only(workload), background, self._recorder))
+                runners.append(LoadRunner(plan.only(workload), background, self._recorder, seed=self._started))
             self._started += 1
             before = self._hanging.pop(name, [])
             self._watches[name] = [self._watched(runner, before) for runner in runners]

@@ -38,8 +38,8 @@ class LoadLedger(Protocol):
 class LoadRunner:
     """Sends one workload's requests to one target until told to stop. `run` is the body of its thread.
 
-    `plan` has this one workload. `name` is the target's. Without a `seed` the arrivals differ from run to run and from
-    load to load: two with the same would send in step.
+    `plan` has this one workload. `name` is the target's. Loads with the same `seed` still arrive independently of each
+    other: their names count too.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class LoadRunner:
         background: Background,
         ledger: LoadLedger,
         clock: Clock | None = None,
-        seed: int | None = None,
+        seed: int = 0,
     ) -> None:
         self.plan = plan
         self.name = plan.target.name
@@ -58,7 +58,7 @@ class LoadRunner:
         self._background = background
         self._ledger = ledger
         self._clock = clock or Clock()
-        self._random = random.Random(seed)
+        self._random = random.Random(f"{seed} {self._series}")
         self._stop = threading.Event()
         self._failures = 0
         self._backoff_until = float("-inf")
