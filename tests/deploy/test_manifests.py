@@ -42,6 +42,8 @@ def pods(text: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("base", BASES)
 def test_a_base_renders_as_its_golden(base: str) -> None:
     text, golden = rendered(DEPLOY / "kubernetes" / base), GOLDENS / f"{base}.yaml"
+    # The rules have a test of their own below: here they would have to be brought up to date with each change of them.
+    text = "---\n".join(part for part in text.split("---\n") if "kind: PrometheusRule\n" not in part)
     if os.environ.get("UPDATE_GOLDENS"):
         golden.write_text(text)
     assert resources(text) == resources(golden.read_text())  # as data: versions of kustomize differ in order and quotes
