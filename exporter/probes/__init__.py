@@ -1,10 +1,12 @@
 """One file per protocol. A probe is a function that returns facts; `open_prober` holds the one exhaustive `match`."""
 
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from exporter.prober import Background, Census, Prober
-from exporter.probes.front import Front
 from exporter.settings import Target, Workload
+
+if TYPE_CHECKING:  # a shard's sidecar has no HTTP libraries, and must not load them
+    from exporter.probes.front import Front
 
 
 def open_prober(target: Target, census: Census | None = None) -> Prober:
@@ -29,7 +31,7 @@ def open_background(target: Target, workload: Workload, census: Census | None = 
     return StreamBackground(target, workload, _front(target), census)
 
 
-def _front(target: Target) -> Front:
+def _front(target: Target) -> "Front":
     match target.kind:
         case "fmaas":
             from exporter.probes.fmaas import FmaasFront
