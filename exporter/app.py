@@ -27,7 +27,7 @@ from exporter.schedule import phase
 from exporter.scoreboard import Scoreboard
 from exporter.settings import Settings
 from exporter.sources import SettingsError, load, stamp
-from exporter.targets import Facts, Plan, change, plans
+from exporter.targets import Facts, Plan, change, plans, too_large
 from exporter.transcript import transcript
 from exporter.web.current import Current
 from exporter.web.status import page
@@ -55,6 +55,7 @@ class Recorder:
         self.scoreboard = Scoreboard()
         self.kinds: dict[str, str] = {}
         self._inflight: dict[str, dict[str, int]] = {}
+        self._warned: set[str] = set()
 
     def record(self, observation: Observation) -> None:
         self.metrics.record(observation)
@@ -77,6 +78,14 @@ class Recorder:
         self.metrics.inflight(target, sum(list(parts.values())))
 
     def up(self, target: str, facts: Facts | None) -> None:
+        if facts is not None and facts.ranks > 1 and facts.attention == "padded" and target not in self._warned:
+            self._warned.add(target)
+            logger.warning(
+                "target %s computes on %d ranks: never probe it beside a router. Calls of two clients may reach them "
+                "in different order, and they then wait for each other until they die",
+                target,
+                facts.ranks,
+            )
         self.metrics.up(target, self.kinds.get(target, ""), facts)
         self.scoreboard.up(target, facts)
 
@@ -201,6 +210,8 @@ class Daemon:
 
     def _start(self, arriving: Iterable[Plan]) -> None:
         arriving = list(arriving)
+        for line in too_large(self._settings):
+            logger.warning("%s", line)
         for plan in arriving:
             self._recorder.kinds[plan.target.name] = plan.target.kind
             self._recorder.metrics.announce(plan)

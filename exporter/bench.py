@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from types import FrameType
 from typing import Any
 
 from pydantic import ValidationError
@@ -171,13 +172,21 @@ def run(options: argparse.Namespace) -> int:
         )
     target, workload = _settings(options)
     stop: list[int] = []
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        stop.append(number)
+        if len(stop) > 1:
+            raise Abandoned
+        print("waiting for the call in flight; once more ends it", file=sys.stderr)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _frame: stop.append(number))
+        signal.signal(number, on_signal)
     prober = open_prober(target)
+    result = sweep(target, workload, options.runs, prober, lambda: bool(stop))
     try:
-        result = sweep(target, workload, options.runs, prober, lambda: bool(stop))
-    finally:
         prober.close()
+    except Failure as failure:
+        print(f"something of ours may be left in the server: {failure.detail}", file=sys.stderr)
     if result.latency:
         print(FORMATS[options.format](result))
     if result.stopped:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from exporter import __version__
 from exporter.sources import SettingsError, load
+from exporter.targets import too_large
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,9 +82,15 @@ def build_parser(command: Sequence[str] = ()) -> argparse.ArgumentParser:
         bench.set_defaults(command=sweep.run)
 
     demo = commands.add_parser("demo", help="simulate and run together, to look around")
-    demo.add_argument("--port", type=int, default=9477, help="port of the HTTP side (default 9477)")
+    demo.add_argument("--port", type=_port, default=9477, help="port of the HTTP side (default 9477)")
     demo.set_defaults(command=_demo)
     return parser
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"must be a port from 0 to 65535, not {text!r}")
+    return int(text)
 
 
 def _takes_config(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +119,7 @@ def _check(options: argparse.Namespace) -> int:
     from exporter.alerting.commands import explain
 
     notes, warnings = explain(settings)
+    warnings = [*too_large(settings), *warnings]
     for note in notes:
         print(note)
     for warning in warnings:

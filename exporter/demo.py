@@ -1,6 +1,7 @@
 """`tgi-probe demo`: an embedded shard and router in processes of their own, and the daemon in this one."""
 
 import contextlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,9 @@ NEEDED_BY_THE_ROUTER = ("h11", "h2")
 
 def run(port: int) -> int:
     """Until Ctrl-C or SIGTERM; the exit code of the daemon."""
+    # Until the daemon handles them itself: whoever changes his mind in the first second leaves no server behind.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: sys.exit(0))
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tgi-probe-")))
         socket = folder / "shard"

@@ -14,6 +14,7 @@ INNER_PLACE = frozenset({"address", "listen_address", "label", "twice", "key"})
 DURATION = re.compile(
     r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII
 )
+LONGEST_SECONDS = 366 * 86400.0
 DURATION_UNITS = (7 * 86400.0, 86400.0, 3600.0, 60.0, 1.0, 0.001)
 
 
@@ -26,8 +27,13 @@ def parse_duration(text: object) -> float:
         return 0.0
     if match is None:
         raise PydanticCustomError("duration", "must be a duration with a unit, such as 250ms, 15s or 2m")
+    if sum(len(number) for number in match.groups(default="")) > 18:
+        raise PydanticCustomError("duration", "must be at most 366d")
     # Rounded, because 200 x 0.001 is not the float 0.2, and an SLO threshold must be the very edge of its bucket.
-    return round(sum(float(n) * unit for n, unit in zip(match.groups(), DURATION_UNITS, strict=True) if n), 9)
+    seconds = round(sum(float(n) * unit for n, unit in zip(match.groups(), DURATION_UNITS, strict=True) if n), 9)
+    if seconds > LONGEST_SECONDS:
+        raise PydanticCustomError("duration", "must be at most 366d")
+    return seconds
 
 
 def listed(value: object) -> object:
@@ -61,22 +67,45 @@ def positive(value: float) -> float:
     return value
 
 
+def repetition(value: float) -> float:
+    if 0 < value < 0.01:
+        raise PydanticCustomError("interval", "must be 10ms or longer, or 0s for back to back")
+    return value
+
+
+def unicode_text(value: object) -> object:
+    """Text that can be written out again: a page or a log with half a character in it fails as a whole."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise PydanticCustomError("unicode", "must be whole UTF-8 characters") from None
+    return value
+
+
 def budget_period(value: float) -> float:
     if not 3600 <= value <= 366 * 86400:
         raise PydanticCustomError("period", "must be from 1h to 366d")
     return value
 
 
+# What fits into a socket's address; the kernel's own limit, with its closing zero.
+SOCKET_PATH_BYTES = 107
+ADDRESS = "address: must be unix:///absolute/path of the socket, or host:port"
+
+
 def check_address(address: str) -> None:
-    """A gRPC address: `unix:///path` (absolute) or `host:port`. Errors: PydanticCustomError."""
+    """A gRPC address: `unix:///path` (absolute), `host:port` or `[v6 address]:port`. Errors: PydanticCustomError."""
     if address.startswith("unix:"):
         path = address.removeprefix("unix://").removeprefix("unix:")
-        if not path.startswith("/") or path.endswith("/"):
-            raise PydanticCustomError("address", "address: must be unix:///absolute/path of the socket, or host:port")
+        if not path.startswith("/") or path.endswith("/") or not path.isprintable():
+            raise PydanticCustomError("address", ADDRESS)
+        if len(path.encode()) > SOCKET_PATH_BYTES:
+            raise PydanticCustomError("address", f"address: must be a path of at most {SOCKET_PATH_BYTES} bytes")
         return
-    host, colon, port = address.rpartition(":")
-    if "//" in address or not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise PydanticCustomError("address", "address: must be unix:///absolute/path of the socket, or host:port")
+    match = re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", address, re.ASCII)
+    if match is None or not 0 < int(match[2]) < 65536:
+        raise PydanticCustomError("address", ADDRESS)
 
 
 def split_listen_address(text: str) -> tuple[str, int]:

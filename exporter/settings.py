@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -22,6 +23,7 @@ PositiveSeconds = Annotated[Seconds, AfterValidator(notation.positive)]
 BudgetPeriod = Annotated[Seconds, AfterValidator(notation.budget_period)]
 Whole = Annotated[int, BeforeValidator(notation.no_truth)]
 Real = Annotated[float, BeforeValidator(notation.no_truth), Field(allow_inf_nan=False)]
+Interval = Annotated[Seconds, AfterValidator(notation.repetition)]
 Name = Annotated[str, AfterValidator(notation.name)]
 LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
 BatchSizes = Annotated[
@@ -41,8 +43,20 @@ RESERVED_LABELS = frozenset(
 )
 
 
+# Beyond what any server holds: such a batch would cost us gigabytes of text, and come to nothing.
+LARGEST_BATCH_TOKENS = 1 << 24
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole_characters(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            for text in (*value.keys(), *value.values()):
+                notation.unicode_text(text)
+        return notation.unicode_text(value)
 
 
 # The keys of a target that not every kind has.
@@ -202,7 +216,7 @@ class Workload(Section):
     decode_length: Whole = Field(8, ge=1, le=1_000_000, description="tokens to generate for each request")
     batch_sizes: BatchSizes = Field((1, 2, 4, 8, 16, 32), description="requests at once")
     # Defaults of durations are text like any other value, and read by the same rules.
-    interval: Seconds = Field("30s", description="a batch size is probed once per interval; 0s = back to back")  # type: ignore[assignment]
+    interval: Interval = Field("30s", description="a batch size is probed once per interval; 0s = back to back")  # type: ignore[assignment]
     timeout: PositiveSeconds = Field("60s", description="of one probe, from first call to last answer")  # type: ignore[assignment]
     warmups: Whole = Field(
         1, ge=0, le=100, description="unrecorded probes before the first of a batch size and after reconnecting"
@@ -247,6 +261,13 @@ class Workload(Section):
                     "twice", "batch_sizes.{n}: {size} stands there twice; remove one", {"n": number, "size": size}
                 )
             seen.add(size)
+            tokens = size * (self.sequence_length + self.decode_length)
+            if tokens > LARGEST_BATCH_TOKENS:
+                raise PydanticCustomError(
+                    "key",
+                    "batch_sizes.{n}: {size} x (sequence_length + decode_length) is {tokens} tokens; must be ≤ {most}",
+                    {"n": number, "size": size, "tokens": tokens, "most": LARGEST_BATCH_TOKENS},
+                )
         return self
 
 

@@ -126,3 +126,13 @@ def over_limits(facts: Facts, workload: Workload) -> str | None:
         if limit is not None and value > limit:
             return f"{what} is {value}, over the server's {name} {limit}; make it shorter"
     return None
+
+
+def too_large(settings: Settings) -> list[str]:
+    """A line for every series that will never be sent, because the target's limits in the configuration forbid it."""
+    return [
+        f"target {plan.target.name}, workload {workload.name}, batch size {series.batch_size} is never sent: {why}"
+        for plan in plans(settings).values()
+        for series, workload in plan.series()
+        if (why := excess(plan.target, workload, series.batch_size)) is not None
+    ]

@@ -13,8 +13,10 @@ def prompts(count: int, tokens: int, random: Random) -> list[str]:
     """`count` texts of `tokens` words each (at least as many tokens), different in every place of every probe.
 
     One random text is made and each request gets it turned round by another share: a long prompt for a large batch
-    would otherwise cost more time than the probe.
+    would otherwise cost more time than the probe. Where there are more requests than turns, each has words of its own.
     """
+    if count > tokens:
+        return [" ".join(random.choices(WORDS, k=tokens)) for _ in range(count)]
     words = random.choices(WORDS, k=tokens)
     twice = words + words
     turns = [number * tokens // count for number in range(count)]

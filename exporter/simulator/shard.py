@@ -67,7 +67,7 @@ class Shard:
         return self
 
     def stop(self) -> int:
-        """Stop now, cancelling what runs; answers `left`, how many batches were left in the cache of rank 0."""
+        """Stop now, cancelling what runs; answers `left`, how many batches were left in the cache of any rank."""
         self._stopped.set()
         with self._lock:
             self._close()
@@ -169,7 +169,7 @@ class Shard:
         running, self._running = self._running, None
         if running is None:
             return
-        self.left = len(running.ranks[0].batches.kept)
+        self.left = len({batch_id for rank in running.ranks for batch_id in rank.batches.kept})
         for rank in running.ranks:
             rank.stopping.set()
         running.rendezvous.abandon()
