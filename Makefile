@@ -128,8 +128,8 @@ load-tools: ## install two public load tools for `make bench ARGS=streams`, in e
 	@scripts/load-tools
 
 .PHONY: bench
-bench: $(READY) ## measure the exporter itself and write benchmarks/RESULTS.md (10 minutes; ARGS="company" for one part)
-	$(BIN)/python -m benchmarks $(or $(ARGS),--seconds 75 --write benchmarks/RESULTS.md)
+bench: $(READY) ## measure the exporter itself and write benchmarks/RESULTS.md (8 minutes; ARGS="company" for one part)
+	$(BIN)/python -m benchmarks $(or $(ARGS),--seconds 60 --write benchmarks/RESULTS.md)
 
 .PHONY: soak
 soak: $(READY) ## a million calls back to back, and what grows meanwhile; writes benchmarks/SOAK.md (10 minutes)

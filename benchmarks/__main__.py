@@ -48,6 +48,8 @@ def main() -> int:
         tables = soak.run(soak.LONGEST_SECONDS, options.calls) if part is soak.PART else part.run(options.seconds)
         text.append(f"\n## {part.title}\n")
         text += [f"{table.markdown()}\n" for table in tables]
+        if part.decision:
+            text.append(f"**Decided by such figures:** {part.decision}\n")
         text.append(f"({time.perf_counter() - began:.0f} s)")
         print("\n".join(table.markdown() + "\n" for table in tables), flush=True)
     if options.write:

@@ -45,7 +45,7 @@ class Bare:
         self._channel = grpc.insecure_channel(address)
         self._prefill: Stub = self._channel.unary_unary(f"{SERVICE}Prefill")
         self._decode: Stub = self._channel.unary_unary(f"{SERVICE}Decode")
-        rng = random.Random(batch_size)
+        rng = random.Random()
         batch = pb.Batch(id=work.batch_id(rng), size=batch_size)
         texts = work.prompts(batch_size, sequence_length, rng)
         for request_id, text in zip(work.request_ids(batch_size, rng), texts, strict=True):

@@ -126,4 +126,10 @@ def _collection() -> float:
     return median(times)
 
 
-PART = Part("interpreter", "The interpreter's part in the tail", run)
+PART = Part(
+    "interpreter",
+    "The interpreter's part in the tail",
+    run,
+    "a switch interval of 0.1 ms; `gc.freeze` after start and reload, and no circles of references in the instruments, "
+    "so that what leaves is freed without the collector.",
+)

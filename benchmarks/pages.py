@@ -134,4 +134,11 @@ def reference(registry: Registry) -> prometheus_client.CollectorRegistry:
     return theirs
 
 
-PART = Part("pages", "Rendering a page", run)
+PART = Part(
+    "pages",
+    "Rendering a page",
+    run,
+    "instruments and rendering of our own (`exporter/instruments.py`, `exporter/rendering.py`): label text made once, "
+    "a template for each histogram, and each histogram's lines kept compressed until it changes, as blocks that are "
+    "put together to one gzip stream.",
+)

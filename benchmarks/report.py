@@ -41,11 +41,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the suite's programs. `run` gets the seconds it may take, and tells how far it is."""
+    """One of the suite's programs. `run` gets the seconds it may take; `decision` is what such figures led to."""
 
     name: str
     title: str
     run: Callable[[float], list[Table]] = field(repr=False)
+    decision: str = ""
 
 
 def quantile(values: Sequence[float], q: float) -> float:

@@ -90,4 +90,10 @@ def measure(address: str, targets: int, seconds: float) -> tuple[str, ...]:
     )
 
 
-PART = Part("scale", "Growth with targets", run)
+PART = Part(
+    "scale",
+    "Growth with targets",
+    run,
+    "all series are made before the first thread starts, and the targets' slots are spread by the golden ratio: "
+    "nothing starts at once.",
+)
