@@ -344,7 +344,7 @@ class Daemon:
             logger.info("SLO thresholds changed, and with them bucket edges: histograms in seconds start again at 0")
         self._recorder.metrics.reloaded(True)
         for plan in staying:
-            self._recorder.metrics.announce(plan)
+            self._recorder.metrics.announce_objectives(plan)
 
     # --- what the pages ask
 

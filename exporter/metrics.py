@@ -328,11 +328,18 @@ class Metrics:
                 of(self.attempts, series, outcome, code)
         for reason in SkipReason:
             of(self.skips, series, reason)
+        self._announce_verdicts(series)
+
+    def announce_objectives(self, plan: Plan) -> None:
+        """For a target that stays: the counters of objectives that a reload brought."""
+        for series, _ in plan.series():
+            self._announce_verdicts(series)
+
+    def _announce_verdicts(self, series: Series) -> None:
         for objective in self._objectives.get(series, ()):
             for verdict in ("good", "bad"):
                 self._verdict(objective.name, series, verdict)
 
-    @guarded
     def forget(self, target: str) -> None:
         """Remove every series of a target that leaves."""
         self._labels.pop(target, None)

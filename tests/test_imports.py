@@ -1,0 +1,14 @@
+"""What a sidecar loads: memory and start-up are its price, and extras may not be there."""
+
+import subprocess
+import sys
+
+SIDECAR = "import exporter.app, exporter.cli, exporter.probes.shard, sys; print(*sys.modules, sep='\\n')"
+# Extras, and what only tests, the command line's other commands or other kinds of target need.
+ELSEWHERE = {"bcrypt", "h11", "h2", "hpack", "prometheus_client", "tabulate"}
+
+
+def test_a_sidecar_imports_nothing_that_only_others_need() -> None:
+    loaded = subprocess.run([sys.executable, "-c", SIDECAR], capture_output=True, text=True, check=True).stdout.split()
+    assert not ELSEWHERE & set(loaded)
+    assert not [name for name in loaded if name.startswith(("exporter.simulator", "exporter.bench"))]
