@@ -120,6 +120,7 @@ def _targets(status: Status) -> str:
 
 def _results(status: Status) -> str:
     rows = []
+    wrong = any(one.detail for one in status.results)
     for one in status.results:
         good = "good" if one.outcome == "ok" else "bad"
         link = ""
@@ -131,14 +132,14 @@ def _results(status: Status) -> str:
             f'<td class="{good}">{escape(one.outcome)}</td><td class=n>{_ago(status.now - one.at)}</td>'
             f"<td class=n>{_milliseconds(one.ttft)}</td><td class=n>{_milliseconds(one.inter_token)}</td>"
             f"<td class=n>{_rate(one.prefill_rate)}</td><td class=n>{_rate(one.decode_rate)}</td>{link}"
-            f'<td class="text">{escape(one.detail)}</td></tr>'
+            + (f'<td class="text">{escape(one.detail)}</td></tr>' if wrong else "</tr>")
         )
     if not rows:
         return "<p class=dim>None yet.</p>"
     asks = "<th>" if status.probe_here else ""
     return _table(
         "<th>target<th>workload<th class=n>batch<th>outcome<th class=n>age<th class=n>TTFT, ms<th class=n>per token, ms"
-        f"<th class=n>prefill, tok/s<th class=n>decode, tok/s{asks}<th>what was wrong",
+        f"<th class=n>prefill, tok/s<th class=n>decode, tok/s{asks}" + ("<th>what was wrong" if wrong else ""),
         rows,
     )
 
