@@ -16,18 +16,17 @@ import yaml
 from exporter import __version__
 from exporter import metrics as instruments
 from exporter.exposition import Exposition, Views
-from exporter.journal import Journal, logger, set_up
+from exporter.journal import logger, set_up
 from exporter.load import LoadRunner
 from exporter.metrics import Metrics
-from exporter.observation import Observation, Series, SkipReason
 from exporter.prober import Census
 from exporter.probes import open_background, open_prober
+from exporter.recorder import Recorder
 from exporter.runner import Runner
 from exporter.schedule import phase
-from exporter.scoreboard import Scoreboard
 from exporter.settings import Settings
 from exporter.sources import SettingsError, load, stamp
-from exporter.targets import Facts, Plan, change, plans, too_large
+from exporter.targets import Plan, change, plans, too_large
 from exporter.transcript import transcript
 from exporter.web.current import Current
 from exporter.web.status import page
@@ -41,53 +40,6 @@ SIGNAL_SECONDS = 1.0
 # People at /probe: so many at once, each for so long.
 CURIOUS = 2
 PROBE_PATIENCE = 120.0
-
-
-class Recorder:
-    """A runner's ledger: what happens goes to the instruments and to the journal. A reload may exchange the
-    instruments.
-    """
-
-    def __init__(self, metrics: Metrics, settings: Settings) -> None:
-        self.metrics = metrics
-        self.settings = settings
-        self.journal = Journal()
-        self.scoreboard = Scoreboard()
-        self.kinds: dict[str, str] = {}
-        self._inflight: dict[str, dict[str, int]] = {}
-        self._warned: set[str] = set()
-
-    def record(self, observation: Observation) -> None:
-        self.metrics.record(observation)
-        self.journal.attempt(observation)
-        self.scoreboard.record(observation, self.settings)
-
-    def skipped(self, series: Series, reason: SkipReason) -> None:
-        self.metrics.skipped(series, reason)
-
-    def late(self, target: str, seconds: float) -> None:
-        self.metrics.late(target, seconds)
-
-    def inflight(self, target: str, probes: int) -> None:
-        self.underway(target, "", probes)
-
-    def underway(self, target: str, workload: str, requests: int) -> None:
-        """The requests of a background load; the batch probe, if one is in flight, has no name."""
-        parts = self._inflight.setdefault(target, {})
-        parts[workload] = requests
-        self.metrics.inflight(target, sum(list(parts.values())))
-
-    def up(self, target: str, facts: Facts | None) -> None:
-        if facts is not None and facts.ranks > 1 and facts.attention == "padded" and target not in self._warned:
-            self._warned.add(target)
-            logger.warning(
-                "target %s computes on %d ranks: never probe it beside a router. Calls of two clients may reach them "
-                "in different order, and they then wait for each other until they die",
-                target,
-                facts.ranks,
-            )
-        self.metrics.up(target, self.kinds.get(target, ""), facts)
-        self.scoreboard.up(target, facts)
 
 
 @dataclass(frozen=True, slots=True)
