@@ -45,6 +45,9 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     variables = {**os.environ, "PIP": f"{PYTHON} {os.path.dirname(pip.__file__)}", "COMPILE": PYTHON}
     command = [str(CHECKOUT / "deploy/image/rootfs"), str(folder / "root"), str(wheel)]
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    if done.returncode != 0:  # the lists of packages may be missing or old, as on a new machine
+        subprocess.run(["apt-get", "-q", "update"], check=True, capture_output=True)
+        done = subprocess.run(command, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder / "root"
 
