@@ -29,6 +29,9 @@ CHUNK = 65536
 # Linux' number, which Python's socket module has no name for; the same on every architecture that wheels exist for.
 SO_TIMESTAMPNS = 35
 TIMESPEC = struct.Struct("@ll")
+# Seconds between two readings of a clock that count as none; how often to try for that.
+CLOSE = 10e-6
+MOST_READINGS = 5
 ANCILLARY = socket.CMSG_SPACE(TIMESPEC.size)
 
 
@@ -156,11 +159,26 @@ class Line:
         for level, kind, note in ancillary:
             if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(note) == TIMESPEC.size:
                 seconds, nanoseconds = TIMESPEC.unpack(note)
-                age = (time.clock_gettime_ns(time.CLOCK_REALTIME) - seconds * 1_000_000_000 - nanoseconds) * 1e-9
                 # The wall clock may have been set in between: never outside what our own clock knows.
-                at = min(now, max(self._last, now - age))
+                at = min(now, max(self._last, self._ours(seconds * 1_000_000_000 + nanoseconds)))
         self._last = at
         return Arrival(at, data)
+
+    def _ours(self, unix_nanoseconds: int) -> float:
+        """An instant of the wall clock, not long ago, as one of our clock.
+
+        Both are read now, ours on both sides of the other: a thread held up in between would misdate by as much.
+        """
+        closest, instant = float("inf"), 0.0
+        for _ in range(MOST_READINGS):
+            before = self._clock()
+            age = (time.clock_gettime_ns(time.CLOCK_REALTIME) - unix_nanoseconds) * 1e-9
+            after = self._clock()
+            if after - before < closest:
+                closest, instant = after - before, (before + after) / 2 - age
+            if closest < CLOSE:
+                break
+        return instant
 
     def plain(self, data: bytes) -> bytes | None:
         """What arrived, decrypted; None where the connection has ended. Raises Failure where it is no TLS."""
