@@ -8,8 +8,9 @@ import prometheus_client
 
 from benchmarks.report import Part, Reach, Table, median, milliseconds, quantile
 from exporter import rendering
+from exporter.catalogue import layout
 from exporter.instruments import Registry
-from exporter.metrics import Metrics, layout
+from exporter.metrics import Metrics
 from exporter.observation import Observation, Outcome, Series, ServerTimings, Step, Stream
 from exporter.settings import Settings
 from exporter.targets import plans

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from exporter.metrics import Metrics, layout
+from exporter.catalogue import layout
+from exporter.metrics import Metrics
 from exporter.settings import Settings
 from exporter.sources import PREFIX, Sidecar
 

@@ -14,7 +14,7 @@ from types import FrameType
 import yaml
 
 from exporter import __version__
-from exporter import metrics as instruments
+from exporter.catalogue import layout
 from exporter.exposition import Exposition, Views
 from exporter.journal import logger, set_up
 from exporter.load import LoadRunner
@@ -155,7 +155,7 @@ class Daemon:
     # --- targets
 
     def _new_metrics(self, settings: Settings) -> Metrics:
-        metrics = Metrics(instruments.layout(settings))
+        metrics = Metrics(layout(settings))
         metrics.configure(settings)
         metrics.reloaded(True)
         return metrics

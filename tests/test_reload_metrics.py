@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from exporter.metrics import Metrics, layout
+from exporter.catalogue import layout
+from exporter.metrics import Metrics
 from exporter.observation import Observation, Outcome, Series, Step, Stream
 from exporter.settings import Settings
 from exporter.targets import plans

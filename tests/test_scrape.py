@@ -8,9 +8,10 @@ from http.client import HTTPConnection, HTTPResponse
 import pytest
 
 from exporter import rendering
+from exporter.catalogue import layout
 from exporter.exposition import Exposition, Views
 from exporter.instruments import Registry
-from exporter.metrics import Metrics, layout
+from exporter.metrics import Metrics
 from exporter.observation import Observation, Outcome, Series, Step, Stream
 from exporter.settings import Settings
 from exporter.targets import plans

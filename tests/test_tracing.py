@@ -8,7 +8,8 @@ import grpc
 import pytest
 
 from exporter import rendering
-from exporter.metrics import Metrics, layout
+from exporter.catalogue import layout
+from exporter.metrics import Metrics
 from exporter.observation import Observation, Outcome, Series, Step, Stream
 from exporter.pb import generate_v3_pb2 as pb
 from exporter.probes.shard import ShardProber

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from exporter.metrics import Metrics, layout
+from exporter.catalogue import layout
+from exporter.metrics import Metrics
 from exporter.observation import Observation, Outcome, Series, Step, Stream
 from exporter.settings import Settings
 from exporter.targets import plans

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
-from exporter import metrics as instruments
 from exporter import rendering
+from exporter.catalogue import layout
 from exporter.metrics import Metrics
 from exporter.observation import Observation, Outcome, Series, ServerTimings, SkipReason, Step, Stream
 from exporter.rendering import OPENMETRICS, PLAIN_0_0_4, Format
@@ -60,7 +60,7 @@ OBSERVATIONS = (
 
 @pytest.fixture
 def metrics() -> Metrics:
-    metrics = Metrics(instruments.layout(SETTINGS), unix_time=lambda: 1_700_000_000.25)
+    metrics = Metrics(layout(SETTINGS), unix_time=lambda: 1_700_000_000.25)
     metrics.configure(SETTINGS)
     [plan] = plans(SETTINGS).values()
     metrics.announce(plan)

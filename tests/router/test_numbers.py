@@ -4,7 +4,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter import rendering, slo, timeline
-from exporter.metrics import Layout, Metrics
+from exporter.catalogue import Layout
+from exporter.metrics import Metrics
 from exporter.observation import Observation, Outcome, Series, Setup, Step, Stream
 from exporter.settings import Load, Slo, Target, Workload
 from exporter.targets import Plan
