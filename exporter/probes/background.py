@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from exporter.flights import Flight, Flights
 from exporter.observation import Failure, Outcome, Stream
 from exporter.prober import Abandoned, Census, Result
 from exporter.probes.composer import Composer
@@ -14,6 +13,7 @@ from exporter.probes.front import Front
 from exporter.probes.pool import LOOK, Pool
 from exporter.probes.streams import TRIES, summed_up, users_wait
 from exporter.settings import Target, Workload
+from exporter.streaming.flights import Flight, Flights
 from exporter.targets import Facts
 
 # How long an answer of the router's metrics is believed: a load would otherwise ask for each request.

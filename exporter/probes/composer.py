@@ -4,12 +4,12 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from exporter.exchange import Request
-from exporter.flights import Connection, Flight
 from exporter.observation import Failure, Outcome, Stream
 from exporter.probes.front import Front, Told
 from exporter.prompts import Prompts, Ruler, off
 from exporter.settings import Target, Workload
+from exporter.streaming.exchange import Request
+from exporter.streaming.flights import Connection, Flight
 from exporter.targets import Facts, over_limits
 from exporter.tracing import HEADER, traceparent
 

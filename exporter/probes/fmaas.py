@@ -10,16 +10,16 @@ from typing import Any
 from urllib.parse import unquote
 
 from exporter import notation, statuses
-from exporter.dialects import shortened
-from exporter.exchange import End, Http1, Http2, Request, Talk
-from exporter.framing import FramingError, GrpcMessages, grpc_message, steps
-from exporter.line import Endpoint
 from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
 from exporter.probes.front import Place, Told, WholeAnswer
 from exporter.settings import Target, Tls, Workload
+from exporter.streaming.dialects import shortened
+from exporter.streaming.exchange import End, Http1, Http2, Request, Talk
+from exporter.streaming.framing import FramingError, GrpcMessages, grpc_message, steps
+from exporter.streaming.line import Endpoint
+from exporter.streaming.trust import Trust
 from exporter.targets import Facts
-from exporter.trust import Trust
 
 SERVICE = "/fmaas.GenerationService/"
 HEADERS = (("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "tgi-probe"))

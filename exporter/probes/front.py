@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from exporter.exchange import End, Request, Talk
-from exporter.flights import Answer
-from exporter.line import Endpoint
 from exporter.observation import Failure, Step
 from exporter.settings import Workload
+from exporter.streaming.exchange import End, Request, Talk
+from exporter.streaming.flights import Answer
+from exporter.streaming.line import Endpoint
 from exporter.targets import Facts
 
 

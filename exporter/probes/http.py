@@ -7,16 +7,17 @@ Each request has a connection of its own, kept alive; h11 parses what was read. 
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from exporter import dialects, notation
-from exporter.exchange import End, Http1, Request, Talk
-from exporter.framing import FramingError, ServerSentEvents, steps
-from exporter.line import Endpoint
+from exporter import notation
 from exporter.observation import Failure
 from exporter.probes.fmaas import metrics_place
 from exporter.probes.front import Page, Place, Told
 from exporter.settings import Api, Target, Tls, Workload
+from exporter.streaming import dialects
+from exporter.streaming.exchange import End, Http1, Request, Talk
+from exporter.streaming.framing import FramingError, ServerSentEvents, steps
+from exporter.streaming.line import Endpoint
+from exporter.streaming.trust import Trust, bearer_token
 from exporter.targets import Facts
-from exporter.trust import Trust, bearer_token
 
 # Of an error page that is no answer for us.
 LONGEST_ERROR = 65536

@@ -4,10 +4,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from exporter.exchange import Request
-from exporter.flights import Connection, Flight, Flights
 from exporter.observation import Failure, Setup
 from exporter.probes.front import Front, Place, WholeAnswer
+from exporter.streaming.exchange import Request
+from exporter.streaming.flights import Connection, Flight, Flights
 
 CONNECT_TIMEOUT = 5.0
 # How often a flight looks whether the daemon wants to stop. It costs no accuracy: arrivals carry their instants.

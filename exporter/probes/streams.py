@@ -12,15 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from exporter.crowd import users_waiting
-from exporter.dialects import refused
-from exporter.flights import Connection, Flight, Flights
 from exporter.observation import Failure, Outcome, Setup, Stream
 from exporter.prober import Abandoned, Census, Result
 from exporter.probes.composer import Composer
 from exporter.probes.front import Front, Page
 from exporter.probes.pool import LOOK, Pool
 from exporter.settings import Target, Workload
+from exporter.streaming.crowd import users_waiting
+from exporter.streaming.dialects import refused
+from exporter.streaming.flights import Connection, Flight, Flights
 from exporter.targets import Facts
 
 # How often prompts of the wrong length are corrected before we give up, and once more for a cache to be filled.

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.exchange import Request
 from exporter.observation import Outcome
 from exporter.prober import Result
 from exporter.probes.fmaas import FmaasFront
@@ -15,6 +14,7 @@ from exporter.probes.front import Front
 from exporter.probes.http import HttpFront
 from exporter.probes.streams import StreamProber
 from exporter.settings import Target, Workload
+from exporter.streaming.exchange import Request
 from tests.processes import TGI_PROBE, Process, ask, running, wait_until
 
 # How each way in is configured, beside the address.

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.dialects import facts, read, refused
-from exporter.exchange import Broken, End, Http1, Http2, Request, Talk
-from exporter.framing import grpc_message
 from exporter.observation import Failure
 from exporter.pb import fmaas_pb2 as pb
 from exporter.probes.fmaas import Generation
 from exporter.probes.front import Told
 from exporter.probes.http import EventStream
 from exporter.settings import Api
+from exporter.streaming.dialects import facts, read, refused
+from exporter.streaming.exchange import Broken, End, Http1, Http2, Request, Talk
+from exporter.streaming.framing import grpc_message
 
 Value = TypeVar("Value")
 WORDS = """token generated_text details input_length generated_tokens choices delta content text usage prompt_tokens

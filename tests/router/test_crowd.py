@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.crowd import users_waiting
+from exporter.streaming.crowd import users_waiting
 
 TGI = """\
 # HELP tgi_queue_size how many wait

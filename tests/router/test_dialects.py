@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from exporter.dialects import facts, read, refused, request_body
 from exporter.observation import Failure, Outcome
 from exporter.settings import Api, Parameters, Workload
+from exporter.streaming.dialects import facts, read, refused, request_body
 
 WORKLOAD = Workload(name="w", sequence_length=100, decode_length=7)
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.framing import FramingError, GrpcMessages, ServerSentEvents, grpc_message, spread_tokens, steps
 from exporter.observation import Step
+from exporter.streaming.framing import FramingError, GrpcMessages, ServerSentEvents, grpc_message, spread_tokens, steps
 
 TOKENS = (" the", " Straße", " 日本", "🦙", "\n\n")
 TGI_EVENTS = [json.dumps({"index": n, "token": {"text": text}}, ensure_ascii=False) for n, text in enumerate(TOKENS)]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from exporter.exchange import Body, Broken, End, Head, Heard, Http1, Request
-from exporter.line import Endpoint, Line
 from exporter.observation import Failure, Outcome
+from exporter.streaming.exchange import Body, Broken, End, Head, Heard, Http1, Request
+from exporter.streaming.line import Endpoint, Line
 from tests.processes import free_port, wait_until
 
 

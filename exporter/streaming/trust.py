@@ -6,9 +6,9 @@ import os
 import ssl
 from pathlib import Path
 
-from exporter.line import unreachable
 from exporter.observation import Failure, Outcome
 from exporter.settings import Tls
+from exporter.streaming.line import unreachable
 
 
 class Trust:

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from exporter.exchange import Body, Broken, End, Head, Http2, Request, Talk
-from exporter.line import Arrival, Endpoint, Line, unreachable
 from exporter.observation import Failure, Outcome
+from exporter.streaming.exchange import Body, Broken, End, Head, Http2, Request, Talk
+from exporter.streaming.line import Arrival, Endpoint, Line, unreachable
 
 # A connection that was not used for so long may have been closed by a proxy, and its server's thread gone cold.
 IDLE_SECONDS = 1.0

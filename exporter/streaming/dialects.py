@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from exporter import statuses
-from exporter.framing import spread_tokens
 from exporter.observation import Failure, Outcome
 from exporter.settings import Api, Parameters, Workload
+from exporter.streaming.framing import spread_tokens
 from exporter.targets import Facts
 
 PATHS: dict[Api, str] = {"tgi": "/generate_stream", "completions": "/v1/completions", "chat": "/v1/chat/completions"}
