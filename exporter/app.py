@@ -1,5 +1,6 @@
 """The composition root: the only place that calls constructors. Signals, reload and drain are here too."""
 
+import contextlib
 import gc
 import queue
 import signal
@@ -102,11 +103,20 @@ class Daemon:
         self._on_ready(exposition.port)
         while (command := self._next_command()) is not None:
             command.answer.put(self._guarded_reload())
+        self._turn_away()
         logger.info("stopping: waiting for the calls in flight, clearing our batches")
         self._drain(list(self._watches))
         exposition.stop()
         logger.info("stopped")
         return 0
+
+    def _turn_away(self) -> None:
+        """Whoever still waits for a reload would keep the HTTP side from ending."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                command = self._commands.get_nowait()
+                if command is not None:
+                    command.answer.put(["the daemon stops"])
 
     def _next_command(self) -> ReloadRequest | None:
         """Waits in pieces: of signals that come in a burst the kernel may give every one to other threads, and then a
@@ -242,6 +252,8 @@ class Daemon:
 
     def reload(self) -> list[str]:
         """From any thread: the problems that kept the new configuration from being taken, none when it is in force."""
+        if self._last_call < float("inf"):
+            return ["the daemon stops"]
         request = ReloadRequest(queue.SimpleQueue())
         self._commands.put(request)
         try:

@@ -21,6 +21,7 @@ from exporter.web.status import POLICY
 
 OFF = "off; set {key}: true (or {variable}=true) and restart"
 HTML = "text/html; charset=utf-8"
+STOP_SECONDS = 4.0
 TEXT = "text/plain; charset=utf-8"
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -79,8 +80,10 @@ class Exposition:
         self._thread.start()
 
     def stop(self) -> None:
-        self._server.stop()
-        self._thread.join()
+        """Within STOP_SECONDS, whoever still waits for a page: cheroot would wait for its clients without end."""
+        stopping = threading.Thread(target=self._server.stop, name="exposition-stop", daemon=True)
+        stopping.start()
+        stopping.join(STOP_SECONDS)
 
     def _answer(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         accepts = Accepts(environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_ACCEPT_ENCODING", ""))

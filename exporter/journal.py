@@ -6,10 +6,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from exporter.observation import Observation, Outcome
+from exporter.observation import Observation, Outcome, Series
 
 logger = logging.getLogger("tgi_probe")
 QUIET_SECONDS = 60.0
+RECOVERED = "recovered"
 
 
 def set_up(level: str, log_format: str = "text") -> None:
@@ -54,7 +55,9 @@ class Journal:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._said: dict[str, tuple[str, float, int]] = {}
+        # By subject and trouble: when it was said, and how often it was not since.
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+        self._failing: dict[str, set[Series]] = {}
 
     def attempt(self, observation: Observation) -> None:
         series = observation.series
@@ -69,11 +72,12 @@ class Journal:
             "seconds": round(observation.ended - observation.started, 6),
         }
         if observation.outcome is Outcome.OK:
-            self._recovered(series.target)
+            self._recovered(series)
             logger.debug("probe ok: %s", name, extra={"facts": facts})
         else:
             trouble = f"{observation.outcome} {observation.code}"
             line = f"probe failed: {name}: {observation.outcome}: {observation.detail}"
+            self._failing.setdefault(series.target, set()).add(series)
             self._trouble(series.target, trouble, line, facts)
 
     def warn(self, kind: str, line: str) -> None:
@@ -81,20 +85,27 @@ class Journal:
         self._trouble(f"kind {kind}", kind, line, {"kind": kind})
 
     def _trouble(self, subject: str, trouble: str, line: str, facts: dict[str, object]) -> None:
-        now = self._clock()
-        before, since, unsaid = self._said.get(subject, ("", 0.0, 0))
-        if before == trouble and now - since < QUIET_SECONDS:
-            self._said[subject] = (before, since, unsaid + 1)
+        since, unsaid = self._said.get((subject, trouble), (float("-inf"), 0))
+        if self._clock() - since < QUIET_SECONDS:
+            self._said[subject, trouble] = (since, unsaid + 1)
             return
-        more = f" ({unsaid} more like the last line)" if unsaid else ""
-        self._said[subject] = (trouble, now, 0)
+        more = f" ({unsaid} more like it since the last such line)" if unsaid else ""
+        self._said[subject, trouble] = (self._clock(), 0)
         logger.warning("%s%s", line, more, extra={"facts": facts | ({"repeated": unsaid} if unsaid else {})})
 
-    def _recovered(self, target: str) -> None:
-        before = self._said.pop(target, None)
-        if before is not None:
-            more = f" after {before[2]} more like the last line" if before[2] else ""
-            logger.info("probes of %s succeed again%s", target, more, extra={"facts": {"target": target}})
+    def _recovered(self, series: Series) -> None:
+        """Said when the last failing series of a target succeeds, and no more often than a trouble."""
+        failing = self._failing.get(series.target)
+        if not failing:
+            return
+        failing.discard(series)
+        since, _ = self._said.get((series.target, RECOVERED), (float("-inf"), 0))
+        if not failing and self._clock() - since >= QUIET_SECONDS:
+            self._said[series.target, RECOVERED] = (self._clock(), 0)
+            logger.info("probes of %s succeed again", series.target, extra={"facts": {"target": series.target}})
 
     def forget(self, target: str) -> None:
-        self._said.pop(target, None)
+        self._failing.pop(target, None)
+        for subject, trouble in list(self._said):
+            if subject == target:
+                del self._said[subject, trouble]

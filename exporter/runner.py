@@ -23,6 +23,7 @@ from exporter.tracing import new_trace_id
 
 logger = logging.getLogger("tgi_probe")
 CHECK = "check"
+STOPPING = "the daemon stops"
 CHECK_INTERVAL = 10.0
 # A shard is serial: even Info waits behind a user's long prefill.
 CONNECT_TIMEOUT = 10.0
@@ -106,6 +107,7 @@ class Runner:
         """The drain time is over: end calls in flight too. What is owed to the server is still paid, in seconds."""
         self._stop.set()
         self._wake.set()
+        self._turn_away()
         self._leave()
 
     def skip_missed(self) -> None:
@@ -117,6 +119,8 @@ class Runner:
 
         It takes its place among the others: one in flight, no way around a backoff or the duty cycle.
         """
+        if self._stop.is_set():
+            return STOPPING
         asked = Asked(series, queue.SimpleQueue(), threading.Event())
         self._asked.put(asked)
         self._wake.set()
@@ -138,6 +142,13 @@ class Runner:
         finally:
             self._leave()
             self._ledger.inflight(self.name, 0)
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        """Whoever still waits for a probe of his own would keep the HTTP side, and so the daemon, from ending."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._asked.get_nowait().answer.put(STOPPING)
 
     def _leave(self) -> None:
         try:
@@ -183,7 +194,7 @@ class Runner:
         try:
             observation = self._attempt(asked.series, workload, started, started)
         except Abandoned:
-            asked.answer.put("the daemon stops")
+            asked.answer.put(STOPPING)
             return True
         except GiveWay:
             asked.answer.put("users wait at the target, and it is to give way to them")

@@ -1,6 +1,7 @@
 """Stopping and reloading while a target hangs for ever: in this process, with the times shortened."""
 
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +9,7 @@ import pytest
 
 from exporter import app
 from exporter.probes import shard as shard_prober
-from exporter.settings import Settings
+from exporter.settings import Settings, Web
 from exporter.simulator import Fault, Shard
 from tests.processes import wait_until
 from tests.simulator.caller import fast
@@ -75,3 +76,33 @@ def test_a_bug_in_a_reload_is_told_and_does_not_end_the_daemon(monkeypatch: pyte
             daemon.stop()
             thread.join(30)
             assert codes == [0]
+
+
+def test_whoever_waits_for_a_probe_of_his_own_does_not_keep_the_daemon_from_stopping() -> None:
+    with Shard(fast()) as shard:
+        with_probe = settings(shard).model_copy(update={"web": Web(listen_address="127.0.0.1:0", enable_probe=True)})
+        ports: list[int] = []
+        daemon = app.Daemon(lambda: with_probe, ports.append)
+        codes: list[int] = []
+        thread = threading.Thread(target=lambda: codes.append(daemon.run()))
+        shard.fault(Fault("hang", method="Prefill"))
+        thread.start()
+        wait_until(lambda: shard.state()["ranks"][0]["received"].get("Prefill", 0) >= 2, "both targets to hang")
+        answers: list[str] = []
+
+        def ask() -> None:
+            url = f"http://127.0.0.1:{ports[0]}/probe?target=a&workload=w&batch_size=1"
+            try:
+                with urllib.request.urlopen(url, timeout=30) as reply:
+                    answers.append(reply.read().decode())
+            except OSError as error:
+                answers.append(str(error))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        daemon.stop()
+        thread.join(30)
+        asking.join(30)
+        shard.fault(None)
+        assert codes == [0]
+        assert answers
