@@ -9,6 +9,8 @@ from exporter.settings import Settings, Workload
 
 STALE_INTERVALS = 3
 SKIPPED_SHARE = 0.25
+# Why a probe that was due was not started without anything being wrong with the target. Not `backoff`: it follows failures.
+EXCUSES = "busy|duty_cycle|unsafe"
 # The share of starts that may be later than this: seconds, an edge of the histogram's buckets.
 LATE_SECONDS, LATE_SHARE = 0.1, 0.05
 
@@ -85,19 +87,41 @@ def stale_after(workload: Workload, settings: Settings, options: Options) -> flo
     return max(STALE_INTERVALS * slowest, options.minutes(5))
 
 
+def _unexplained(workload: Workload, settings: Settings, options: Options) -> str:
+    """The batch sizes of which nobody knows why they are silent. Explained: skipped or refused, and none has failed;
+    for where a server hangs, its failures come with skips.
+    """
+    # The wait, and one more for the back-off between two failures.
+    window = promql.duration(stale_after(workload, settings, options) + 2 * options.minutes(2))
+    own = f'workload="{workload.name}"'
+    newest = f"tgi_probe_last_success_timestamp_seconds{{{own}}}"
+    same = options.on("target", "batch_size")
+    increases = {
+        "skips": f'increase(tgi_probe_skipped_total{{{own},reason=~"{EXCUSES}"}}[{window}])',
+        "refusals": f'increase(tgi_probe_attempts_total{{{own},outcome="refused"}}[{window}])',
+        "failures": f'increase(tgi_probe_attempts_total{{{own},outcome!~"ok|refused"}}[{window}])',
+    }
+    skips, refusals, failures = (f"{increase} > 0" for increase in increases.values())
+    return f"{newest}\n  unless on ({same}) ((\n    {skips}\n    or {refusals}\n  ) unless on ({same}) {failures})"
+
+
 def _stale(workload: Workload, settings: Settings, options: Options) -> Iterator[Alert]:
-    """A target that has only just been started or given to the daemon gets the same time for its first success."""
+    """A target that has only just been started or given to the daemon gets the same time for its first success.
+
+    Silence that skips or refusals explain is a ticket: users wait, or probing is not known to be safe.
+    """
     after = stale_after(workload, settings, options)
     limit, wait = promql.number(after), options.minutes(2)
     newest = f'tgi_probe_last_success_timestamp_seconds{{workload="{workload.name}"}}'
     same = options.same_exporter
     grace = f"and on ({same}) time() - tgi_probe_config_last_reload_success_timestamp_seconds > {limit}"
     since = "{{ if gt $value 1e9 }}never since the start{{ else }}not for {{ $value | humanizeDuration }}{{ end }}"
+    unexplained = f"and on ({options.on('target')}) (\n  {_unexplained(workload, settings, options)}\n)"
     interval = between_probes(workload)
     due = f"It is due every {promql.duration(interval)}." if interval else "It is probed as fast as the server answers."
     yield Alert(
         "TgiProbeStale",
-        f"time() - max without ({options.dropped('batch_size')}) ({newest}) > {limit}\n{grace}",
+        f"time() - max without ({options.dropped('batch_size')}) ({newest}) > {limit}\n{grace}\n{unexplained}",
         "page",
         summary=f"{TARGET}: no probe of workload {workload.name} succeeds any more",
         description=(

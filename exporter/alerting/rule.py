@@ -27,7 +27,11 @@ class Options:
     @property
     def same_exporter(self) -> str:
         """The labels that say which daemon a series comes from."""
-        return ", ".join(label for label in ("job", "instance") if label not in self.drop_labels)
+        return self.on()
+
+    def on(self, *labels: str) -> str:
+        """These labels and the daemon's, as PromQL lists them to match."""
+        return ", ".join((*labels, *(label for label in ("job", "instance") if label not in self.drop_labels)))
 
     def minutes(self, count: float) -> float:
         return count * MINUTE * self.time_scale

@@ -25,7 +25,8 @@ workloads: [{{name: chat, batch_sizes: [1], interval: 30s}}]
 slos: [{{name: chat-ttft, workload: chat, ttft: 200ms, objective: {objective}}}]
 """
 PAGE, TICKET = ("TgiProbeErrorBudgetBurn", "page"), ("TgiProbeErrorBudgetBurn", "ticket")
-STALE = {("TgiProbeStale", "page"), ("TgiProbeBatchSizeStale", "ticket")}
+QUIET = ("TgiProbeBatchSizeStale", "ticket")
+STALE = {("TgiProbeStale", "page"), QUIET}
 DOWN = ("TgiProbeTargetDown", "page")
 BLIND = {("TgiProbeAbsent", "page"), ("TgiProbeExporterDown", "ticket")}
 REFUSED, SKIPPED = ("TgiProbeRefused", "ticket"), ("TgiProbeSkipped", "ticket")
@@ -133,7 +134,22 @@ SCENARIOS = (
     Scenario(
         "refused probes are not judged, and make a ticket",
         (Phase(6 * HOURS), Phase(60, probes=0, refused=2, ok=False)),
-        {362: NOTHING, 367: {REFUSED, *STALE}, 419: {REFUSED, *STALE}},
+        {362: NOTHING, 367: {REFUSED, QUIET}, 390: {REFUSED, QUIET}, 419: {REFUSED, QUIET}},
+    ),
+    Scenario(
+        "a shard that is only ever refused is a ticket and never a page",
+        (Phase(6 * HOURS, probes=0, refused=2, ok=False),),
+        {minute: {REFUSED, QUIET} for minute in (10, 20, 60, 359)},
+    ),
+    Scenario(
+        "users who wait for hours and are yielded to are a ticket and never a page",
+        (Phase(6 * HOURS), Phase(3 * HOURS, probes=0, skipped=2, ok=False), Phase(60)),
+        {361: NOTHING, 368: {QUIET}, 375: {QUIET}, 450: {SKIPPED, QUIET}, 539: {SKIPPED, QUIET}, 542: {SKIPPED}},
+    ),
+    Scenario(
+        "a server that hangs pages as stale, though turns are skipped while its failures last",
+        (Phase(6 * HOURS), Phase(60, probes=0, skipped=1, failed=1, ok=False)),
+        {361: NOTHING, 368: STALE, 390: STALE, 419: {SKIPPED, *STALE}},
     ),
     Scenario(
         "skipping a third of the probes makes a ticket, skipping a few does not",
