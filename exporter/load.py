@@ -6,6 +6,7 @@ counted.
 """
 
 import contextlib
+import logging
 import random
 import threading
 from collections.abc import Iterator
@@ -19,11 +20,14 @@ from exporter.schedule import backoff_after
 from exporter.settings import Workload
 from exporter.targets import Plan
 
+logger = logging.getLogger("tgi_probe")
 # How long before its due time a request is made ready: connection checked and warm, text and bytes done.
 LEAD = 0.05
 LOOK = 0.1
 # In closed mode: how long to stay away while users wait.
 GIVE_WAY = 1.0
+# How often a bug of ours is logged at most.
+LOG_SECONDS = 60.0
 
 
 class LoadLedger(Protocol):
@@ -62,6 +66,7 @@ class LoadRunner:
         self._stop = threading.Event()
         self._failures = 0
         self._backoff_until = float("-inf")
+        self._logged = float("-inf")
         self._promised = self._clock.now() + PATIENCE
 
     def stop(self) -> None:
@@ -80,11 +85,26 @@ class LoadRunner:
     def run(self) -> None:
         try:
             while not self._stop.is_set():
-                self._session()
+                try:
+                    self._session()
+                except Exception as error:  # a bug of ours: it must be seen, but must not end the load
+                    self._broken(error)
         finally:
             with contextlib.suppress(Failure):
                 self._background.close()
             self._ledger.underway(self.name, self._workload.name, 0)
+
+    def _broken(self, error: Exception) -> None:
+        now = self._clock.now()
+        if now - self._logged >= LOG_SECONDS:
+            self._logged = now
+            logger.exception("tgi-probe failed in the load %s on %s", self._workload.name, self.name)
+        result = Result((), Outcome.MALFORMED, "INTERNAL", f"tgi-probe failed: {type(error).__name__}: {error}")
+        with contextlib.suppress(Exception):  # it may be the recording itself that fails
+            self._record(result, now)
+        self._backoff_until = self._clock.now() + BACKOFF_LONGEST
+        self._promised = self._backoff_until + PATIENCE
+        self._clock.wait(self._stop, BACKOFF_LONGEST)
 
     def _session(self) -> None:
         """From connecting to the first request that could not even be sent."""

@@ -94,6 +94,24 @@ SOCKET_PATH_BYTES = 107
 ADDRESS = "address: must be unix:///absolute/path of the socket, or host:port"
 
 
+def _is_host(name: str) -> bool:
+    """Whether DNS could be asked for it: each label of 1 to 63 characters, as bytes; one dot may end it."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
+LABELS = "{key}: must be a host name whose parts between dots have 1 to 63 characters"
+
+
+def check_host(name: str, key: str) -> None:
+    """Errors: PydanticCustomError, which names `key`."""
+    if not _is_host(name):
+        raise PydanticCustomError("address", LABELS, {"key": key})
+
+
 def check_address(address: str) -> None:
     """A gRPC address: `unix:///path` (absolute), `host:port` or `[v6 address]:port`. Errors: PydanticCustomError."""
     if address.startswith("unix:"):
@@ -106,6 +124,7 @@ def check_address(address: str) -> None:
     match = re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", address, re.ASCII)
     if match is None or not 0 < int(match[2]) < 65536:
         raise PydanticCustomError("address", ADDRESS)
+    check_host(match[1], "address")
 
 
 def split_listen_address(text: str) -> tuple[str, int]:
@@ -141,4 +160,5 @@ def split_url(url: str, key: str = "address") -> SplitResult:
         raise PydanticCustomError(
             "key", "{key}: must not hold a password; use bearer_token_env or bearer_token_file", {"key": key}
         )
+    check_host(parts.hostname, key)
     return parts

@@ -140,6 +140,8 @@ class Target(Section):
             self._check_http()
         else:
             notation.check_address(self.address)
+        if self.tls is not None and self.tls.server_name:
+            notation.check_host(self.tls.server_name, "tls.server_name")
         if self.metrics_url is not None:
             notation.split_url(self.metrics_url, "metrics_url")
         elif self.yield_to_users and self.kind == "fmaas":

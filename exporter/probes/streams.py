@@ -165,7 +165,7 @@ def users_wait(target: Target, front: Front, pool: Pool, census: Census) -> bool
     page = pool.visit(place, Page(refused))
     waiting = users_waiting(page.decode("utf-8", "replace"), census.total())
     if waiting is None:
-        where = f"{place.endpoint.authority}{place.request.path}"
+        where = f"{place.endpoint.where}{place.request.path}"
         what = f"{where} names no queue (such as tgi_queue_size), which yield_to_users goes by; check metrics_url"
         raise Failure(Outcome.MALFORMED, "OK", what)
     return waiting > 0

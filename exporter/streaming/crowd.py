@@ -1,6 +1,9 @@
 """Whether users wait in a router's queue, read off the router's own metrics. Pure."""
 
+import math
 import re
+
+from exporter.observation import Failure, Outcome
 
 # How many requests wait, and how many are being answered; as TGI's routers, vLLM and SGLang call them.
 QUEUE = frozenset({"tgi_queue_size", "vllm:num_requests_waiting", "sglang:num_queue_reqs"})
@@ -14,6 +17,8 @@ def users_waiting(exposition: str, own: int) -> int | None:
 
     Ours may all be running or all be waiting, which no one tells. So it counts the most users that can be waiting:
     never more than wait at all, never more than there are of others.
+
+    Raises Failure (malformed) where a number is none: NaN read as 0 would mean that nobody waits.
     """
     queue = running = None
     for line in exposition.splitlines():
@@ -21,9 +26,19 @@ def users_waiting(exposition: str, own: int) -> int | None:
         if match is None:
             continue
         if match[1] in QUEUE:
-            queue = (queue or 0.0) + float(match[2])
+            queue = (queue or 0.0) + _number(match[1], match[2])
         elif match[1] in RUNNING:
-            running = (running or 0.0) + float(match[2])
+            running = (running or 0.0) + _number(match[1], match[2])
     if queue is None:
         return None
     return round(max(0.0, min(queue, queue + (running or 0.0) - own)))
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise Failure(Outcome.MALFORMED, "OK", f"{name} is {text[:40]!r}, which is no count of requests")
+    return value

@@ -37,7 +37,7 @@ class Connection:
         self, endpoint: Endpoint, talk: Talk, timeout: float, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         """Opens it, up to the instant at which a request may be sent. Raises Failure (unreachable)."""
-        self.where = endpoint.path or endpoint.authority
+        self.where = endpoint.where
         self.line = Line(endpoint, timeout, clock)
         self.talk = talk
         self._clock = clock

@@ -56,11 +56,18 @@ class Endpoint:
 
     @property
     def authority(self) -> str:
-        """For the Host header: `host:port`; a unix socket has no name."""
+        """For the Host header: `host:port`, without a port that the scheme has anyway (RFC 9112, section 3.2); a unix
+        socket has no name.
+        """
         if self.path:
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return host if self.port == (80 if self.tls is None else 443) else f"{host}:{self.port}"
+
+    @property
+    def where(self) -> str:
+        """For messages: the path, or host and port."""
+        return self.path or f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 class Line:
@@ -74,11 +81,13 @@ class Line:
         self._secure: ssl.SSLObject | None = None
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._unsent = memoryview(b"")
-        self._where = endpoint.path or endpoint.authority
+        self._where = endpoint.where
         try:
             self._socket = _connect(endpoint, timeout)
         except OSError as error:
             raise unreachable(self._where, error.strerror or str(error)) from None
+        except (UnicodeError, ValueError) as error:  # a name that DNS cannot ask for
+            raise unreachable(self._where, str(error)) from None
         try:
             self._note_arrivals()
             if endpoint.tls is not None:
@@ -89,6 +98,9 @@ class Line:
                 getattr(error, "verify_message", "") or getattr(error, "reason", "") or error.strerror or str(error)
             )
             raise unreachable(self._where, f"TLS: {reason}") from None
+        except (UnicodeError, ValueError) as error:  # a server name that no certificate can have
+            self._socket.close()
+            raise unreachable(self._where, f"TLS: {error}") from None
         self._socket.setblocking(False)
         self.ready = self._last = clock()
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from exporter.observation import Failure, Outcome
 from exporter.streaming.crowd import users_waiting
 
 TGI = """\
@@ -45,3 +46,11 @@ def test_sglang_is_understood() -> None:
 )
 def test_a_page_that_names_no_queue_says_nothing(page: str) -> None:
     assert users_waiting(page, 0) is None
+
+
+@pytest.mark.parametrize("number", ["abc", "+Inf", "-Inf", "NaN", "1e999"])
+@pytest.mark.parametrize("gauge", ["queue", "running"])
+def test_a_number_that_is_none_is_a_failure_and_never_an_empty_queue(number: str, gauge: str) -> None:
+    with pytest.raises(Failure) as caught:
+        users_waiting(TGI.format(**{"queue": "1", "running": "1", gauge: number}), 0)
+    assert caught.value.outcome is Outcome.MALFORMED

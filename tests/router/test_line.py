@@ -1,6 +1,7 @@
 """Connections: what arrives carries the instant of its arrival, whenever it is read."""
 
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -120,7 +121,39 @@ def test_nobody_there_is_a_failure_with_the_place(endpoint: Endpoint) -> None:
     with pytest.raises(Failure) as caught:
         Line(endpoint, 5.0)
     assert caught.value.outcome is Outcome.UNREACHABLE
-    assert caught.value.detail.startswith(endpoint.path or endpoint.authority)
+    assert caught.value.detail.startswith(endpoint.where)
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "." * 3])
+def test_a_name_that_cannot_be_asked_for_is_a_failure(host: str) -> None:
+    with pytest.raises(Failure) as caught:
+        Line(Endpoint(host, 80), 5.0)
+    assert caught.value.outcome is Outcome.UNREACHABLE
+
+
+@pytest.mark.parametrize("name", ["a..b", "a" * 64, ".a"])
+def test_a_server_name_that_no_certificate_can_have_is_a_failure(name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        endpoint = Endpoint("127.0.0.1", port, tls=ssl.create_default_context(), server_name=name)
+        with pytest.raises(Failure) as caught:
+            Line(endpoint, 5.0)
+    assert caught.value.outcome is Outcome.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "authority"),
+    [
+        (Endpoint("h", 80), "h"),
+        (Endpoint("h", 443), "h:443"),
+        (Endpoint("h", 443, tls=ssl.create_default_context()), "h"),
+        (Endpoint("h", 80, tls=ssl.create_default_context()), "h:80"),
+        (Endpoint("::1", 80), "[::1]"),
+        (Endpoint("::1", 8080), "[::1]:8080"),
+    ],
+)
+def test_the_host_header_leaves_out_the_port_that_the_scheme_has_anyway(endpoint: Endpoint, authority: str) -> None:
+    assert endpoint.authority == authority
 
 
 # --- HTTP/1.1 without I/O

@@ -189,6 +189,23 @@ def test_a_server_that_cannot_be_reached_is_one_attempt_each_time_with_growing_p
 
 
 @pytest.mark.parametrize("load", [steady("10/s"), {"mode": "closed", "users": 3}], ids=["open", "closed"])
+def test_a_bug_of_ours_is_logged_once_a_minute_and_never_ends_a_load(
+    load: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(now: float) -> bool:
+        if now < 300:
+            raise KeyError("a bug")
+        return False
+
+    ledger, server = loaded(400, load, crowd=broken)
+    assert 2 <= len(caplog.records) <= 5
+    failed = [observation for observation in ledger.observations if observation.code == "INTERNAL"]
+    assert 5 < len(failed) < 50
+    assert all(observation.outcome is Outcome.MALFORMED for observation in failed)
+    assert max(server.sent) > 330
+
+
+@pytest.mark.parametrize("load", [steady("10/s"), {"mode": "closed", "users": 3}], ids=["open", "closed"])
 def test_a_load_gives_way_to_users(load: dict[str, Any]) -> None:
     ledger, server = loaded(20, load, crowd=lambda now: 5 <= now < 15)
     start = min(server.sent)
