@@ -79,9 +79,9 @@ class Front(Protocol):
 
 
 class Page:
-    """The whole body of an HTTP answer. `refused` makes the Failure of an error status."""
+    """The whole body of an answer. `refused` makes the Failure of an error status; without it every status will do."""
 
-    def __init__(self, refused: Callable[[int, bytes], Failure]) -> None:
+    def __init__(self, refused: Callable[[int, bytes], Failure] | None = None) -> None:
         self._refused = refused
         self._status = 0
         self._pieces: list[bytes] = []
@@ -97,5 +97,5 @@ class Page:
         self._pieces.append(data)
 
     def end(self, at: float, end: End) -> None:
-        if self._status >= 300:
+        if self._refused is not None and self._status >= 300:
             raise self._refused(self._status, self.content)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from exporter.observation import Failure, Setup
-from exporter.probes.front import Front, Place, WholeAnswer
+from exporter.probes.front import Front, Page, Place, WholeAnswer
 from exporter.streaming.exchange import Request
 from exporter.streaming.flights import Connection, Flight, Flights
 
@@ -42,7 +42,7 @@ class Pool:
             if not connection.idle or warming is None:
                 return connection
             try:
-                self.fetch(connection, warming, self._front.whole(), max(SHORTEST, deadline - self._clock()))
+                self.fetch(connection, warming, Page(), max(SHORTEST, deadline - self._clock()))
             except Failure:
                 continue
             if connection.talk.usable:

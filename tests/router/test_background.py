@@ -1,9 +1,11 @@
 """Requests of a background load, one by one, to a router in this process."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
 
 import pytest
 
@@ -11,6 +13,7 @@ from exporter import timeline
 from exporter.observation import Failure, Outcome
 from exporter.prober import Abandoned, Result
 from exporter.probes.background import StreamBackground
+from exporter.probes.pool import Pool
 from exporter.simulator.batcher import Limits
 from exporter.simulator.router import Router
 from tests.processes import wait_until
@@ -150,3 +153,39 @@ def test_a_request_over_the_servers_limits_is_refused_and_never_sent(door: str) 
         assert caught.value.outcome is Outcome.REFUSED
         assert not requests(router)
         load.close()
+
+
+class Unknown(BaseHTTPRequestHandler):
+    """A proxy that lets nothing through but the requests themselves; it counts its connections."""
+
+    protocol_version = "HTTP/1.1"
+    connections: ClassVar[list[object]] = []
+
+    def setup(self) -> None:
+        self.connections.append(self.client_address)
+        super().setup()
+
+    def do_GET(self) -> None:
+        self.send_response(404)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_any_whole_answer_warms_a_connection_whatever_its_status() -> None:
+    now = 0.0
+    with ThreadingHTTPServer(("127.0.0.1", 0), Unknown) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = target("chat", f"127.0.0.1:{server.server_port}", None, model="m")
+        pool = Pool(front(place), lambda: now)
+        first = pool.take()
+        pool.keep(first)
+        now = 10.0
+        assert pool.take() is first
+        assert len(Unknown.connections) == 1
+        first.close()
+        pool.close()
+        server.shutdown()
