@@ -11,6 +11,7 @@ from exporter import notation
 from exporter.observation import Failure
 from exporter.probes.fmaas import metrics_place
 from exporter.probes.front import Page, Place, Told
+from exporter.secret import Secret
 from exporter.settings import Api, Target, Tls, Workload
 from exporter.streaming import dialects
 from exporter.streaming.exchange import End, Http1, Request, Talk
@@ -34,6 +35,7 @@ class HttpFront:
         self._trust = Trust(target.address, target.tls or Tls(), "http/1.1") if secure else None
         self._model = target.model or ""
         self._token: str | None = None
+        self._secret = Secret("")
 
     def endpoint(self) -> Endpoint:
         context = self._trust.context() if self._trust else None
@@ -49,6 +51,7 @@ class HttpFront:
 
     def facts(self, ask: Callable[[Request], bytes]) -> Facts:
         self._token = bearer_token(self._target.address, self._target.bearer_token_env, self._target.bearer_token_file)
+        self._secret = Secret(self._token or "")
         try:
             body = ask(self._get(dialects.FACTS_PATHS[self._target.api]))
         except Failure as failure:
@@ -76,15 +79,14 @@ class HttpFront:
         return Request("POST", self._base + dialects.PATHS[api], (*self._headers(), *headers), body)
 
     def answer(self) -> "EventStream":
-        return EventStream(self._target.api)
+        return EventStream(self._target.api, self._secret)
 
     def whole(self) -> Page:
-        return Page(dialects.refused)
+        secret = self._secret
+        return Page(lambda status, body: dialects.refused(status, _legible(body, secret).encode()))
 
     def discreet(self, failure: Failure) -> Failure:
-        if self._token is None or self._token not in failure.detail:
-            return failure
-        return Failure(failure.outcome, failure.code, failure.detail.replace(self._token, "…"))
+        return Failure(failure.outcome, failure.code, self._secret.hidden_cut(failure.detail))
 
     def metrics(self) -> Place | None:
         url = self._target.metrics_url or f"{self._url.scheme}://{self._url.netloc}{self._base}/metrics"
@@ -102,10 +104,15 @@ class HttpFront:
 
 
 class EventStream:
-    """The answer to a request for a stream. Events are kept as text and understood after the end."""
+    """The answer to a request for a stream. Events are kept as text and understood after the end.
 
-    def __init__(self, api: Api) -> None:
+    The `secret` is what the request was sent with: it leaves every text before that is cut to its length, or a part of
+    it would stay.
+    """
+
+    def __init__(self, api: Api, secret: Secret) -> None:
         self._api = api
+        self._secret = secret
         self._split = ServerSentEvents()
         self._status = 0
         self._kind = ""
@@ -114,7 +121,8 @@ class EventStream:
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
         self._status = status
-        self._kind = dialects.shortened(headers.get("content-type", "")).partition(";")[0].strip().lower()
+        kind = self._secret.hidden(headers.get("content-type", ""))
+        self._kind = dialects.shortened(kind).partition(";")[0].strip().lower()
 
     @property
     def _streams(self) -> bool:
@@ -122,7 +130,7 @@ class EventStream:
 
     def body(self, at: float, data: bytes) -> None:
         if not self._streams:
-            self._error += data[: LONGEST_ERROR - len(self._error)]
+            self._error += data[: LONGEST_ERROR + 1 - len(self._error)]
             return
         self._take(at, lambda: self._split.feed(data))
 
@@ -131,7 +139,7 @@ class EventStream:
             for event in split():
                 self.events.append((at, event))
                 if '"error"' in event:  # the server may not end the stream by itself then
-                    dialects.parsed(event)
+                    dialects.parsed(self._secret.hidden(event))
         except FramingError as error:
             raise dialects.malformed(str(error)) from None
 
@@ -139,11 +147,20 @@ class EventStream:
         if self._streams:
             self._take(at, self._split.rest)
         elif self._status >= 300:
-            raise dialects.refused(self._status, self._error)
+            raise dialects.refused(self._status, _legible(self._error, self._secret).encode())
         else:
-            said = dialects.shortened(self._error.decode("utf-8", "replace"))
+            said = dialects.shortened(_legible(self._error, self._secret))
             raise dialects.malformed(f"{self._kind or 'no content type'} instead of an event stream: {said}")
 
     def told(self, sent: float) -> Told:
-        reading = dialects.read(self._api, self.events)
+        try:
+            reading = dialects.read(self._api, self.events)
+        except Failure:  # once more, for what it says: a search through every good answer would cost more
+            reading = dialects.read(self._api, [(at, self._secret.hidden(event)) for at, event in self.events])
         return Told(steps(sent, reading.arrivals), reading.prompt_tokens)
+
+
+def _legible(body: bytes, secret: Secret) -> str:
+    """The beginning of an answer that is no answer for us, without the secret."""
+    text = secret.hidden(body[:LONGEST_ERROR].decode("utf-8", "replace"))
+    return text[: -secret.longest] if len(body) > LONGEST_ERROR and secret.longest else text

@@ -14,6 +14,7 @@ from exporter.pb import fmaas_pb2 as pb
 from exporter.probes.fmaas import Generation
 from exporter.probes.front import Told
 from exporter.probes.http import EventStream
+from exporter.secret import Secret
 from exporter.settings import Api
 from exporter.streaming.dialects import facts, read, refused
 from exporter.streaming.exchange import Broken, End, Http1, Http2, Request, Talk
@@ -56,7 +57,7 @@ def test_any_events_are_tokens_or_a_failure(api: Api, events: list[str]) -> None
 @given(APIS, st.integers(100, 599), st.dictionaries(st.just("content-type"), st.text(max_size=20)), st.binary())
 def test_any_body_is_an_answer_or_a_failure(api: Api, status: int, headers: dict[str, str], body: bytes) -> None:
     def attempt() -> Told:
-        answer = EventStream(api)
+        answer = EventStream(api, Secret(""))
         answer.head(status, headers)
         answer.body(1.0, body)
         answer.end(2.0, End())
