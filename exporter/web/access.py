@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -65,7 +66,7 @@ class Guard:
         if verdict == WRONG:
             challenge = [("WWW-Authenticate", 'Basic realm="tgi-probe", charset="UTF-8"')]
             return _say(start, "401 Unauthorized", "name and password, please", challenge)
-        if _acts(environ) and environ.get("HTTP_SEC_FETCH_SITE") == "cross-site":
+        if _acts(environ) and _from_elsewhere(environ):
             return _say(start, "403 Forbidden", "not from another site's page; open it from here", [])
         return self._application(environ, start)
 
@@ -150,6 +151,27 @@ def _credentials(authorization: str) -> tuple[str, bytes] | None:
 def _acts(environ: dict[str, Any]) -> bool:
     """Whether the request does something, so that another site's page could make a person's browser do it."""
     return environ.get("PATH_INFO") == "/probe" or environ.get("REQUEST_METHOD") not in ("GET", "HEAD")
+
+
+def _from_elsewhere(environ: dict[str, Any]) -> bool:
+    """Whether a browser says that another site's page made it ask. Browsers tell `Sec-Fetch-Site` to https and
+    localhost only; to the rest they say which host the page is from, in `Origin` or, without a form, in `Referer`.
+    """
+    if environ.get("HTTP_SEC_FETCH_SITE") == "cross-site":
+        return True
+    page = environ.get("HTTP_ORIGIN") or environ.get("HTTP_REFERER")
+    if not page:
+        return False  # no browser, or a person who typed the address
+    try:
+        host = urlsplit(page).netloc.rpartition("@")[2].lower()
+    except ValueError:
+        return True
+    # An opaque origin is "null": no host, and none of ours.
+    return _without_default_port(host) != _without_default_port(environ.get("HTTP_HOST", "").lower())
+
+
+def _without_default_port(host: str) -> str:
+    return host.removesuffix(":80").removesuffix(":443")
 
 
 def _without(headers: list[tuple[str, str]], extra: list[tuple[str, str]]) -> list[tuple[str, str]]:

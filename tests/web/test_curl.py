@@ -243,6 +243,13 @@ def test_over_the_rate_limit_a_client_is_told_to_come_back(tmp_path: Path) -> No
         assert [curl(f"{daemon.http}/metrics").status for _ in range(3)] == [200, 200, 429]
 
 
+@pytest.fixture(scope="module")
+def acting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    enabled = {"TGI_PROBE_WEB__ENABLE_RELOAD": "true", "TGI_PROBE_WEB__ENABLE_PROBE": "true"}
+    with Daemon(tmp_path_factory.mktemp("acting"), "", enabled) as daemon:
+        yield daemon
+
+
 class TestWhatIsOffUnlessEnabled:
     def test_reload_over_http_is_refused_with_the_mend(self, over_tls: Daemon, authority: Authority) -> None:
         answer = curl(f"{over_tls.https}/-/reload", "--request", "POST", "--cacert", str(authority.own.certificate))
@@ -254,6 +261,32 @@ class TestWhatIsOffUnlessEnabled:
             assert curl(f"{daemon.http}/-/reload", "--request", "POST").status == 200
             cross = curl(f"{daemon.http}/-/reload", "--request", "POST", "--header", "Sec-Fetch-Site: cross-site")
             assert cross.status == 403
+
+    @pytest.mark.parametrize("place", ["/-/reload", "/probe?target=target&workload=default&batch_size=1"])
+    def test_another_sites_page_cannot_make_a_browser_act_even_over_plain_http(
+        self, acting: Daemon, place: str
+    ) -> None:
+        method = "GET" if place.startswith("/probe") else "POST"
+        own = acting.http.removeprefix("http://")
+        for said in (
+            "Origin: http://evil.example",
+            "Origin: null",
+            f"Origin: http://evil.example:{own.rpartition(':')[2]}",
+            f"Origin: http://{own}.evil.example",
+            f"Origin: http://{own}@evil.example",
+            "Origin: http://[",
+            "Referer: http://evil.example/page",
+        ):
+            answer = curl(f"{acting.http}{place}", "--request", method, "--header", said)
+            assert (answer.status, answer.body) == (403, "not from another site's page; open it from here\n"), said
+
+    def test_its_own_page_and_what_is_no_browser_may_act(self, acting: Daemon) -> None:
+        for said in (f"Origin: {acting.http}", f"Referer: {acting.http}/", "X-Nothing: said"):
+            assert curl(f"{acting.http}/-/reload", "--request", "POST", "--header", said).status == 200, said
+            assert curl(f"{acting.http}/probe", "--header", said).status == 400, said  # let in, and names nothing
+
+    def test_a_page_that_only_reads_is_open_to_links_from_elsewhere(self, acting: Daemon) -> None:
+        assert curl(f"{acting.http}/", "--header", "Referer: http://wiki.example/").status == 200
 
 
 def test_json_logs_hold_one_object_a_line(tmp_path: Path) -> None:
