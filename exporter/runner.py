@@ -37,7 +37,7 @@ GIVE_WAY_SECONDS = 1.0
 
 
 class GiveWay(Exception):
-    """Users wait in the target's queue: the probe is skipped, not started."""
+    """Users wait in the target's queue, or may: the probe is skipped, not started."""
 
 
 class Ledger(Protocol):
@@ -90,6 +90,8 @@ class Runner:
         self._window = Window()
         self._failures = 0
         self._failed_in_probe = False
+        # Why it was not known whether users wait, the last time it was asked. It is said once, not at every turn.
+        self._crowd_unknown: str | None = None
         self._connected = False
         self._checked = float("-inf")
         self._facts: Facts | None = None
@@ -285,7 +287,7 @@ class Runner:
         why = self._prober.refusal(facts)
         if why is not None:
             return Result((), Outcome.REFUSED, "REFUSED", why)
-        if self._prober.users_wait():
+        if self._users_may_wait():
             raise GiveWay
         setups: list[Setup] = []
         if series not in self._warm:
@@ -297,6 +299,20 @@ class Runner:
             self._warm.add(series)
         result = self._prober.probe(workload, series.batch_size, self._stop.is_set, trace_id)
         return replace(result, setups=(*setups, *result.setups))
+
+    def _users_may_wait(self) -> bool:
+        """Also where that cannot be told: no request was sent that could be judged, and none is sent blindly."""
+        try:
+            wait = self._prober.users_wait()
+        except Failure as failure:
+            if self._stop.is_set():
+                raise Abandoned from failure
+            if failure.detail != self._crowd_unknown:
+                logger.warning("target %s: probes give way, as if users waited: %s", self.name, failure.detail)
+            self._crowd_unknown = failure.detail
+            return True
+        self._crowd_unknown = None
+        return wait
 
     def _connect(self) -> Facts:
         """Raises Failure when the target is down. After it was down, or came back as another one, every series is

@@ -9,7 +9,7 @@ from exporter.settings import Settings, Workload
 
 STALE_INTERVALS = 3
 SKIPPED_SHARE = 0.25
-# Why a probe that was due was not started without anything being wrong with the target. Not `backoff`: it follows failures.
+# Why a probe that was due was not started, though nothing is wrong with the target. Not `backoff`: it follows failures.
 EXCUSES = "busy|duty_cycle|unsafe"
 # The share of starts that may be later than this: seconds, an edge of the histogram's buckets.
 LATE_SECONDS, LATE_SHARE = 0.1, 0.05

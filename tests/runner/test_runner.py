@@ -209,6 +209,19 @@ def test_a_back_to_back_probe_that_gives_way_leaves_the_users_alone_for_a_second
     assert 8 <= ledger.reasons()[SkipReason.BUSY] <= 10
 
 
+def test_a_queue_that_cannot_be_read_is_a_skip_and_no_failure_and_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    unknown = [Failure(Outcome.REJECTED, "X", "no page")] * 2
+    ledger, prober = watched(35, workload(interval="10s"), crowds=iter([*unknown, False, unknown[0]]))
+    assert ledger.reasons() == {SkipReason.BUSY: 3}
+    assert len(ledger.observations) == len(prober.sent) > 0
+    assert {observation.outcome for observation in ledger.observations} == {Outcome.OK}
+    assert [line for line in caplog.messages if "no page" in line] == [
+        "target t: probes give way, as if users waited: no page"
+    ] * 2
+
+
 def test_a_series_with_a_longer_interval_does_not_starve_beside_one_with_a_shorter_interval() -> None:
     often = workload(name="often", interval="1s", batch_sizes=[1])
     seldom = workload(name="seldom", interval="2s", batch_sizes=[1])

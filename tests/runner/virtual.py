@@ -74,7 +74,7 @@ class Script:
     lasts: Callable[[Workload, int], float] = lambda workload, batch_size: 0.1
     fates: Iterator[Exception | None] = field(default_factory=lambda: iter(()))
     connects: Iterator[Exception | None] = field(default_factory=lambda: iter(()))
-    crowds: Iterator[bool] = field(default_factory=lambda: iter(()))
+    crowds: Iterator[bool | Failure] = field(default_factory=lambda: iter(()))
     check_lasts: float = 0.0
     away_until: float = 0.0
     owed: int = 0
@@ -93,7 +93,10 @@ class Script:
         return None
 
     def users_wait(self) -> bool:
-        return next(self.crowds, False)
+        crowd = next(self.crowds, False)
+        if isinstance(crowd, Failure):
+            raise crowd
+        return crowd
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
         began = self.time.now
