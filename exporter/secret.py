@@ -1,8 +1,11 @@
 """What must not be in a line for people, though others may repeat it to us. Pure."""
 
 import re
+from collections.abc import Mapping
 
 HIDDEN = "…"
+# In the names of keys whose text is likely to be one.
+TELLING = ("key", "token", "secret", "password", "authorization")
 # How JSON and HTML write these where they are not written as they are; any character may be a number instead.
 _SHORT = {'"': "&quot;", "&": "&amp;", "<": "&lt;", ">": "&gt;", "'": "&apos;"}
 # JSON inside JSON has several backslashes. Bounded, so that a page full of them costs no time.
@@ -66,3 +69,16 @@ def _writings(part: str, backslash: str = r"\\") -> str:
         spelled.append(_SHORT[part])
     spelled.append(re.escape(part))  # last: one by one there is no way back
     return f"(?:{'|'.join(spelled)})"
+
+
+def masked(value: object, telling: bool = False) -> object:
+    """The same, with `<hidden>` for each text under a key that looks as if it held a secret, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: masked(inner, telling or _tells(str(key))) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(inner, telling) for inner in value]
+    return "<hidden>" if telling and isinstance(value, str) else value
+
+
+def _tells(key: str) -> bool:
+    return any(word in key.lower() for word in TELLING)

@@ -11,12 +11,14 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_serializer,
     field_validator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from exporter import notation
+from exporter.secret import masked
 
 Seconds = Annotated[float, BeforeValidator(notation.parse_duration)]
 PositiveSeconds = Annotated[Seconds, AfterValidator(notation.positive)]
@@ -125,6 +127,10 @@ class Target(Section):
     tls: Tls | None = Field(None, description="fmaas: {} = TLS with the system's certificates; http: only with https")
     metrics_url: str | None = Field(None, description="the router's own /metrics, for yield_to_users")
     yield_to_users: bool = Field(False, description="skip while the router has users waiting in its queue")
+
+    @field_serializer("extra_body", when_used="json")
+    def _masked(self, body: dict[str, Any]) -> Any:
+        return masked(body)  # /config shows it; requests are made of the field itself
 
     @model_validator(mode="after")
     def _check(self) -> Self:
