@@ -8,7 +8,7 @@ from pathlib import Path
 
 from exporter import __version__
 from exporter.sources import SettingsError, load
-from exporter.targets import too_large
+from exporter.targets import sent_in_the_open, too_large
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,7 +119,7 @@ def _check(options: argparse.Namespace) -> int:
     from exporter.alerting.commands import explain
 
     notes, warnings = explain(settings)
-    warnings = [*too_large(settings), *warnings]
+    warnings = [*too_large(settings), *sent_in_the_open(settings), *warnings]
     for note in notes:
         print(note)
     for warning in warnings:

@@ -5,6 +5,7 @@ Every function raises PydanticCustomError with the mend as its message.
 
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic_core import PydanticCustomError
@@ -162,3 +163,11 @@ def split_url(url: str, key: str = "address") -> SplitResult:
         )
     check_host(parts.hostname, key)
     return parts
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to this host stays on the machine, as far as its name says."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().removesuffix(".") == "localhost"

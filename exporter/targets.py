@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from exporter import notation
 from exporter.observation import Series
 from exporter.settings import Settings, Target, Workload
 
@@ -135,4 +136,15 @@ def too_large(settings: Settings) -> list[str]:
         for plan in plans(settings).values()
         for series, workload in plan.series()
         if (why := excess(plan.target, workload, series.batch_size)) is not None
+    ]
+
+
+def sent_in_the_open(settings: Settings) -> list[str]:
+    """A line for every target whose bearer token goes over a network unencrypted."""
+    return [
+        f"target {target.name}: its bearer token goes unencrypted to {target.address}; use an address with https://"
+        for target in settings.targets
+        if (target.bearer_token_env is not None or target.bearer_token_file is not None)
+        and notation.split_url(target.address).scheme == "http"
+        and not notation.is_loopback(notation.split_url(target.address).hostname or "")
     ]
