@@ -9,6 +9,7 @@ import contextlib
 import logging
 import random
 import threading
+from collections import deque
 from collections.abc import Iterator
 from typing import Protocol, assert_never
 
@@ -67,6 +68,8 @@ class LoadRunner:
         self._failures = 0
         self._backoff_until = float("-inf")
         self._logged = float("-inf")
+        self._dues: Iterator[float] | None = None
+        self._coming: deque[float] = deque()
         self._promised = self._clock.now() + PATIENCE
 
     def stop(self) -> None:
@@ -109,8 +112,12 @@ class LoadRunner:
     def _session(self) -> None:
         """From connecting to the first request that could not even be sent."""
         started = self._clock.now()
-        self._promise(2 * CONNECT_TIMEOUT + self._workload.timeout)
         try:
+            self._watch_out()
+            if self._stop.is_set():
+                return
+            started = self._clock.now()
+            self._promise(2 * CONNECT_TIMEOUT + self._workload.timeout)
             self._background.connect(CONNECT_TIMEOUT)
             self._background.warm(self._stop.is_set)
             self._failures = 0
@@ -127,13 +134,44 @@ class LoadRunner:
             return
         except Failure as failure:
             self._record(Result((), failure.outcome, failure.code, failure.detail), started)
-            until = max(self._backoff_until, self._clock.now())
-            self._promised = until + PATIENCE
-            self._clock.wait(self._stop, until - self._clock.now())
+            self._begin()
+
+    def _watch_out(self) -> None:
+        """Stay away as long as backing off says. Also until nothing is on its way any more: connecting blocks, and
+        nobody would read the answers meanwhile nor hold them to their deadline.
+        """
+        while not self._stop.is_set():
+            self._skip_missed()
+            now = self._clock.now()
+            if now >= self._backoff_until and not self._background.in_flight:
+                return
+            until = now + LOOK if now >= self._backoff_until else min(now + LOOK, self._backoff_until)
+            self._promise(LOOK)
+            self._landed(self._background.turn(until))
 
     # --- open
 
-    def _dues(self) -> Iterator[float]:
+    def _begin(self) -> None:
+        """The due times run on from the first session, or the first that failed, whatever becomes of the next ones."""
+        if self._dues is None and self._workload.load.mode == "open":
+            self._dues = self._from_now()
+
+    def _foresee(self, until: float) -> int:
+        """How many requests are due until then."""
+        assert self._dues is not None
+        while not self._coming or self._coming[-1] <= until:
+            self._coming.append(next(self._dues))
+        return len(self._coming) - 1
+
+    def _skip_missed(self) -> None:
+        """What was due while there was no connection, or none was to be made, is skipped and counted."""
+        now = self._clock.now()
+        if self._dues is not None:
+            for _ in range(self._foresee(now)):
+                self._coming.popleft()
+                self._ledger.skipped(self._series, SkipReason.BACKOFF)
+
+    def _from_now(self) -> Iterator[float]:
         load, now = self._workload.load, self._clock.now()
         assert load.rate is not None
         match load.arrivals:
@@ -146,7 +184,11 @@ class LoadRunner:
 
     def _open(self) -> None:
         """Raises Failure when a request cannot even be sent."""
-        for due in self._dues():
+        self._begin()
+        self._skip_missed()
+        while not self._stop.is_set():
+            self._foresee(self._clock.now())
+            due = self._coming[0]
             self._watch_until(due - LEAD)
             if self._stop.is_set():
                 return
@@ -158,6 +200,7 @@ class LoadRunner:
                 landed += self._background.turn(due)
             if reason is None and self._background.in_flight >= self._workload.load.max_in_flight:
                 reason = SkipReason.BUSY
+            self._coming.popleft()
             if reason is None:
                 self._send(due)
             else:

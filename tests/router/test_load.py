@@ -24,12 +24,14 @@ ROUTER = Target(name="r", kind="fmaas", address="h:1")
 class Ledger:
     time: Time
     observations: list[Observation] = field(default_factory=list)
+    instants: list[float] = field(default_factory=list)
     skips: Counter[SkipReason] = field(default_factory=Counter)
     lateness: list[float] = field(default_factory=list)
     flying: list[int] = field(default_factory=list)
 
     def record(self, observation: Observation) -> None:
         self.observations.append(observation)
+        self.instants.append(self.time.now)
 
     def skipped(self, series: Series, reason: SkipReason) -> None:
         assert series == Series("r", "w", 1)
@@ -52,12 +54,15 @@ class Server:
     fates: Callable[[float], Outcome] = lambda sent: Outcome.OK
     connects: Iterator[Exception | None] = field(default_factory=lambda: iter(()))
     crowd: Callable[[float], bool] = lambda now: False
+    unsendable: Callable[[float], bool] = lambda now: False
+    connected: list[tuple[float, int]] = field(default_factory=list)
     sent: list[float] = field(default_factory=list)
     flying: list[tuple[float, float, float | None]] = field(default_factory=list)
     warmed: int = 0
     closed: bool = False
 
     def connect(self, timeout: float) -> Facts:
+        self.connected.append((self.time.now, len(self.flying)))
         if trouble := next(self.connects, None):
             raise trouble
         return Facts("fmaas", 1)
@@ -77,6 +82,8 @@ class Server:
 
     def send(self, intended: float | None) -> None:
         now = self.time.now
+        if self.unsendable(now):
+            raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", "gone")
         self.sent.append(now)
         self.flying.append((now + self.lasts(now), now, intended))
         self.flying.sort(key=lambda flight: flight[0])
@@ -186,6 +193,39 @@ def test_a_server_that_cannot_be_reached_is_one_attempt_each_time_with_growing_p
     assert len(failed) == 6
     assert failed[-1].due - failed[-2].due > 5 * (failed[1].due - failed[0].due)
     assert server.sent
+
+
+def test_every_due_time_is_a_request_a_failure_or_a_skip_also_while_there_is_no_connection() -> None:
+    gone = Failure(Outcome.UNREACHABLE, "UNAVAILABLE", "gone")
+    ledger, server = loaded(
+        120,
+        steady(),
+        connects=iter([None, gone, gone, gone]),
+        unsendable=lambda now: 20 < now < 21,
+        lasts=lambda _: 0.05,
+    )
+    unsent = [observation for observation in ledger.observations if observation.outcome is Outcome.UNREACHABLE]
+    assert len(unsent) == 4  # the one that could not be sent, and three that could not connect
+    assert ledger.skips[SkipReason.BACKOFF] > 30
+    assert len(server.sent) + 1 + ledger.skips.total() in (1198, 1199, 1200)
+
+
+def test_while_a_load_backs_off_what_is_on_its_way_is_still_read_and_nothing_connects() -> None:
+    gone = Failure(Outcome.UNREACHABLE, "UNAVAILABLE", "gone")
+    ledger, server = loaded(
+        60,
+        steady(max_in_flight=4096),
+        connects=iter([None, gone]),
+        unsendable=lambda now: 20 < now < 21,
+        lasts=lambda _: 5.0,
+    )
+    answered = [observation for observation in ledger.observations if observation.outcome is Outcome.OK]
+    assert len(answered) > 300
+    # Read as soon as they end; and the next session began only when nobody needed to read any more.
+    assert all(flying == 0 for _, flying in server.connected)
+    assert all(
+        now - observation.ended < 0.001 for now, observation in zip(ledger.instants, ledger.observations, strict=True)
+    )
 
 
 @pytest.mark.parametrize("load", [steady("10/s"), {"mode": "closed", "users": 3}], ids=["open", "closed"])
