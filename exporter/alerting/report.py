@@ -3,6 +3,7 @@
 import argparse
 import http.client
 import json
+import re
 import ssl
 import sys
 import urllib.error
@@ -103,9 +104,20 @@ def run_slo(arguments: argparse.Namespace) -> int:
 
 def _token(file: Path | None) -> str | None:
     try:
-        return file.read_text("utf-8").strip() if file else None
+        token = file.read_text("utf-8").strip() if file else None
     except (OSError, UnicodeDecodeError) as error:
         raise Unanswered(f"--bearer-token-file: {file} cannot be read: {error}") from None
+    if token is not None and not re.fullmatch("[!-~]+", token):
+        # Never the token itself: the line may end in a log.
+        raise Unanswered(f"--bearer-token-file: {file} must hold one token: a line of ASCII without blanks inside")
+    return token
+
+
+class _Here(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: it would carry the token, and the question, to whoever the answer names."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
 
 
 def ask(url: str, query: str, token: str | None = None) -> list[Sample]:
@@ -119,11 +131,15 @@ def ask(url: str, query: str, token: str | None = None) -> list[Sample]:
     address = f"{url.rstrip('/')}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
     try:
         request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"} if token else {})
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
+        with urllib.request.build_opener(_Here).open(request, timeout=TIMEOUT) as reply:
             document = json.load(reply)
         return [Sample(item["metric"], float(item["value"][1])) for item in document["data"]["result"]]
     except urllib.error.HTTPError as error:
         with error:
+            if 300 <= error.code < 400:
+                raise Unanswered(
+                    f"{url}: answered {error.code} and sends elsewhere, which is not followed; name the final address"
+                ) from None
             raise Unanswered(f"{url}: answered {error.code} {error.reason}; is it the address of Prometheus?") from None
     except (ValueError, KeyError, TypeError, http.client.HTTPException) as error:
         raise Unanswered(f"{url}: is not the address of a Prometheus ({type(error).__name__}: {error})") from None

@@ -1,7 +1,9 @@
 """`tgi-probe slo` against a real Prometheus, and against what is none."""
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,44 @@ def test_what_cannot_answer_is_one_clear_line(
     missing = tmp_path / "token"
     assert said_of(["--prometheus", nobody, "--bearer-token-file", str(missing)], capsys).startswith(
         f"--bearer-token-file: {missing} cannot be read: "
+    )
+
+
+def test_a_redirect_is_not_followed_and_the_token_stays_where_it_was_meant_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str | None] = []
+
+    class Redirects(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers["Authorization"])
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/elsewhere")  # type: ignore[attr-defined]
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "token").write_text("secret\n")
+    with HTTPServer(("127.0.0.1", 0), Redirects) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        line = said_of(["--prometheus", url, "--bearer-token-file", str(tmp_path / "token")], capsys)
+        server.shutdown()
+        thread.join()
+    assert line == f"{url}: answered 302 and sends elsewhere, which is not followed; name the final address"
+    assert asked == ["Bearer secret"]
+
+
+@pytest.mark.parametrize("token", ["", "sec ret", "sec\nret", "sec\x00ret", "sécret"])
+def test_what_is_no_token_is_refused_and_never_printed(
+    token: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_text(token, "utf-8")
+    arguments = ["--prometheus", "http://127.0.0.1:1", "--bearer-token-file", str(tmp_path / "token")]
+    assert said_of(arguments, capsys) == (
+        f"--bearer-token-file: {tmp_path}/token must hold one token: a line of ASCII without blanks inside"
     )
 
 
