@@ -28,11 +28,12 @@ CODES = {
 }
 # What differs over HTTP.
 HTTP_CODES = CODES | {
+    Outcome.TIMEOUT: (*CODES[Outcome.TIMEOUT], "GATEWAY_TIMEOUT"),
+    Outcome.UNREACHABLE: (*CODES[Outcome.UNREACHABLE], "BAD_GATEWAY", "SERVICE_UNAVAILABLE"),
     Outcome.REJECTED: (
         "BAD_REQUEST",
         "INTERNAL_SERVER_ERROR",
         "NOT_FOUND",
-        "SERVICE_UNAVAILABLE",
         "UNAUTHORIZED",
         "UNPROCESSABLE_ENTITY",
     ),

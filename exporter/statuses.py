@@ -33,6 +33,12 @@ _GRPC_OUTCOMES = {
     "CANCELLED": Outcome.UNREACHABLE,
     "RESOURCE_EXHAUSTED": Outcome.OVERLOADED,
 }
+_HTTP_OUTCOMES: dict[int, Outcome] = {
+    HTTPStatus.TOO_MANY_REQUESTS: Outcome.OVERLOADED,
+    HTTPStatus.BAD_GATEWAY: Outcome.UNREACHABLE,
+    HTTPStatus.SERVICE_UNAVAILABLE: Outcome.UNREACHABLE,
+    HTTPStatus.GATEWAY_TIMEOUT: Outcome.TIMEOUT,
+}
 # What gRPC's own clients make of an answer that has no gRPC status in it.
 _HTTP_TO_GRPC = {
     400: "INTERNAL",
@@ -66,10 +72,10 @@ def grpc_code_of_reset(error_code: int) -> str:
 
 
 def of_http(status: int) -> Outcome:
-    """429 is a server that protects itself; other errors are what it said of the request."""
-    if status < 300:
-        return Outcome.OK
-    return Outcome.OVERLOADED if status == HTTPStatus.TOO_MANY_REQUESTS else Outcome.REJECTED
+    """429 is a server that protects itself, and 502 to 504 are what a gateway says of one that it does not reach or
+    wait for any longer; other errors are what the server said of the request.
+    """
+    return Outcome.OK if status < 300 else _HTTP_OUTCOMES.get(status, Outcome.REJECTED)
 
 
 def http_code(status: int) -> str:

@@ -7,8 +7,8 @@ Each request has a connection of its own, kept alive; h11 parses what was read. 
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from exporter import notation
-from exporter.observation import Failure
+from exporter import notation, statuses
+from exporter.observation import Failure, Outcome
 from exporter.probes.fmaas import metrics_place
 from exporter.probes.front import Page, Place, Told
 from exporter.secret import Secret
@@ -83,7 +83,7 @@ class HttpFront:
 
     def whole(self) -> Page:
         secret = self._secret
-        return Page(lambda status, body: dialects.refused(status, _legible(body, secret).encode()))
+        return Page(lambda status, body: _refused(status, body, secret))
 
     def discreet(self, failure: Failure) -> Failure:
         return Failure(failure.outcome, failure.code, self._secret.hidden_cut(failure.detail))
@@ -147,7 +147,7 @@ class EventStream:
         if self._streams:
             self._take(at, self._split.rest)
         elif self._status >= 300:
-            raise dialects.refused(self._status, _legible(self._error, self._secret).encode())
+            raise _refused(self._status, self._error, self._secret)
         else:
             said = dialects.shortened(_legible(self._error, self._secret))
             raise dialects.malformed(f"{self._kind or 'no content type'} instead of an event stream: {said}")
@@ -158,6 +158,13 @@ class EventStream:
         except Failure:  # once more, for what it says: a search through every good answer would cost more
             reading = dialects.read(self._api, [(at, self._secret.hidden(event)) for at, event in self.events])
         return Told(steps(sent, reading.arrivals), reading.prompt_tokens)
+
+
+def _refused(status: int, body: bytes, secret: Secret) -> Failure:
+    failure = dialects.refused(status, _legible(body, secret).encode())
+    # A gateway's error may be JSON as well.
+    gateway = failure.outcome is Outcome.REJECTED and failure.code == statuses.http_code(status)
+    return Failure(statuses.of_http(status), failure.code, failure.detail) if gateway else failure
 
 
 def _legible(body: bytes, secret: Secret) -> str:

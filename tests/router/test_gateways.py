@@ -1,0 +1,43 @@
+"""What a gateway says of the server behind it is the server's outcome, in whatever form it says it."""
+
+import pytest
+
+from exporter.catalogue import HTTP_CODES
+from exporter.observation import Failure, Outcome
+from exporter.probes.http import EventStream, HttpFront
+from exporter.secret import Secret
+from exporter.settings import Target
+from exporter.streaming.exchange import End
+
+CASES = [
+    (502, Outcome.UNREACHABLE, "BAD_GATEWAY"),
+    (503, Outcome.UNREACHABLE, "SERVICE_UNAVAILABLE"),
+    (504, Outcome.TIMEOUT, "GATEWAY_TIMEOUT"),
+]
+BODIES = [b"", b"<html>down</html>", b'{"error": "down"}', b'{"error": {"message": "down", "type": "server_error"}}']
+
+
+@pytest.mark.parametrize(("status", "outcome", "code"), CASES)
+@pytest.mark.parametrize("body", BODIES)
+def test_a_gateway_without_its_server_is_no_rejection(status: int, outcome: Outcome, code: str, body: bytes) -> None:
+    front = HttpFront(Target(name="t", kind="http", api="chat", address="http://h"))
+    for answer in (EventStream("chat", Secret("")), front.whole()):
+        answer.head(status, {})
+        answer.body(0.0, body)
+        with pytest.raises(Failure) as caught:
+            answer.end(0.0, End())
+        assert (caught.value.outcome, caught.value.code) == (outcome, code)
+        assert code in HTTP_CODES[outcome]  # its series is there before it happens
+
+
+def test_what_the_error_itself_says_goes_before_the_status() -> None:
+    for body, outcome, code in (
+        (b'{"error": "Model is overloaded", "error_type": "overloaded"}', Outcome.OVERLOADED, "SERVICE_UNAVAILABLE"),
+        (b'{"error": {"message": "too long", "code": 400}}', Outcome.REJECTED, "BAD_REQUEST"),
+    ):
+        answer = EventStream("chat", Secret(""))
+        answer.head(503, {})
+        answer.body(0.0, body)
+        with pytest.raises(Failure) as caught:
+            answer.end(0.0, End())
+        assert (caught.value.outcome, caught.value.code) == (outcome, code)
