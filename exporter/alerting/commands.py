@@ -37,6 +37,11 @@ def add_rules_arguments(parser: argparse.ArgumentParser) -> None:
         help="sum this label away, such as pod or instance where they change with each start; may be given again",
     )  # fmt: skip
     parser.add_argument(
+        "--startup-grace", type=_grace, default=DEFAULTS.startup_grace, metavar="DURATION",
+        help="how long a daemon's target may take to its first success before it pages, to load a model; 0s: pages at "
+        "once (default 15m)",
+    )  # fmt: skip
+    parser.add_argument(
         "--runbooks",
         default=DEFAULTS.runbooks,
         metavar="URL",
@@ -68,6 +73,7 @@ def run_rules(arguments: argparse.Namespace) -> int:
         drop_labels=tuple(dict.fromkeys(arguments.drop_label)),
         runbooks=arguments.runbooks,
         regression_factor=arguments.regression_factor,
+        startup_grace=arguments.startup_grace,
     )
     said, warned = explain(settings, options)
     for warning in warned:
@@ -93,6 +99,10 @@ def _duration(text: str) -> float:
         return notation.positive(notation.parse_duration(text))
     except PydanticCustomError as error:
         raise argparse.ArgumentTypeError(f"{error.message()}, not {text!r}") from None
+
+
+def _grace(text: str) -> float:
+    return 0.0 if text == "0s" else _duration(text)
 
 
 def _label(text: str) -> str:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from exporter.alerting import promql
+from exporter.alerting import promql, startup
 from exporter.alerting.burn import between_probes
-from exporter.alerting.rule import BATCH_SIZE, INSTANCE, JOB, TARGET, WORKLOAD, Alert, Group, Options
+from exporter.alerting.rule import BATCH_SIZE, INSTANCE, JOB, TARGET, WORKLOAD, Alert, Group, Options, Recording
 from exporter.settings import Settings, Workload
 
 STALE_INTERVALS = 3
@@ -16,7 +16,8 @@ LATE_SECONDS, LATE_SHARE = 0.1, 0.05
 
 
 def groups(settings: Settings, options: Options) -> list[Group]:
-    rules = (
+    rules: tuple[Recording | Alert, ...] = (
+        *startup.recordings(options),
         *_absent(settings, options),
         _exporter_down(options),
         _target_down(options),
@@ -67,7 +68,7 @@ def _target_down(options: Options) -> Alert:
     up = f"max without ({options.dropped()}) ({up})" if options.drop_labels else up
     return Alert(
         "TgiProbeTargetDown",
-        f"{up} == 0",
+        f"{up} == 0{startup.spared(options)}",
         "page",
         summary=f"{TARGET} is down",
         description=(
@@ -115,13 +116,14 @@ def _stale(workload: Workload, settings: Settings, options: Options) -> Iterator
     newest = f'tgi_probe_last_success_timestamp_seconds{{workload="{workload.name}"}}'
     same = options.same_exporter
     grace = f"and on ({same}) time() - tgi_probe_config_last_reload_success_timestamp_seconds > {limit}"
+    spared = startup.spared(options)
     since = "{{ if gt $value 1e9 }}never since the start{{ else }}not for {{ $value | humanizeDuration }}{{ end }}"
     unexplained = f"and on ({options.on('target')}) (\n  {_unexplained(workload, settings, options)}\n)"
     interval = between_probes(workload)
     due = f"It is due every {promql.duration(interval)}." if interval else "It is probed as fast as the server answers."
     yield Alert(
         "TgiProbeStale",
-        f"time() - max without ({options.dropped('batch_size')}) ({newest}) > {limit}\n{grace}\n{unexplained}",
+        f"time() - max without ({options.dropped('batch_size')}) ({newest}) > {limit}\n{grace}\n{unexplained}{spared}",
         "page",
         summary=f"{TARGET}: no probe of workload {workload.name} succeeds any more",
         description=(
@@ -133,7 +135,7 @@ def _stale(workload: Workload, settings: Settings, options: Options) -> Iterator
     each = f"max without ({options.dropped()}) ({newest})" if options.drop_labels else newest
     yield Alert(
         "TgiProbeBatchSizeStale",
-        f"time() - {each} > {limit}\n{grace}",
+        f"time() - {each} > {limit}\n{grace}{spared}",
         "ticket",
         summary=f"{TARGET}: no probe of batch size {BATCH_SIZE} of workload {workload.name} succeeds any more",
         description=(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exporter import slo as judging
-from exporter.alerting import promql
+from exporter.alerting import promql, startup
 from exporter.alerting.burn import DAY, Firing, Load, Pair, alive, between_probes, budget, firing, pairs
 from exporter.alerting.rule import TARGET, Alert, Group, Options, Recording
 from exporter.settings import Settings, Slo
@@ -75,7 +75,7 @@ def groups(objective: Objective, options: Options) -> list[Group]:
     recordings += [_bad(objective, window, options) for window in quick]
     recordings.append(_rate(objective, _shortest(objective), options))
     return [
-        Group(f"tgi-probe-slo-{name}", (*recordings, *_facts(objective), *_alerts(objective))),
+        Group(f"tgi-probe-slo-{name}", (*recordings, *_facts(objective), *_alerts(objective, options))),
         Group(
             f"tgi-probe-slo-{name}-period",
             (
@@ -140,22 +140,24 @@ def _budget(objective: Objective) -> list[Recording]:
     ]
 
 
-def _alerts(objective: Objective) -> list[Alert]:
+def _alerts(objective: Objective, options: Options) -> list[Alert]:
     found = []
     for severity in ("page", "ticket"):
         able = alive([pair for pair in objective.pairs if pair.severity == severity], objective.slo.objective)
         if able:
-            found.append(_alert(objective, severity, able))
+            found.append(_alert(objective, severity, able, options))
     return found
 
 
-def _alert(objective: Objective, severity: str, able: Sequence[Pair]) -> Alert:
+def _alert(objective: Objective, severity: str, able: Sequence[Pair], options: Options) -> Alert:
     slo = objective.slo
     own = f'{{slo="{slo.name}"}}'
     spared = promql.number(promql.EXTRAPOLATION * objective.load.largest)
     share = promql.number(objective.budget)
     terms, now = [], promql.duration(_shortest(objective))
     for pair in able:
+        # Until the short window holds nothing of the start any more.
+        spare = startup.spared(options, pair.short).replace("\n", "\n  ") if severity == "page" else ""
         short, long = promql.duration(pair.short), promql.duration(pair.long)
         factor = promql.number(pair.factor)
         filled = promql.number(FILLED * pair.factor * objective.budget * pair.long)
@@ -163,7 +165,7 @@ def _alert(objective: Objective, severity: str, able: Sequence[Pair]) -> Alert:
             f"(\n  slo:sli_error:ratio_rate{long}{own} / {share} > {factor}\n"
             f"  and slo:sli_error:ratio_rate{short}{own} / {share} > {factor}\n"
             f"  and slo:bad_requests:increase{short}{own} > {spared}\n"
-            f"  and slo:bad_requests:increase{long}{own} > {filled} * slo:requests:rate{now}{own}\n)"
+            f"  and slo:bad_requests:increase{long}{own} > {filled} * slo:requests:rate{now}{own}{spare}\n)"
         )
     windows = " or ".join(dict.fromkeys(promql.duration(pair.long) for pair in able))
     factors = " or ".join(f"{promql.number(pair.factor)}×" for pair in able)

@@ -19,6 +19,8 @@ class Options:
     drop_labels: tuple[str, ...] = ()
     runbooks: str = "docs/runbooks.md"
     regression_factor: float = 1.5
+    # As long as the sidecar's startupProbe lets TGI load a model.
+    startup_grace: float = 900.0
 
     def dropped(self, *labels: str) -> str:
         """The labels to sum away, as PromQL lists them."""
@@ -32,6 +34,10 @@ class Options:
     def on(self, *labels: str) -> str:
         """These labels and the daemon's, as PromQL lists them to match."""
         return ", ".join((*labels, *(label for label in ("job", "instance") if label not in self.drop_labels)))
+
+    @property
+    def grace(self) -> float:
+        return self.startup_grace * self.time_scale
 
     def minutes(self, count: float) -> float:
         return count * MINUTE * self.time_scale

@@ -74,6 +74,7 @@ def test_what_cannot_work_as_meant_is_warned_of_with_its_mend(
     ("option", "value", "message"),
     [
         ("--time-scale", "0", "must be a number above 0, at most 1, not '0'"),
+        ("--startup-grace", "15", "must be a duration with a unit, such as 250ms, 15s or 2m, not '15'"),
         ("--scrape-interval", "15", "must be a duration with a unit, such as 250ms, 15s or 2m, not '15'"),
         ("--regression-factor", "1", "must be a number above 1, at most 1000, not '1'"),
         (
@@ -90,6 +91,14 @@ def test_a_bad_option_is_one_clear_line(
         main(["rules", option, value])
     assert ended.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith(f"{option}: {message}")
+
+
+def test_without_a_grace_no_rule_knows_of_a_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = config(tmp_path, "30s", 0.99)
+    assert main(["rules", "--config", file]) == 0
+    assert "process_start_time_seconds < 900" in capsys.readouterr().out
+    assert main(["rules", "--config", file, "--startup-grace", "0s"]) == 0
+    assert "starting" not in capsys.readouterr().out
 
 
 def test_a_configuration_with_errors_has_no_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,7 +139,33 @@ SCENARIOS = (
     Scenario(
         "a shard that is only ever refused is a ticket and never a page",
         (Phase(6 * HOURS, probes=0, refused=2, ok=False),),
-        {minute: {REFUSED, QUIET} for minute in (10, 20, 60, 359)},
+        {10: {REFUSED}} | {minute: {REFUSED, QUIET} for minute in (20, 60, 359)},
+    ),
+    Scenario(
+        "a rollout with ten minutes of loading a model pages nobody, neither meanwhile nor afterwards",
+        (Phase(10, bad=1, ok=False, target_up=False), Phase(2 * HOURS)),
+        {minute: NOTHING for minute in range(2, 129)},
+    ),
+    Scenario(
+        "a daemon that is replaced with its server pages nobody while that loads",
+        (
+            Phase(6 * HOURS),
+            Phase(1, exporter_up=False),
+            Phase(1, bad=1, ok=False, target_up=False, restart=True),
+            Phase(11, bad=1, ok=False, target_up=False),
+            Phase(60),
+        ),
+        {minute: NOTHING for minute in range(361, 432)},
+    ),
+    Scenario(
+        "a target that never comes pages after the grace",
+        (Phase(40, bad=1, ok=False, target_up=False),),
+        {4: NOTHING, 14: NOTHING, 18: {DOWN, *STALE}, 22: {DOWN, PAGE, *STALE}},
+    ),
+    Scenario(
+        "a target that is slow from its first success pages soon after it",
+        (Phase(10, bad=1, ok=False, target_up=False), Phase(30, bad=1)),
+        {9: NOTHING, 12: NOTHING, 18: {PAGE}},
     ),
     Scenario(
         "users who wait for hours and are yielded to are a ticket and never a page",

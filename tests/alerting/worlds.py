@@ -76,17 +76,20 @@ def history(phases: Sequence[Phase], slo: str = "chat-ttft") -> dict[str, list[V
     """What Prometheus would have scraped from the daemon in these phases."""
     seen = History()
     judged_bad = 0.0
-    last_success = 0.0
+    last_success = started = 0.0
     for minute, phase, restart in timeline(phases):
         there = phase.exporter_up
         judged_bad += phase.probes * phase.bad
         bad = int(judged_bad + 1e-9)
         judged_bad -= bad
         good = phase.probes - bad
+        if restart:
+            last_success, started = 0.0, minute * 60.0
         if phase.probes and phase.ok:
             last_success = minute * 60.0
         seen.gauge(f"up{{{EXPORTER}}}", float(there), True)
         seen.gauge(f'tgi_probe_build_info{{{EXPORTER},version="1"}}', 1, there)
+        seen.gauge(f"process_start_time_seconds{{{EXPORTER}}}", started, there)
         seen.gauge(f"tgi_probe_config_last_reload_successful{{{EXPORTER}}}", float(phase.reload_ok), there)
         seen.gauge(f"tgi_probe_config_last_reload_success_timestamp_seconds{{{EXPORTER}}}", 0, there)
         seen.gauge(f"tgi_probe_target_up{{{TARGET}}}", float(phase.target_up), there)
