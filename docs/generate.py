@@ -81,7 +81,7 @@ def configuration() -> str:
         parts += [f"## {title}\n", *table(model)]
     parts += [
         "## One target, without a file\n",
-        "For a sidecar. They stand for a target, a workload and an SLO, each called `default`.\n",
+        "For a sidecar. They stand for a target and a workload, each called `default`, and an SLO called `ttft`.\n",
         "| variable | stands for |",
         "|---|---|",
         *(f"| `{PREFIX}{name.upper()}` | {SIDECAR[name]} |" for name in Sidecar.model_fields),

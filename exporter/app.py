@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import queue
+import re
 import signal
 import sys
 import threading
@@ -97,16 +98,19 @@ class Daemon:
 
     def run(self) -> int:
         exposition = self._bind()
-        self._start(plans(self._settings).values())
-        exposition.start()
-        logger.info("listening on port %s, probing %s", exposition.port, ", ".join(self._watches))
-        self._on_ready(exposition.port)
-        while (command := self._next_command()) is not None:
-            command.answer.put(self._guarded_reload())
-        self._turn_away()
-        logger.info("stopping: waiting for the calls in flight, clearing our batches")
-        self._drain(list(self._watches))
-        exposition.stop()
+        try:
+            self._start(plans(self._settings).values())
+            exposition.start()
+            logger.info("listening on port %s, probing %s", exposition.port, ", ".join(self._watches))
+            self._on_ready(exposition.port)
+            while (command := self._next_command()) is not None:
+                command.answer.put(self._guarded_reload())
+        finally:
+            # Whatever ends it, no batch stays behind, and no thread keeps the process alive.
+            self._turn_away()
+            logger.info("stopping: waiting for the calls in flight, clearing our batches")
+            self._drain(list(self._watches))
+            exposition.stop()
         logger.info("stopped")
         return 0
 
@@ -160,7 +164,10 @@ class Daemon:
             return Exposition(self._settings.web.listen_address, views, self._web, self._recorder.journal.warn)
         except OSError as error:
             place = f"web.listen_address: {self._settings.web.listen_address}"
-            raise SettingsError([f"{place}: cannot be used ({error.strerror or error}); choose another"]) from None
+            # cheroot wraps the reason into a list of what it tried.
+            reason = re.search(r"\[Errno -?\d+\] ([^)\]]+)", str(error))
+            why = reason[1] if reason else error.strerror or error
+            raise SettingsError([f"{place}: cannot be used ({why}); choose another"]) from None
 
     # --- targets
 

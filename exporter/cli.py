@@ -13,6 +13,8 @@ from exporter.targets import sent_in_the_open, too_large
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # gRPC's core writes lines of its own to standard error; what they say, our own messages say too.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     options = build_parser(words[:1]).parse_args(words)
     try:
         return int(options.command(options))
@@ -102,8 +104,6 @@ def _takes_config(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.check_only:
         return _check(options)
-    # gRPC's core writes lines of its own to standard error; what they say, an attempt's detail says too.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from exporter import app
 
     return app.run(options.config)

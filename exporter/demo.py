@@ -20,7 +20,7 @@ workloads:
   - {{name: chat, sequence_length: 512, decode_length: 32, batch_sizes: [1, 2, 4, 8, 16, 32], interval: 15s}}
 slos:
   - {{name: chat-ttft, workload: chat, batch_sizes: [1], ttft: 200ms, objective: 0.99}}
-  - {{name: chat-tokens, workload: chat, inter_token_latency: 50ms, objective: 0.95}}
+  - {{name: chat-tokens, workload: chat, time_per_output_token: 50ms, objective: 0.95}}
 web: {{listen_address: "127.0.0.1:{port}", enable_reload: true, enable_probe: true}}
 """
 NEEDED_BY_THE_ROUTER = ("h11", "h2")
@@ -65,13 +65,14 @@ def _simulated(*words: str, lines: int) -> Iterator[list[str]]:
 
 
 def _show(port: int) -> None:
-    print(
-        f"""
+    told = f"""
 Look at
+  http://127.0.0.1:{port}/            targets, newest results, throughput over latency, objectives
   http://127.0.0.1:{port}/metrics     histograms (the first probes take a few seconds)
   http://127.0.0.1:{port}/-/ready     200 when every target had its first attempt
   http://127.0.0.1:{port}/config      the configuration in force
 Stop with Ctrl-C.
-""",
-        flush=True,
-    )
+"""
+    # Whoever reads along may have left: `tgi-probe demo | head`. The demo goes on until it is stopped.
+    with contextlib.suppress(BrokenPipeError):
+        print(told, flush=True)

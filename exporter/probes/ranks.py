@@ -151,6 +151,9 @@ def discovered(ranks: Ranks, address: str, timeout: float) -> Ranks:
         try:
             answer = ranks.call_first("ServiceDiscovery", b"", timeout)
         except Failure as error:
+            if "http1.x server" in error.detail:
+                hint = "it answers, but speaks no gRPC; is it the router's HTTP port? Then kind: http"
+                raise Failure(Outcome.REJECTED, "UNAVAILABLE", f"{address}: {hint}") from None
             if error.code != "UNIMPLEMENTED":
                 raise
             continue
@@ -169,7 +172,10 @@ def discovered(ranks: Ranks, address: str, timeout: float) -> Ranks:
 def must_exist(address: str) -> None:
     """Raises Failure where a unix socket is missing, which gRPC would say in riddles."""
     if address.startswith("unix:") and not os.path.exists(path_of(address)):
+        first = f"{address}-0"
         hint = "is the server up, and its directory shared with this container?"
+        if os.path.exists(path_of(first)):
+            hint = f"there is {first}, the first rank's"
         raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", f"{address}: no such socket; {hint}")
 
 
