@@ -102,11 +102,16 @@ docs: $(READY) ## write docs/configuration.md and docs/metrics.md from the code
 dashboards: $(READY) ## generate the Grafana dashboards
 	$(BIN)/python -m grafana.generate
 
+# What changes with every pod must not split a budget. The sidecar has variables only: those of its deployment.yaml.
+PODS := --format k8s --drop-label pod --drop-label instance --drop-label container
+SIDECAR := TGI_PROBE_TARGET=unix:///run/tgi/shard-0 TGI_PROBE_BATCH_SIZES=1,2,4,8 TGI_PROBE_SEQUENCE_LENGTH=512 \
+	TGI_PROBE_DECODE_LENGTH=32 TGI_PROBE_INTERVAL=30s TGI_PROBE_TTFT_SLO=200ms TGI_PROBE_TTFT_OBJECTIVE=0.99
 .PHONY: rules
 rules: $(READY) ## write the rules under deploy/ from the configurations beside them
 	$(BIN)/tgi-probe rules --config deploy/prometheus/tgi-probe.yaml > deploy/prometheus/tgi-probe.rules.yml
 	$(BIN)/tgi-probe rules --config deploy/compose/tgi-probe.yaml > deploy/compose/tgi-probe.rules.yml
-	$(BIN)/tgi-probe rules --config deploy/kubernetes/standalone/tgi-probe.yaml --format k8s > deploy/kubernetes/monitoring/prometheusrule.yaml
+	$(BIN)/tgi-probe rules --config deploy/kubernetes/standalone/tgi-probe.yaml $(PODS) > deploy/kubernetes/monitoring/prometheusrule.yaml
+	$(SIDECAR) $(BIN)/tgi-probe rules $(PODS) > deploy/kubernetes/monitoring/prometheusrule-sidecar.yaml
 
 .PHONY: lock
 lock: ## write requirements/*.txt from pyproject.toml; ARGS=--upgrade takes the newest releases

@@ -130,18 +130,34 @@ def test_a_configuration_that_is_deployed_is_right(file: str) -> None:
     load(DEPLOY / file)
 
 
+PODS = ["--format", "k8s", "--drop-label", "pod", "--drop-label", "instance", "--drop-label", "container"]
+
+
 @pytest.mark.parametrize(
-    ("configuration", "rules", "form"),
+    ("configuration", "rules", "options"),
     [
-        ("compose/tgi-probe.yaml", "compose/tgi-probe.rules.yml", "prometheus"),
-        ("kubernetes/standalone/tgi-probe.yaml", "kubernetes/monitoring/prometheusrule.yaml", "k8s"),
+        ("compose/tgi-probe.yaml", "compose/tgi-probe.rules.yml", []),
+        ("kubernetes/standalone/tgi-probe.yaml", "kubernetes/monitoring/prometheusrule.yaml", PODS),
     ],
 )
 def test_the_rules_are_those_of_the_configuration(
-    configuration: str, rules: str, form: str, capsys: pytest.CaptureFixture[str]
+    configuration: str, rules: str, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["rules", "--config", str(DEPLOY / configuration), "--format", form]) == 0
+    assert main(["rules", "--config", str(DEPLOY / configuration), *options]) == 0
     assert capsys.readouterr().out == (DEPLOY / rules).read_text(), "run: make rules"
+
+
+def test_the_sidecars_rules_are_those_of_its_variables(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [pod] = pods(rendered(DEPLOY / "kubernetes/sidecar"))
+    [probe] = [container for container in pod["containers"] if container["name"] == "tgi-probe"]
+    for variable in probe["env"]:
+        monkeypatch.setenv(variable["name"], variable["value"])
+    assert main(["rules", *PODS]) == 0
+    text = (DEPLOY / "kubernetes/monitoring/prometheusrule-sidecar.yaml").read_text()
+    assert capsys.readouterr().out == text, "change SIDECAR in the Makefile too, and run: make rules"
+    validate(yaml.safe_load(text))
 
 
 def test_prometheus_takes_its_file() -> None:
