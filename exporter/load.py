@@ -9,6 +9,7 @@ import contextlib
 import logging
 import random
 import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from typing import Protocol, assert_never
@@ -25,6 +26,12 @@ logger = logging.getLogger("tgi_probe")
 # How long before its due time a request is made ready: connection checked and warm, text and bytes done.
 LEAD = 0.05
 LOOK = 0.1
+# How long before its due time a connection for it is asked for.
+AHEAD = 0.5
+# How long before its due time it is asked whether users wait.
+FAR_AHEAD = 2.0
+# In closed mode: how soon to look again whether a connection is ready.
+SOON = 0.01
 # In closed mode: how long to stay away while users wait.
 GIVE_WAY = 1.0
 # How often a bug of ours is logged at most.
@@ -161,7 +168,7 @@ class LoadRunner:
         assert self._dues is not None
         while not self._coming or self._coming[-1] <= until:
             self._coming.append(next(self._dues))
-        return len(self._coming) - 1
+        return bisect_right(self._coming, until)
 
     def _skip_missed(self) -> None:
         """What was due while there was no connection, or none was to be made, is skipped and counted."""
@@ -187,7 +194,7 @@ class LoadRunner:
         self._begin()
         self._skip_missed()
         while not self._stop.is_set():
-            self._foresee(self._clock.now())
+            self._look_ahead()
             due = self._coming[0]
             self._watch_until(due - LEAD)
             if self._stop.is_set():
@@ -201,9 +208,9 @@ class LoadRunner:
             if reason is None and self._background.in_flight >= self._workload.load.max_in_flight:
                 reason = SkipReason.BUSY
             self._coming.popleft()
-            if reason is None:
-                self._send(due)
-            else:
+            if reason is None and not self._send(due):
+                reason = SkipReason.BUSY  # with connecting: no connection is ready
+            if reason is not None:
                 self._ledger.skipped(self._series, reason)
             self._landed(landed)
 
@@ -212,15 +219,26 @@ class LoadRunner:
             return SkipReason.BACKOFF
         return SkipReason.BUSY if self._background.users_wait() else None
 
-    def _send(self, due: float | None) -> None:
-        self._background.send(due)
+    def _look_ahead(self) -> None:
+        """Have ready what the next requests of an open load need."""
+        now = self._clock.now()
+        if self._foresee(now + FAR_AHEAD) and now + AHEAD >= self._backoff_until:
+            room = self._workload.load.max_in_flight - self._background.in_flight
+            self._background.foresee(min(self._foresee(now + AHEAD), room))
+
+    def _send(self, due: float | None) -> bool:
+        if not self._background.send(due):
+            return False
         if due is not None:
             self._ledger.late(self.name, self._clock.now() - due)
         self._ledger.underway(self.name, self._workload.name, self._background.in_flight)
+        return True
 
     def _watch_until(self, until: float) -> None:
         while (now := self._clock.now()) < until and not self._stop.is_set():
             self._promise(LOOK)
+            if self._dues is not None:
+                self._look_ahead()
             self._landed(self._background.turn(min(until, now + LOOK)))
 
     # --- closed
@@ -235,13 +253,16 @@ class LoadRunner:
                 self._watch_until(self._backoff_until)
             elif self._background.in_flight >= users:
                 self._promise(LOOK)
+                self._background.foresee(0)
                 self._landed(self._background.turn(now + LOOK))
             elif self._background.users_wait():
                 self._ledger.skipped(self._series, SkipReason.BUSY)
                 self._watch_until(now + GIVE_WAY)
             else:
-                self._send(None)
-                self._landed(self._background.turn(self._clock.now()))
+                self._promise(LOOK)
+                self._background.foresee(users - self._background.in_flight)
+                pause = 0.0 if self._send(None) else SOON
+                self._landed(self._background.turn(self._clock.now() + pause))
 
     # --- what came of it
 

@@ -73,7 +73,9 @@ class Background(Protocol):
         """As `Prober.connect`."""
 
     def users_wait(self) -> bool:
-        """As `Prober.users_wait`; what it learns may be a second old."""
+        """As `Prober.users_wait`, but never waits: what it says may be some seconds old, and what it does not know any
+        more counts as yes.
+        """
 
     def warm(self, stopping: Callable[[], bool]) -> None:
         """Requests one after the other, unrecorded, until prompts have the right length and a cache what it shall hold.
@@ -85,11 +87,17 @@ class Background(Protocol):
     def in_flight(self) -> int:
         """Requests on their way."""
 
-    def prepare(self) -> None:
-        """Do all that `send` would otherwise lose time with. Raises Failure."""
+    def foresee(self, requests: int) -> None:
+        """So many may be sent soon: what they need is made ready, in other threads."""
 
-    def send(self, intended: float | None) -> None:
-        """Begin one request now; it counts from `intended`, if given. Raises Failure where none can be sent."""
+    def prepare(self) -> None:
+        """Do all that `send` would otherwise lose time with, as far as it can be done now. Raises Failure."""
+
+    def send(self, intended: float | None) -> bool:
+        """Begin one request now; it counts from `intended`, if given. False where no connection is ready for it.
+
+        Raises Failure where none can be sent.
+        """
 
     def turn(self, until: float) -> list[Result]:
         """Watch until requests have ended, `until` at the latest; answers them, each with its one stream.

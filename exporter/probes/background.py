@@ -4,20 +4,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exporter.observation import Failure, Outcome, Stream
 from exporter.prober import Abandoned, Census, Result
 from exporter.probes.composer import Composer
 from exporter.probes.front import Front
 from exporter.probes.pool import LOOK, Pool
-from exporter.probes.streams import TRIES, summed_up, users_wait
+from exporter.probes.standby import Crowd, Standby
+from exporter.probes.streams import TRIES, summed_up
 from exporter.settings import Target, Workload
 from exporter.streaming.flights import Flight, Flights
 from exporter.targets import Facts
 
-# How long an answer of the router's metrics is believed: a load would otherwise ask for each request.
-CROWD_SECONDS = 1.0
 LATE = Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", "the deadline passed")
 
 
@@ -51,21 +50,21 @@ class StreamBackground:
         self._underway: deque[Underway] = deque()
         self._next: Flight | None = None
         self._facts: Facts | None = None
-        self._crowd: tuple[float, bool] = (float("-inf"), False)
+        self._standby = Standby(front, clock)
+        self._crowd = Crowd(target, front, self._census, clock)
         self._user: int | None = None
 
     def connect(self, timeout: float) -> Facts:
         self._user = threading.get_ident()
         self._facts = self._front.facts(lambda request: self._pool.ask(request, timeout))
         self._composer.measure(lambda request: self._pool.ask(request, timeout))
+        self._crowd.look()
+        self._standby.forget()
+        self._crowd.forget()
         return self._facts
 
     def users_wait(self) -> bool:
-        since, wait = self._crowd
-        if self._clock() - since >= CROWD_SECONDS:
-            wait = users_wait(self._target, self._front, self._pool, self._census)
-            self._crowd = (self._clock(), wait)
-        return wait
+        return self._crowd.waits()
 
     @property
     def in_flight(self) -> int:
@@ -80,6 +79,7 @@ class StreamBackground:
             if stream.outcome is not Outcome.OK:
                 raise Failure(stream.outcome, stream.code, detail)
             if not self._composer.corrected(self._workload, counted) and not cold:
+                self._standby.keep(self._pool.take())
                 return
         raise self._composer.wrong_length(self._workload, counted)
 
@@ -100,6 +100,10 @@ class StreamBackground:
             self._pool.keep(flight.connection)
         return self._composer.stream(flight, self._workload)
 
+    def foresee(self, requests: int) -> None:
+        self._crowd.ask()
+        self._standby.want(requests)
+
     def prepare(self) -> None:
         if self._next is not None:
             if not self._next.connection.idle:
@@ -107,16 +111,20 @@ class StreamBackground:
             self._next.connection.close()
             self._next = None
         self._composer.check_limits(self._facts, self._workload)
-        text = self._composer.texts(self._workload, 1)[0]
-        self._next = self._composer.flight(self._pool.take(), text, self._workload)
+        connection = self._standby.take()
+        if connection is not None:
+            text = self._composer.texts(self._workload, 1)[0]
+            self._next = self._composer.flight(connection, text, self._workload)
 
-    def send(self, intended: float | None) -> None:
+    def send(self, intended: float | None) -> bool:
         self.prepare()
-        assert self._next is not None
+        if self._next is None:
+            return False
         flight, self._next = self._next, None
         self._flights.launch(flight)
         self._underway.append(Underway(flight, flight.sent + self._workload.timeout, intended))
         self._census.set(self, len(self._underway))
+        return True
 
     def turn(self, until: float) -> list[Result]:
         if self._pool.closing.is_set():
@@ -137,10 +145,11 @@ class StreamBackground:
 
     def _landed(self, one: Underway) -> Result:
         if one.flight.reusable:
-            self._pool.keep(one.flight.connection)
+            self._standby.keep(one.flight.connection)
         stream, detail, counted = self._composer.stream(one.flight, self._workload, one.intended)
         self._composer.corrected(self._workload, counted)
-        return summed_up([stream], [detail], self._pool)
+        result = summed_up([stream], [detail], self._pool)
+        return replace(result, setups=result.setups + self._standby.setups())
 
     def close(self) -> None:
         """While another thread sends, it ends at its next `turn`; whose it is closes again afterwards."""
@@ -155,4 +164,6 @@ class StreamBackground:
         if self._next is not None:
             self._next.connection.close()
             self._next = None
+        self._standby.close()
+        self._crowd.close()
         self._pool.close()

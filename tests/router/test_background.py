@@ -17,7 +17,7 @@ from exporter.probes.pool import Pool
 from exporter.simulator.batcher import Limits
 from exporter.simulator.router import Router
 from tests.processes import wait_until
-from tests.router.parts import front, target, workload
+from tests.router.parts import Keeping, front, target, workload
 from tests.router.test_streams import FAST, requests
 
 OPEN = {"mode": "open", "rate": "10/s"}
@@ -48,6 +48,12 @@ def landed(load: StreamBackground, count: int) -> list[Result]:
     return results
 
 
+def send(load: StreamBackground, intended: float | None) -> None:
+    """As soon as a connection is ready."""
+    load.foresee(1)
+    wait_until(lambda: load.send(intended), "a connection is ready")
+
+
 @pytest.fixture
 def opened(door: str, router: Router) -> Iterator[Callable[..., StreamBackground]]:
     """Opens loads, connected and warmed up; they are closed at the end."""
@@ -69,7 +75,7 @@ def test_requests_are_on_their_way_together_and_each_is_a_result(opened: Callabl
     load = opened(decode_length=16)
     due = time.perf_counter() - 1.0
     for _ in range(5):
-        load.send(due)
+        send(load, due)
     assert load.in_flight == 5
     results = landed(load, 5)
     assert load.in_flight == 0
@@ -88,10 +94,10 @@ def test_a_prepared_request_goes_out_on_a_connection_that_is_open_already(
 ) -> None:
     load = opened()
     load.prepare()
-    load.send(None)
+    send(load, None)
     landed(load, 1)
     load.prepare()
-    load.send(None)
+    send(load, None)
     [result] = landed(load, 1)
     assert result.setups == ()
 
@@ -101,19 +107,19 @@ def test_a_request_out_of_time_is_cancelled_while_others_go_on(
 ) -> None:
     load = opened(timeout="300ms", decode_length=100)
     router.slow_down(500)
-    load.send(None)
-    load.send(None)
+    send(load, None)
+    send(load, None)
     results = landed(load, 2)
     assert {(result.outcome, result.code) for result in results} == {(Outcome.TIMEOUT, "DEADLINE_EXCEEDED")}
     wait_until(lambda: router.state()["in_flight"] == 0, "the server has let go")
     router.slow_down(1)
-    load.send(None)
+    send(load, None)
     assert landed(load, 1)[0].outcome is Outcome.OK
 
 
 def test_warming_up_anew_leaves_alone_what_is_still_on_its_way(opened: Callable[..., StreamBackground]) -> None:
     load = opened(decode_length=64)
-    load.send(None)
+    send(load, None)
     load.warm(lambda: False)
     [result] = landed(load, 1)
     assert result.outcome is Outcome.OK
@@ -122,7 +128,7 @@ def test_warming_up_anew_leaves_alone_what_is_still_on_its_way(opened: Callable[
 def test_closing_cancels_what_is_on_its_way(opened: Callable[..., StreamBackground], router: Router) -> None:
     load = opened()
     router.slow_down(500)
-    load.send(None)
+    send(load, None)
     wait_until(lambda: router.state()["in_flight"] == 1, "it flies")
     load.close()
     wait_until(lambda: router.state()["in_flight"] == 0, "the server has let go")
@@ -137,7 +143,7 @@ def test_a_load_on_the_cached_path_hits_the_cache_from_its_first_request_on(door
         load.warm(lambda: False)
         before = len(requests(router))
         for _ in range(3):
-            load.send(None)
+            send(load, None)
         landed(load, 3)
         wait_until(lambda: len(requests(router)) == before + 3, "all are written down")
         assert all(entry.cached_tokens > 100 for entry in requests(router)[before:])
@@ -189,3 +195,76 @@ def test_any_whole_answer_warms_a_connection_whatever_its_status() -> None:
         first.close()
         pool.close()
         server.shutdown()
+
+
+@pytest.fixture
+def jam() -> Iterator[threading.Event]:
+    """Set, it lets go on what hangs; at the end it does in any case."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+class Jammed(Keeping):
+    """A front that finds no way to the server, or to its metrics, until the jam is over."""
+
+    jam: threading.Event | None = None
+    where = "endpoint"
+    hung = False
+
+    def _wait(self, where: str) -> None:
+        if self.jam is not None and self.where == where:
+            self.hung = True
+            self.jam.wait(20)
+
+    def endpoint(self) -> Any:
+        self._wait("endpoint")
+        return self._front.endpoint()
+
+    def metrics(self) -> Any:
+        self._wait("metrics")
+        return self._front.metrics()
+
+
+def jammed(door: str, router: Router, **keys: Any) -> tuple[StreamBackground, Jammed]:
+    place = target(door, router.http, router.grpc, **keys)
+    way = Jammed(front(place))
+    load = StreamBackground(place, workload(load=OPEN, decode_length=16), way)
+    load.connect(5.0)
+    load.warm(lambda: False)
+    return load, way
+
+
+def test_while_connecting_hangs_what_is_on_its_way_is_read_and_nothing_more_is_sent(
+    door: str, router: Router, jam: threading.Event
+) -> None:
+    load, way = jammed(door, router)
+    send(load, None)
+    way.jam = jam
+    load.foresee(2)
+    wait_until(lambda: way.hung, "it hangs")
+    assert not load.send(None)
+    [result] = landed(load, 1)
+    assert result.outcome is Outcome.OK
+    assert not jam.is_set()
+    jam.set()
+    send(load, None)
+    assert landed(load, 1)[0].outcome is Outcome.OK
+    load.close()
+
+
+def test_while_the_metrics_hang_what_is_on_its_way_is_read_and_what_is_not_known_counts_as_users(
+    door: str, router: Router, jam: threading.Event
+) -> None:
+    load, way = jammed(door, router, metrics_url=f"http://{router.http}/metrics", yield_to_users=True)
+    assert not load.users_wait()
+    send(load, None)
+    way.jam, way.where = jam, "metrics"
+    wait_until(lambda: not load.users_wait() and way.hung, "it hangs")
+    [result] = landed(load, 1)
+    assert result.outcome is Outcome.OK
+    assert not jam.is_set()
+    wait_until(load.users_wait, "its last answer is too old")
+    jam.set()
+    wait_until(lambda: not load.users_wait(), "it has answered")
+    load.close()

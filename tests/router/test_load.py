@@ -59,6 +59,8 @@ class Server:
     sent: list[float] = field(default_factory=list)
     flying: list[tuple[float, float, float | None]] = field(default_factory=list)
     warmed: int = 0
+    foreseen: int = 0
+    ready: Callable[[float], bool] = lambda now: True
     closed: bool = False
 
     def connect(self, timeout: float) -> Facts:
@@ -77,16 +79,22 @@ class Server:
     def in_flight(self) -> int:
         return len(self.flying)
 
+    def foresee(self, requests: int) -> None:
+        self.foreseen = requests
+
     def prepare(self) -> None:
         self.time.pass_by(self.preparing)
 
-    def send(self, intended: float | None) -> None:
+    def send(self, intended: float | None) -> bool:
         now = self.time.now
+        if not (self.foreseen and self.ready(now)):
+            return False
         if self.unsendable(now):
             raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", "gone")
         self.sent.append(now)
         self.flying.append((now + self.lasts(now), now, intended))
         self.flying.sort(key=lambda flight: flight[0])
+        return True
 
     def turn(self, until: float) -> list[Result]:
         end = min([until, *(flight[0] for flight in self.flying)])
@@ -208,6 +216,17 @@ def test_every_due_time_is_a_request_a_failure_or_a_skip_also_while_there_is_no_
     assert len(unsent) == 4  # the one that could not be sent, and three that could not connect
     assert ledger.skips[SkipReason.BACKOFF] > 30
     assert len(server.sent) + 1 + ledger.skips.total() in (1198, 1199, 1200)
+
+
+@pytest.mark.parametrize("load", [steady("10/s"), {"mode": "closed", "users": 3}], ids=["open", "closed"])
+def test_without_a_connection_nothing_is_sent_nor_made_up_for(load: dict[str, Any]) -> None:
+    ledger, server = loaded(30, load, ready=lambda now: not 10.05 < now < 20.05)
+    assert not [sent for sent in server.sent if 10.05 < sent < 20.05]
+    assert max(server.sent) > 29
+    if load["mode"] == "open":
+        assert ledger.skips == {SkipReason.BUSY: 100}
+        assert len(server.sent) + 100 in (299, 300)
+        assert ledger.lateness == pytest.approx([0.0] * len(server.sent), abs=1e-9)
 
 
 def test_while_a_load_backs_off_what_is_on_its_way_is_still_read_and_nothing_connects() -> None:
