@@ -64,7 +64,8 @@ def verdicts() -> list[Panel]:
         numbers(
             Text(
                 "State now",
-                "Page: act now, the budget of 30 days would be gone in days; ticket: look today; fine: nothing to do.",
+                "Page: act now; ticket: look today; fine: nothing to do; raw burn of a budget of 30 days, without the "
+                "guards of the rules (own period, few probes, a start), so that fewer alerts may fire.",
                 "none",
             ),
             [Query(state(), "{{slo}}")],
@@ -77,7 +78,8 @@ def verdicts() -> list[Panel]:
         rows(
             Text(
                 "Objectives",
-                "Budget left below 0 means that the objective is broken for the last 30 days, whatever happens today.",
+                "Budget left below 0 means that the objective is broken for the last 30 days, whatever happens today, "
+                "and whatever other period the SLO has.",
             ),
             [
                 Query(info),
@@ -114,7 +116,7 @@ def burning() -> list[Panel]:
             Text(
                 "Burn rate per window",
                 "1× spends the budget in exactly 30 days; a cell is coloured above the factor at which its window "
-                "takes part in an alert.",
+                "takes part in an alert of an SLO over 30 days; the rules scale windows and add guards.",
             ),
             [Query(burn(window)) for window, _ in WINDOWS],
             [
