@@ -26,18 +26,13 @@ class Ranks:
         self.protocol = protocol
         self._channels = [open_channel(address) for address in addresses]
         self._calls: dict[str, list[Any]] = {}
-        self._losses = 0
-        self._ready = False
-        for channel, address in zip(self._channels, addresses, strict=True):
-            if not address.startswith("unix:"):
-                channel.subscribe(self._note)
 
     def connection(self) -> tuple[int, ...]:
-        """Changes when a connection was lost since, so that a server which was gone between two calls is noticed.
+        """Changes when a server was gone between two calls: a unix socket is another file after a restart.
 
-        A unix socket is another file after a restart. Over TCP gRPC tells of a lost connection, within 0.2 s.
+        Over TCP nothing tells (a real shard listens on unix sockets only); there a failing check has to notice.
         """
-        found = [self._losses]
+        found: list[int] = []
         for address in self.addresses:
             if address.startswith("unix:"):
                 try:
@@ -47,10 +42,6 @@ class Ranks:
                 else:
                     found += (file.st_ino, file.st_ctime_ns)
         return tuple(found)
-
-    def _note(self, state: grpc.ChannelConnectivity) -> None:
-        was, self._ready = self._ready, state is grpc.ChannelConnectivity.READY
-        self._losses += was and not self._ready
 
     def call(self, rpc: str, request: bytes, timeout: float, metadata: Metadata = None) -> list[bytes]:
         """Every rank's answer, not parsed, in rank order. Returns when the slowest is in. Raises Failure.
