@@ -39,7 +39,7 @@ class Plan:
 class Facts:
     """What a target says of itself. Empty text and None where it does not say; `ranks` counts the shards of the model.
 
-    `connection` says nothing by itself: another value means that the connection was lost in between.
+    `connection` says nothing by itself: another value means that the server was away in between.
     """
 
     protocol: str

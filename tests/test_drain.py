@@ -37,7 +37,7 @@ def hanging(shard: Shard, read: list[Settings]) -> Iterator[tuple[app.Daemon, th
     """A daemon that runs, with every Prefill of its targets hanging. The last of `read` is what a reload reads."""
     daemon = app.Daemon(lambda: read[-1])
     codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(daemon.run()))
+    thread = threading.Thread(target=lambda: codes.append(daemon.run()), daemon=True)
     shard.fault(Fault("hang", method="Prefill"))
     thread.start()
     try:
@@ -84,7 +84,7 @@ def test_whoever_waits_for_a_probe_of_his_own_does_not_keep_the_daemon_from_stop
         ports: list[int] = []
         daemon = app.Daemon(lambda: with_probe, ports.append)
         codes: list[int] = []
-        thread = threading.Thread(target=lambda: codes.append(daemon.run()))
+        thread = threading.Thread(target=lambda: codes.append(daemon.run()), daemon=True)
         shard.fault(Fault("hang", method="Prefill"))
         thread.start()
         answers: list[str] = []
@@ -97,7 +97,7 @@ def test_whoever_waits_for_a_probe_of_his_own_does_not_keep_the_daemon_from_stop
             except OSError as error:
                 answers.append(str(error))
 
-        asking = threading.Thread(target=ask)
+        asking = threading.Thread(target=ask, daemon=True)
         try:
             # A shard is serial: while one target's Prefill hangs, the other's calls queue behind it.
             wait_until(lambda: shard.state()["ranks"][0]["received"].get("Prefill", 0) >= 1, "a Prefill to hang")
