@@ -1,7 +1,6 @@
 """The wire contract held by others: the generated code of vllm-tgis-adapter and OpenAI's own client."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from openai.types.chat import ChatCompletionUserMessageParam
 
 from exporter.simulator.batcher import Limits
 from exporter.simulator.router import Router
+from tests.real_parts import lacking
 from tests.simulator.router import adapter_peer
 from tests.simulator.router.callers import PROMPT, fast, slow
 
@@ -24,9 +24,7 @@ def peer() -> Path:
     """The file of the adapter's client. Where the adapter is missing the test is skipped; under CI it fails."""
     if not (adapter_peer.PEERS / "vllm_tgis_adapter").exists():
         lack = f"vllm-tgis-adapter is not in {adapter_peer.PEERS}; `make venv` puts it there"
-        if os.environ.get("CI"):
-            pytest.fail(lack, pytrace=False)
-        pytest.skip(lack)
+        lacking(lack)
     return Path(adapter_peer.__file__)
 
 
