@@ -75,6 +75,8 @@ def test_every_started_probe_is_recorded_or_was_given_up_at_the_stop_and_no_batc
                 skew[0] += 60.0  # past every backing off
                 wait_until(lambda seen=seen: recorded(books, skew, seen), "an attempt")  # type: ignore[misc]
                 shard.fault(None)
+            shard.fault(Fault("unavailable", method="Prefill"))  # those above may be over before a probe meets them
+            wait_until(lambda: failed(books, skew), "a failed attempt")
         finally:
             runner.stop()
             thread.join(30)
@@ -85,6 +87,12 @@ def test_every_started_probe_is_recorded_or_was_given_up_at_the_stop_and_no_batc
         assert all(rank["clear_all_calls"] == 0 for rank in shard.state()["ranks"])
         assert shard.died is None
         assert {observation.outcome for observation in books.observations} > {Outcome.OK}
+
+
+def failed(books: Books, skew: list[float]) -> bool:
+    """Whether an attempt has failed; virtual time goes on, so that backing off ends."""
+    skew[0] += 1.0
+    return any(observation.outcome is not Outcome.OK for observation in books.observations)
 
 
 def recorded(books: Books, skew: list[float], seen: int) -> bool:
