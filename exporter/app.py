@@ -24,6 +24,7 @@ from exporter.metrics import Metrics
 from exporter.prober import Census
 from exporter.probes import open_background, open_prober
 from exporter.recorder import Recorder
+from exporter.rendering import prepare
 from exporter.runner import Runner
 from exporter.schedule import phase
 from exporter.settings import Settings
@@ -186,8 +187,9 @@ class Daemon:
             self._recorder.metrics.announce(plan)
             if not plan.workloads:
                 logger.warning("target %s has no workload: it is only checked for being up", plan.target.name)
+        prepare(self._recorder.metrics.registry)
         spare_collector()
-        # Only now: the first probes would be late while the series of hundreds of targets are made.
+        # Only now: the first probes would be late while the series and lines of hundreds of targets are made.
         for plan in arriving:
             name = plan.target.name
             census = Census()

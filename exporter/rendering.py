@@ -1,9 +1,10 @@
 """The text of /metrics, byte for byte as prometheus_client would write it, in both formats, in small parts.
 
-Plain, each scrape writes all lines anew, a histogram at a time: one `%` on the family's template and two replacements,
-about 10 µs. Compressed, as Prometheus asks for it, a histogram that did not change is not even looked at: its lines are
-kept compressed. Such pieces are whole blocks of one DEFLATE stream, so a page is their concatenation, and its checksum
-follows from theirs. No part takes long, so a thread that measures gets the interpreter as soon as it asks for it.
+A histogram's lines are made with one `%` on the family's template and two replacements, and kept compressed until it
+changes: what did not change is not even looked at. Such pieces are whole blocks of one DEFLATE stream. So a page as
+Prometheus asks for it, compressed, is their concatenation, and its checksum follows from theirs; a plain page is what
+they unpack to, faster than the lines could be written anew. No part takes long, so a thread that measures gets the
+interpreter as soon as it asks for it.
 """
 
 import struct
@@ -76,12 +77,18 @@ def accepts_gzip(accept_encoding: str) -> bool:
 
 def page(registry: Registry, form: Format) -> Iterator[bytes]:
     """The whole page in parts of about PART_BYTES."""
-    return _in_parts(_texts(registry, form))
+    return _in_parts(_unpacked(registry, form))
 
 
 def gzip_page(registry: Registry, form: Format) -> Iterator[bytes]:
     """The same, as one gzip member."""
-    return _in_parts(_compressed(registry, form))
+    return _in_parts(_packed(registry, form))
+
+
+def prepare(registry: Registry) -> None:
+    """Make what is missing for a page, so that the next one need not: the first has every line to write."""
+    for _ in _pieces(registry, PLAIN_0_0_4):
+        pass
 
 
 def _in_parts(texts: Iterable[bytes]) -> Iterator[bytes]:
@@ -97,20 +104,13 @@ def _in_parts(texts: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(waiting)
 
 
-def _texts(registry: Registry, form: Format) -> Iterator[bytes]:
-    registry.refresh()
-    for family in registry.families:
-        yield head(family, form)
-        for group in list(family.groups.values()):
-            if family.kind == "histogram":
-                for child in list(group.children.values()):
-                    yield _histogram(family, child, group, form)[1]
-            else:
-                yield _values(group)[1]
-    yield tail(form)
+def _unpacked(registry: Registry, form: Format) -> Iterator[bytes]:
+    for piece in _pieces(registry, form):
+        for part in piece.parts:
+            yield zlib.decompressobj(-zlib.MAX_WBITS).decompress(part)
 
 
-def _compressed(registry: Registry, form: Format) -> Iterator[bytes]:
+def _packed(registry: Registry, form: Format) -> Iterator[bytes]:
     yield GZIP_HEADER
     checksum = length = 0
     for piece in _pieces(registry, form):

@@ -225,9 +225,7 @@ class Runner:
             self.attempted = True
             return
         started = self._clock.now()
-        self._promised = (
-            started + 2 * CONNECT_TIMEOUT + SETTLE_TIMEOUT + (workload.warmups + 1) * workload.timeout + PATIENCE
-        )
+        self._promise(started, workload)
         self._ledger.inflight(self.name, 1)
         try:
             observation = self._attempt(key, workload, due, started)
