@@ -16,6 +16,7 @@ from types import FrameType
 import yaml
 
 from exporter import __version__
+from exporter.breath import Breath
 from exporter.catalogue import layout
 from exporter.exposition import Exposition, Views
 from exporter.journal import logger, set_up
@@ -187,7 +188,7 @@ class Daemon:
             self._recorder.metrics.announce(plan)
             if not plan.workloads:
                 logger.warning("target %s has no workload: it is only checked for being up", plan.target.name)
-        prepare(self._recorder.metrics.registry)
+        prepare(self._recorder.metrics.registry, Breath())
         spare_collector()
         # Only now: the first probes would be late while the series and lines of hundreds of targets are made.
         for plan in arriving:

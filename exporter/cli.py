@@ -1,20 +1,18 @@
 """The commands and their exit codes: 0 done, 1 failed, 2 wrong usage or configuration."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from exporter import __version__
+from exporter import __version__, grpc_core
 from exporter.sources import SettingsError, load
 from exporter.targets import sent_in_the_open, too_large
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # gRPC's core writes lines of its own to standard error; what they say, our own messages say too.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    grpc_core.prepare()
     options = build_parser(words[:1]).parse_args(words)
     try:
         return int(options.command(options))

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from exporter import rendering
+from exporter.breath import Breath
 from exporter.instruments import Registry
 from exporter.notation import split_listen_address
 from exporter.web.access import Guard
@@ -141,8 +142,8 @@ def respond(method: str, path: str, accepts: Accepts, views: Views, query: str =
 def _metrics(registry: Registry, accepts: Accepts) -> Page:
     form = rendering.choose_format(accepts.format)
     if rendering.accepts_gzip(accepts.encoding):
-        return Page("200 OK", rendering.gzip_page(registry, form), form.content_type, "gzip")
-    return Page("200 OK", rendering.page(registry, form), form.content_type)
+        return Page("200 OK", rendering.gzip_page(registry, form, Breath()), form.content_type, "gzip")
+    return Page("200 OK", rendering.page(registry, form, Breath()), form.content_type)
 
 
 def _probe(method: str, query: str, views: Views) -> Page:

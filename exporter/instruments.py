@@ -34,7 +34,7 @@ class Piece:
     """Lines as they go out compressed, made when the owner had this `version`; see `rendering`."""
 
     version: int
-    parts: tuple[bytes, ...]
+    data: bytes
     checksum: int
     length: int
 
@@ -138,12 +138,12 @@ class Histogram:
         "_changes",
         "_edges",
         "counts",
+        "edge_texts",
         "exemplars",
         "labels",
         "pieces",
         "sum",
         "surround",
-        "template",
         "version",
     )
 
@@ -152,7 +152,7 @@ class Histogram:
         self.pieces: dict[bool, Piece] = {}
         self._edges = family.edges
         # The child's own, as its counts are: a scrape may come while a reload gives the family other edges.
-        self.template = family.template
+        self.edge_texts = family.edge_texts
         self._changes = changes
         self.labels = labels
         self.counts = [0] * (len(self._edges) + 1)
@@ -200,13 +200,13 @@ class Family(Generic[ChildType]):
     edges: tuple[float, ...] = ()
     initial: float = 0
     groups: dict[str, Group[ChildType]] = field(default_factory=dict)
-    template: str = ""
+    edge_texts: tuple[str, ...] = ()
     _target_at: int | None = None
 
     def __post_init__(self) -> None:
         self._target_at = self.label_names.index("target") if "target" in self.label_names else None
         if self.kind == "histogram":
-            self.template = template(self.name, self.edges)
+            self.edge_texts = edge_texts(self.edges)
 
     @property
     def sample_name(self) -> str:
@@ -254,7 +254,7 @@ class Family(Generic[ChildType]):
         if self.edges == tuple(edges):
             return
         self.edges = tuple(edges)
-        self.template = template(self.name, self.edges)
+        self.edge_texts = edge_texts(self.edges)
         for group in list(self.groups.values()):
             with group.changes.lock:
                 for values, child in list(group.children.items()):
@@ -339,24 +339,18 @@ def go_number(value: float) -> str:
     return f"{mantissa}e+{len(whole) - 1:02d}"
 
 
-# --- label text, made once for each series
-
-# Places in a histogram's template. No escaped label value holds a line break, and no line of ours begins with a digit.
-BEFORE_EDGE, AFTER_EDGE, ALL_LABELS = "\n1", "\n2", "\n3"
+# --- text that is made once
 
 
-def template(name: str, edges: Iterable[float]) -> str:
-    """A histogram's lines with places for the labels (to replace) and for the cumulative counts and the sum (`%`)."""
-    name = name.replace("%", "%%")
-    buckets = [f'{name}_bucket{BEFORE_EDGE}le="{go_number(e)}"{AFTER_EDGE}%s\n' for e in (*edges, float("inf"))]
-    return "".join((*buckets, f"{name}_count{ALL_LABELS} %s\n{name}_sum{ALL_LABELS} %s\n"))
+def edge_texts(edges: Iterable[float]) -> tuple[str, ...]:
+    return tuple(go_number(edge) for edge in (*edges, float("inf")))
 
 
 def surround(labels: Labels) -> tuple[str, str, str]:
-    """What stands before a bucket's `le="…"`, after it, and at the lines without it. Labels come sorted by name."""
+    """What stands before a bucket's edge, after it, and at the lines without one. Labels come sorted by name."""
     before = "".join(f"{_pair(label)}," for label in labels if label[0] < "le")
     after = "".join(f",{_pair(label)}" for label in labels if label[0] > "le")
-    return f"{{{before}", f"{after}}} ", braced(labels)
+    return f'{{{before}le="', f'"{after}}} ', braced(labels)
 
 
 def braced(labels: Labels) -> str:

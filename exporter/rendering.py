@@ -1,39 +1,29 @@
 """The text of /metrics, byte for byte as prometheus_client would write it, in both formats, in small parts.
 
-A histogram's lines are made with one `%` on the family's template and two replacements, and kept compressed until it
-changes: what did not change is not even looked at. Such pieces are whole blocks of one DEFLATE stream. So a page as
-Prometheus asks for it, compressed, is their concatenation, and its checksum follows from theirs; a plain page is what
-they unpack to, faster than the lines could be written anew. No part takes long, so a thread that measures gets the
-interpreter as soon as it asks for it.
+A histogram's lines are made with one `join`, and kept compressed until it changes: what did not change is not even
+looked at. Such pieces are whole blocks of one DEFLATE stream. So a page as Prometheus asks for it, compressed, is their
+concatenation, and its checksum follows from theirs; a plain page is what they unpack to, faster than the lines could be
+written anew. No piece takes long, and between two of them others may have the interpreter and the processor.
 """
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
-from exporter.instruments import (
-    AFTER_EDGE,
-    ALL_LABELS,
-    BEFORE_EDGE,
-    Exemplar,
-    Family,
-    Group,
-    Histogram,
-    Piece,
-    Registry,
-    braced,
-    go_number,
-)
+from exporter.instruments import Exemplar, Family, Group, Histogram, Piece, Registry, braced, go_number
 
 # A part handed to the network: large enough that few calls are made, small enough that it is soon made.
-PART_BYTES = 32_768
+PART_BYTES = 65_536
 PLAIN_BELOW = 1_000_000
 GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"
 LAST_BLOCK = b"\x03\x00"
+# Called between two pieces, for whoever wants to let others have the processor: see `breath`.
+Breathe = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +65,23 @@ def accepts_gzip(accept_encoding: str) -> bool:
 # --- a page
 
 
-def page(registry: Registry, form: Format) -> Iterator[bytes]:
+def without_a_break() -> None:
+    """Where nobody is measured."""
+
+
+def page(registry: Registry, form: Format, breathe: Breathe = without_a_break) -> Iterator[bytes]:
     """The whole page in parts of about PART_BYTES."""
-    return _in_parts(_unpacked(registry, form))
+    return _in_parts(_unpacked(registry, form, breathe))
 
 
-def gzip_page(registry: Registry, form: Format) -> Iterator[bytes]:
+def gzip_page(registry: Registry, form: Format, breathe: Breathe = without_a_break) -> Iterator[bytes]:
     """The same, as one gzip member."""
-    return _in_parts(_packed(registry, form))
+    return _in_parts(_packed(registry, form, breathe))
 
 
-def prepare(registry: Registry) -> None:
+def prepare(registry: Registry, breathe: Breathe = without_a_break) -> None:
     """Make what is missing for a page, so that the next one need not: the first has every line to write."""
-    for _ in _pieces(registry, PLAIN_0_0_4):
+    for _ in _pieces(registry, PLAIN_0_0_4, breathe):
         pass
 
 
@@ -104,39 +98,42 @@ def _in_parts(texts: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(waiting)
 
 
-def _unpacked(registry: Registry, form: Format) -> Iterator[bytes]:
-    for piece in _pieces(registry, form):
-        for part in piece.parts:
-            yield zlib.decompressobj(-zlib.MAX_WBITS).decompress(part)
+def _unpacked(registry: Registry, form: Format, breathe: Breathe) -> Iterator[bytes]:
+    for piece in _pieces(registry, form, breathe):
+        yield zlib.decompressobj(-zlib.MAX_WBITS).decompress(piece.data)
 
 
-def _packed(registry: Registry, form: Format) -> Iterator[bytes]:
+def _packed(registry: Registry, form: Format, breathe: Breathe) -> Iterator[bytes]:
     yield GZIP_HEADER
     checksum = length = 0
-    for piece in _pieces(registry, form):
-        yield from piece.parts
+    for piece in _pieces(registry, form, breathe):
+        yield piece.data
         checksum = combined(checksum, piece.checksum, piece.length)
         length += piece.length
     yield LAST_BLOCK + struct.pack("<II", checksum, length & 0xFFFFFFFF)
 
 
-def _pieces(registry: Registry, form: Format) -> Iterator[Piece]:
+def _pieces(registry: Registry, form: Format, breathe: Breathe) -> Iterator[Piece]:
     registry.refresh()
     for family in registry.families:
         yield _constant(head(family, form))
         for group in list(family.groups.values()):
-            yield _group_piece(family, group, form)
+            yield _group_piece(family, group, form, breathe)
+            breathe()
     yield _constant(tail(form))
 
 
-def _group_piece(family: Family[Any], group: Group[Any], form: Format) -> Piece:
+def _group_piece(family: Family[Any], group: Group[Any], form: Format, breathe: Breathe) -> Piece:
     """A target's lines of a family, from the cache as far as nothing has changed."""
     version = group.changes.count
     kept = group.pieces.get(form.openmetrics)
     if kept is not None and kept.version == version:
         return kept
     if family.kind == "histogram":
-        pieces = [_histogram_piece(family, child, group, form) for child in list(group.children.values())]
+        pieces = []
+        for child in list(group.children.values()):
+            pieces.append(_histogram_piece(family, child, group, form))
+            breathe()
         kept = joined(version, pieces)
     else:
         kept = compress(*_values(group))
@@ -187,13 +184,15 @@ def _histogram(family: Family[Any], child: Histogram, group: Group[Any], form: F
         exemplars = dict(child.exemplars) if form.openmetrics else {}
     count = counts[-1]
     words = [f"{n}.0" for n in counts] if count < PLAIN_BELOW else [number(n) for n in counts]
-    before, after, labels = child.surround
-    words += (words[-1], number(total))
+    last = words[-1]
     for place, exemplar in exemplars.items():
         words[place] += _exemplar(exemplar)
-    text = child.template % tuple(words)
-    text = text.replace(BEFORE_EDGE, before).replace(AFTER_EDGE, after).replace(ALL_LABELS, labels)
-    return version, text.encode()
+    before, after, labels = child.surround
+    lines = [f"{family.name}_bucket{before}", "", after, "", "\n"] * len(words)
+    lines[1::5] = child.edge_texts
+    lines[3::5] = words
+    lines.append(f"{family.name}_count{labels} {last}\n{family.name}_sum{labels} {number(total)}\n")
+    return version, "".join(lines).encode()
 
 
 def _exemplar(exemplar: Exemplar) -> str:
@@ -213,7 +212,7 @@ def compress(version: int, text: bytes) -> Piece:
     """Blocks of a raw DEFLATE stream that end at a byte, refer to nothing before them, and are not the last ones."""
     # Level 1: these lines repeat themselves so much that more effort gains a tenth. Small tables: a piece is a few kB.
     squeeze = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, 5)
-    return Piece(version, (squeeze.compress(text) + squeeze.flush(zlib.Z_SYNC_FLUSH),), zlib.crc32(text), len(text))
+    return Piece(version, squeeze.compress(text) + squeeze.flush(zlib.Z_SYNC_FLUSH), zlib.crc32(text), len(text))
 
 
 @lru_cache(maxsize=256)
@@ -226,12 +225,11 @@ def joined(version: int, pieces: list[Piece]) -> Piece:
     for piece in pieces:
         checksum = combined(checksum, piece.checksum, piece.length)
         length += piece.length
-    return Piece(version, tuple(part for piece in pieces for part in piece.parts), checksum, length)
+    return Piece(version, b"".join([piece.data for piece in pieces]), checksum, length)
 
 
 POLYNOMIAL = 0xEDB88320
 HIGHEST = 0x80000000  # the polynomial 1: the lowest power stands in the highest bit
-Shift = tuple[tuple[int, ...], ...]
 
 
 def combined(first: int, second: int, second_length: int) -> int:
@@ -239,30 +237,33 @@ def combined(first: int, second: int, second_length: int) -> int:
 
     A CRC is a remainder of polynomials over GF(2): to put `n` bytes after a text is to multiply by x^(8n).
     """
-    a, b, c, d, e, f, g, h = _shift(second_length)
+    table = _shift(second_length)
     return (
-        (a[first & 15] ^ b[first >> 4 & 15] ^ c[first >> 8 & 15] ^ d[first >> 12 & 15])
-        ^ (e[first >> 16 & 15] ^ f[first >> 20 & 15] ^ g[first >> 24 & 15] ^ h[first >> 28])
-        ^ second
+        (table[first & 15] ^ table[16 | first >> 4 & 15] ^ table[32 | first >> 8 & 15] ^ table[48 | first >> 12 & 15])
+        ^ (table[64 | first >> 16 & 15] ^ table[80 | first >> 20 & 15])
+        ^ (table[96 | first >> 24 & 15] ^ table[112 | first >> 28] ^ second)
     )
 
 
 @lru_cache(maxsize=1024)
-def _shift(length: int) -> Shift:
-    """Products with x^(8 length): for each of eight half bytes of the other factor, for each of its 16 values."""
+def _shift(length: int) -> "array[int]":
+    """Products with x^(8 length): for each of eight half bytes of the other factor, for each of its 16 values.
+
+    An array, not tuples of numbers: a thousand lengths are soon met, and would take 5 MiB.
+    """
     power = _power_of_x(8 * length)
     products = []
     for _ in range(32):
         products.append(power)
         power = power >> 1 ^ POLYNOMIAL if power & 1 else power >> 1
     products.reverse()  # the product with each single bit, from the lowest bit on
-    tables = []
+    tables = array("I")
     for at in range(0, 32, 4):
         table = [0]
         for product in products[at : at + 4]:
             table += [entry ^ product for entry in table]
-        tables.append(tuple(table))
-    return tuple(tables)
+        tables.extend(table)
+    return tables
 
 
 def _power_of_x(exponent: int) -> int:

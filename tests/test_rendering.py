@@ -19,7 +19,7 @@ from prometheus_client.samples import Exemplar as TheirExemplar
 from prometheus_client.utils import floatToGoString
 
 from exporter import rendering
-from exporter.instruments import Exemplar, Registry, go_number
+from exporter.instruments import Exemplar, Piece, Registry, go_number
 from exporter.process import Process
 from exporter.rendering import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, Format, accepts_gzip, choose_format
 
@@ -239,11 +239,42 @@ def test_the_same_edges_again_change_nothing() -> None:
 def test_a_large_page_comes_in_small_parts() -> None:
     registry = Registry()
     wait = registry.histogram("wait_seconds", "Wait.", [edge / 100 for edge in range(1, 60)], ("target",))
-    for number in range(100):
+    for number in range(200):
         wait.labels(str(number))
     parts = list(rendering.page(registry, PLAIN_0_0_4))
     assert len(parts) > 5
     assert max(map(len, parts)) < 2 * rendering.PART_BYTES
+
+
+def test_between_two_pieces_the_maker_of_a_page_may_pause() -> None:
+    registry = Registry()
+    wait = registry.histogram("wait_seconds", "Wait.", (0.1,), ("target", "size"))
+    for number in range(10):
+        wait.labels("a", str(number))
+    pauses = []
+    b"".join(rendering.gzip_page(registry, PLAIN_0_0_4, lambda: pauses.append(1)))
+    assert len(pauses) >= 10  # one histogram of a target after the other
+
+
+@pytest.mark.parametrize("form", [PLAIN_0_0_4, OPENMETRICS])
+def test_a_prepared_page_makes_only_what_changed_since(form: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry()
+    wait = registry.histogram("wait_seconds", "Wait.", (0.1,), ("target",))
+    for number in range(10):
+        wait.labels(str(number))
+    rendering.prepare(registry)
+    wait.labels("3").observe(0.05)
+    made: list[bytes] = []
+    compress = rendering.compress
+
+    def watched(version: int, text: bytes) -> Piece:
+        made.append(text)
+        return compress(version, text)
+
+    monkeypatch.setattr(rendering, "compress", watched)
+    page = plain(registry, form)
+    assert sum(b"_bucket" in text for text in made) == 1
+    assert b'wait_seconds_bucket{le="0.1",target="3"} 1.0' in page
 
 
 @settings(deadline=None)  # a busy machine is no failure
@@ -257,7 +288,7 @@ def test_the_checksum_of_two_texts_follows_from_theirs(first: bytes, second: byt
 def test_compressed_pieces_put_together_are_one_deflate_stream(texts: list[bytes]) -> None:
     piece = rendering.joined(0, [rendering.compress(0, text) for text in texts])
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    assert stream.decompress(b"".join(piece.parts) + rendering.LAST_BLOCK) == b"".join(texts)
+    assert stream.decompress(piece.data + rendering.LAST_BLOCK) == b"".join(texts)
     assert stream.eof
     assert not stream.unused_data
     assert (piece.length, piece.checksum) == (len(b"".join(texts)), zlib.crc32(b"".join(texts)))

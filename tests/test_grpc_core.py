@@ -1,0 +1,37 @@
+"""What is said to gRPC's core before it is loaded."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from exporter import grpc_core
+
+CALL = """
+import exporter.cli, sys
+assert "grpc" not in sys.modules, "the commands are read before the environment is prepared"
+from exporter.grpc_core import prepare
+prepare()
+import grpc
+try:
+    grpc.insecure_channel("127.0.0.1:1").unary_unary("/a/b")(b"", timeout=1)
+except grpc.RpcError as error:
+    print(error.code())
+"""
+
+
+def test_the_core_knows_every_word() -> None:
+    """Of one that it does not know it writes a line; then a newer release has made the word needless."""
+    environ = dict(os.environ) | grpc_core.WISHES | {"GRPC_VERBOSITY": "error"}
+    done = subprocess.run([sys.executable, "-c", CALL], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "StatusCode.UNAVAILABLE"
+    assert "experiment" not in done.stderr
+
+
+def test_what_an_operator_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPC_EXPERIMENTS", "")
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    grpc_core.prepare()
+    assert os.environ["GRPC_EXPERIMENTS"] == ""
+    assert os.environ["GRPC_VERBOSITY"] == "NONE"
