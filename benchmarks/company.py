@@ -170,7 +170,8 @@ PART = Part(
     "company",
     "Truth under company",
     run,
-    "measuring and serving stay in one process. The bare client, which shares no interpreter with us, feels scrapes "
-    "nearly as much: on two cores the tail is the processor's, and a process of its own for pages (an interpreter with "
-    "cheroot: 22 MiB) would not take it away",
+    "measuring and serving stay in one process: who makes a page pauses, and so leaves the processor and the "
+    "interpreter's lock to who measures. The bare client, which shares no interpreter with us, felt scrapes nearly as "
+    "much before those pauses: the tail was the processor's, and a process of its own for pages (an interpreter with "
+    "cheroot: 22 MiB) would not have taken it away.",
 )

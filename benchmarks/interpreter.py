@@ -1,10 +1,12 @@
-"""Where the tail comes from, and what was done about it: the interpreter's lock and its garbage collector.
+"""Where the tail comes from, and what was done about it: the interpreter's lock, its garbage collector, gRPC's threads.
 
-One thread measures as probes do, another renders pages without a pause, which is worse than any scrape: what the thread
-that measures then waits for is the lock. `sys.setswitchinterval` says how long the other may keep it.
+One thread measures as probes do, another makes pages, every line anew, over and over, which is worse than any scrape.
+The thread that measures then waits for the lock, which `sys.setswitchinterval` says how long the other may keep, and
+for a processor, which the other leaves when it pauses (`exporter.breath`).
 """
 
 import gc
+import json
 import random
 import sys
 import tempfile
@@ -12,39 +14,74 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from benchmarks.bare import Bare
 from benchmarks.pages import filled
-from benchmarks.processes import Server, socket_address
+from benchmarks.processes import Process, Server, socket_address
 from benchmarks.report import Part, Table, median, milliseconds, quantile
 from exporter import rendering
 from exporter.app import SWITCH_SECONDS
-from exporter.instruments import Registry
+from exporter.breath import Breath
+from exporter.grpc_core import WISHES
+from exporter.instruments import Registry, children
 
 SERVICE_SECONDS = 0.002
-ALONE = 0.0
-INTERVALS = (ALONE, 0.005, 0.0005, 0.0001, 0.00002)
 ROUNDS = 8
 TARGETS = 16
+BARE_PERIOD = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a call is measured beside: a thread that works, if `interval` (seconds) is not None, with pauses or not."""
+
+    name: str
+    interval: float | None = None
+    pauses: bool = False
+    remark: str = ""
+
+
+CONDITIONS = (
+    Condition("no other thread"),
+    Condition("5 ms", 0.005, remark="Python's default"),
+    Condition("0.5 ms", 0.0005),
+    Condition("0.1 ms", 0.0001),
+    Condition("0.02 ms", 0.00002),
+    Condition("0.1 ms, with pauses", SWITCH_SECONDS, pauses=True, remark="chosen"),
+)
 
 
 class Renderer:
-    """A thread that writes a page over and over while it may."""
+    """A thread that makes a page over and over while it may, every line anew."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._busy = threading.Event()
+        self._pauses = False
         self.pages = 0
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
         while self._busy.wait():
-            for _ in rendering.page(self._registry, rendering.PLAIN_0_0_4):
-                pass
+            self._forget()
+            breathe = Breath() if self._pauses else rendering.without_a_break
+            for _ in rendering.gzip_page(self._registry, rendering.PLAIN_0_0_4, breathe):
+                if not self._busy.is_set():
+                    break
             self.pages += 1
 
+    def _forget(self) -> None:
+        for family in self._registry.families:
+            for group in family.groups.values():
+                group.pieces.clear()
+            for child in children(family):
+                if family.kind == "histogram":
+                    child.pieces.clear()
+
     @contextmanager
-    def busy(self) -> Iterator[None]:
+    def busy(self, pauses: bool) -> Iterator[None]:
+        self._pauses = pauses
         self._busy.set()
         try:
             yield
@@ -53,44 +90,76 @@ class Renderer:
 
 
 def run(seconds: float) -> list[Table]:
-    return [switches(seconds * 0.8), collections()]
+    return [beside(seconds * 0.6), collections(), polling(seconds * 0.2)]
 
 
-def switches(seconds: float) -> Table:
+def beside(seconds: float) -> Table:
     renderer = Renderer(filled(TARGETS, random.Random(1))[0].registry)
-    added: dict[float, list[float]] = {interval: [] for interval in INTERVALS}
-    pages: dict[float, list[float]] = {interval: [] for interval in INTERVALS}
+    added: dict[Condition, list[float]] = {condition: [] for condition in CONDITIONS}
+    pages: dict[Condition, list[float]] = {condition: [] for condition in CONDITIONS}
     before = sys.getswitchinterval()
+    turn = seconds / ROUNDS / len(CONDITIONS)
     with tempfile.TemporaryDirectory() as folder, Server(socket_address(folder), SERVICE_SECONDS) as server:
         bare = Bare(server.address)
         bare.prefill()
         for _ in range(ROUNDS):
-            for interval in INTERVALS:
-                sys.setswitchinterval(interval or before)
-                if interval == ALONE:
-                    _measure(bare, added[interval], seconds / ROUNDS / len(INTERVALS))
+            for condition in CONDITIONS:
+                if condition.interval is None:
+                    _measure(bare, added[condition], turn)
                     continue
-                with renderer.busy():
+                sys.setswitchinterval(condition.interval)
+                with renderer.busy(condition.pauses):
                     began, made = time.perf_counter(), renderer.pages
-                    _measure(bare, added[interval], seconds / ROUNDS / len(INTERVALS))
-                    pages[interval].append((renderer.pages - made) / (time.perf_counter() - began))
+                    _measure(bare, added[condition], turn)
+                    pages[condition].append((renderer.pages - made) / (time.perf_counter() - began))
+                sys.setswitchinterval(before)
         bare.close()
-    sys.setswitchinterval(before)
     rows = tuple(
         (
-            "no other thread" if interval == ALONE else f"{interval * 1e3:g} ms",
-            *(milliseconds(quantile(added[interval], q)) for q in (0.5, 0.9, 0.99)),
-            f"{median(pages[interval]):.1f}" if pages[interval] else "",
-            {SWITCH_SECONDS: "chosen", 0.005: "Python's default"}.get(interval, ""),
+            condition.name,
+            *(milliseconds(quantile(added[condition], q)) for q in (0.5, 0.9, 0.99)),
+            f"{median(pages[condition]):.1f}" if pages[condition] else "",
+            condition.remark,
         )
-        for interval in INTERVALS
+        for condition in CONDITIONS
     )
     notes = (
-        f"Added delay of the bare client's Decode while another thread renders pages of {TARGETS} targets without a "
-        f"pause, by the interpreter's switch interval; in turns, {ROUNDS} rounds.",
+        f"Added delay of the bare client's Decode while another thread makes pages of {TARGETS} targets, every line "
+        f"anew, by the interpreter's switch interval; in turns, {ROUNDS} rounds.",
     )
     columns = ("switch interval", "added p50", "p90", "p99", "pages a second", "")
     return Table("A measuring thread beside one that renders", columns, rows, notes)
+
+
+def polling(seconds: float) -> Table:
+    """Two bare clients at the same time, one as gRPC is unless told otherwise, one as we tell it."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, Server(socket_address(folder), SERVICE_SECONDS) as server:
+        command = ["-m", "benchmarks.bare", server.address, str(BARE_PERIOD)]
+        settings = (("a pool of threads", ""), ("the calling thread", WISHES["GRPC_EXPERIMENTS"]))
+        with (
+            Process(command, {"GRPC_EXPERIMENTS": settings[0][1]}) as pool,
+            Process(command, {"GRPC_EXPERIMENTS": settings[1][1]}) as caller,
+        ):
+            for process in (pool, caller):
+                process.read()
+            time.sleep(1)  # first connections
+            before = []
+            for process in (pool, caller):
+                process.ask("calls")
+                before.append(process.cpu_seconds())
+            time.sleep(seconds)
+            for (name, words), process, cpu in zip(settings, (pool, caller), before, strict=True):
+                spent = process.cpu_seconds() - cpu
+                added = [arrived - asked - total for asked, arrived, total in json.loads(process.ask("calls"))]
+                quantiles = [milliseconds(quantile(added, q)) for q in (0.5, 0.9, 0.99)]
+                rows.append((name, f"`{words}`" if words else "", *quantiles, milliseconds(spent / len(added))))
+    notes = (
+        f"Two bare clients at once, each in a process of its own, a Decode and then {BARE_PERIOD * 1e3:g} ms of sleep; CPU "
+        "time is the process's.",
+    )
+    columns = ("who polls", "GRPC_EXPERIMENTS", "added p50", "p90", "p99", "CPU per call")
+    return Table("Who waits for gRPC's answer", columns, tuple(rows), notes)
 
 
 def _measure(bare: Bare, added: list[float], seconds: float) -> None:
@@ -130,6 +199,8 @@ PART = Part(
     "interpreter",
     "The interpreter's part in the tail",
     run,
-    "a switch interval of 0.1 ms; `gc.freeze` after start and reload, and no circles of references in the instruments, "
-    "so that what leaves is freed without the collector.",
+    "a switch interval of 0.1 ms, and pauses of 0.1 ms whenever a page has taken 0.3 ms: without them a call that "
+    "wakes up while all processors are busy waits for the end of a slice of the kernel's scheduler; `gc.freeze` after "
+    "start and reload, and no circles of references in the instruments, so that what leaves is freed without the "
+    "collector; gRPC polls in the thread that calls.",
 )

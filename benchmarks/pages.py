@@ -24,8 +24,9 @@ def run(seconds: float) -> list[Table]:
     rng = random.Random(1)
     rows = [measure(targets, rng, seconds / len(SIZES)) for targets in SIZES]
     notes = (
-        "Targets × 6 batch sizes × 2 workloads, every histogram filled. Plain: all lines anew. Packed: gzip as "
-        "Prometheus asks for it, after one more probe of every target, which is what one scrape interval brings. "
+        "Targets × 6 batch sizes × 2 workloads, every histogram filled. Packed: gzip as Prometheus asks "
+        "for it, after one more probe of every target, which is what one scrape interval brings. Plain: the same page "
+        "right after it, unpacked. "
         "prometheus_client: its own instruments with the same values, plain, in turns with ours up to "
         f"{REFERENCE_UP_TO} targets.",
     )
@@ -140,6 +141,6 @@ PART = Part(
     "Rendering a page",
     run,
     "instruments and rendering of our own (`exporter/instruments.py`, `exporter/rendering.py`): label text made once, "
-    "a template for each histogram, and each histogram's lines kept compressed until it changes, as blocks that are "
-    "put together to one gzip stream.",
+    "one `join` for each histogram, and its lines kept compressed until it changes, as blocks that are put together to "
+    "one gzip stream; a plain page is unpacked from them. The first page is made before the first probe.",
 )

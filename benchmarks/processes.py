@@ -138,6 +138,12 @@ def scrape(port: int, packed: bool = True) -> tuple[float, int]:
     return time.perf_counter() - began, size
 
 
+def page(port: int) -> str:
+    """The whole page, plain."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as response:
+        return str(response.read().decode())
+
+
 def reload(port: int) -> None:
     request = urllib.request.Request(f"http://127.0.0.1:{port}/-/reload", method="POST", data=b"")
     urllib.request.urlopen(request, timeout=60).close()

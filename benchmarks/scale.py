@@ -27,7 +27,8 @@ def run(seconds: float) -> list[Table]:
     notes = (
         "Targets × 6 batch sizes × 2 workloads in one daemon, 8 tokens of 5 ms, one probe per target each "
         f"{periods} s. CPU time is that of the daemon, between scrapes, divided by the probes in it. A scrape is "
-        "packed and timed at the client until the page is in; the first one after a start has every series to write.",
+        "packed and timed at the client until the page is in. Of few probes the 99th percentile of lateness is the "
+        "highest: the first probe after a start, which waits for its connection.",
     )
     columns = (
         *("targets", "probes", "first sample after", "CPU per probe", "CPU of one core", "memory", "per target"),
@@ -94,6 +95,6 @@ PART = Part(
     "scale",
     "Growth with targets",
     run,
-    "all series are made before the first thread starts, and the targets' slots are spread by the golden ratio: "
-    "nothing starts at once.",
+    "all series and their lines are made before the first thread starts, and the targets' slots are spread by the "
+    "golden ratio: nothing starts at once.",
 )

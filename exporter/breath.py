@@ -12,8 +12,7 @@ PAUSE_SECONDS = 0.0001
 class Breath:
     """Call it again and again during one piece of work: it sleeps for a moment when the last pause is some time ago.
 
-    Measured (`python -m benchmarks company`): what scrapes add to the 99th percentile of inter-token latency falls to
-    a fifth, for pages that take half as long again.
+    Measured: `python -m benchmarks interpreter`, and what scrapes change in `company`.
     """
 
     def __init__(

@@ -5,9 +5,9 @@ import os
 WISHES = {
     # It writes lines of its own to standard error; what they say, our own messages say too.
     "GRPC_VERBOSITY": "NONE",
-    # Its event engine hands each call through a pool of threads. The calling thread polling for itself, as before,
-    # answers sooner and costs a sidecar a quarter less (`python -m benchmarks added-delay sidecar`, with this variable
-    # set to nothing beside). A core that no longer knows the word ignores it.
+    # Its event engine hands each call through a pool of threads. When the calling thread polls for itself, the answer
+    # is there sooner, for less CPU time (measured: `python -m benchmarks interpreter`). A core that no longer knows
+    # the word ignores it.
     "GRPC_EXPERIMENTS": "-event_engine_client",
 }
 
