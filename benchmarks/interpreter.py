@@ -155,8 +155,8 @@ def polling(seconds: float) -> Table:
                 quantiles = [milliseconds(quantile(added, q)) for q in (0.5, 0.9, 0.99)]
                 rows.append((name, f"`{words}`" if words else "", *quantiles, milliseconds(spent / len(added))))
     notes = (
-        f"Two bare clients at once, each in a process of its own, a Decode and then {BARE_PERIOD * 1e3:g} ms of sleep; CPU "
-        "time is the process's.",
+        f"Two bare clients at once, each in a process of its own, a Decode and then {BARE_PERIOD * 1e3:g} ms of sleep; "
+        "CPU time is the process's.",
     )
     columns = ("who polls", "GRPC_EXPERIMENTS", "added p50", "p90", "p99", "CPU per call")
     return Table("Who waits for gRPC's answer", columns, tuple(rows), notes)
