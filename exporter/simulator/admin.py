@@ -21,8 +21,10 @@ _LOOK_EVERY = 0.05  # seconds: how soon it notices that it shall stop
 
 
 class Controlled(Protocol):
-    """What this page can command: any simulated server."""
+    """What this page can command: any simulated server. `fault_kinds` are those that it knows."""
 
+    @property
+    def fault_kinds(self) -> tuple[FaultKind, ...]: ...
     def state(self) -> dict[str, Any]: ...
     def record(self) -> Sequence[Served | Answered]: ...
     def slow_down(self, factor: float) -> None: ...
@@ -35,6 +37,12 @@ class Together:
 
     def __init__(self, servers: Mapping[str, Controlled]) -> None:
         self._servers = servers
+
+    @property
+    def fault_kinds(self) -> tuple[FaultKind, ...]:
+        """Those that every one of them knows."""
+        known = [set(server.fault_kinds) for server in self._servers.values()]
+        return tuple(kind for kind in FAULT_KINDS if all(kind in kinds for kinds in known))
 
     def state(self) -> dict[str, Any]:
         return {name: server.state() for name, server in self._servers.items()}
@@ -86,16 +94,23 @@ class _Handler(BaseHTTPRequestHandler):
         self._route({"/state": _state, "/record": _record})
 
     def do_POST(self) -> None:
-        self._route({"/slowdown": _slowdown, "/fault": _fault, "/restart": _restart})
+        self._route(
+            {
+                "/slowdown?factor=": _slowdown,
+                "/fault?kind=&seconds=&count=&method=": _fault,
+                "/restart?seconds=": _restart,
+            }
+        )
 
     def log_message(self, format: str, *args: object) -> None:
         """Silent: the terminal belongs to the listening addresses."""
 
     def _route(self, actions: dict[str, Callable[[Controlled, dict[str, str]], str]]) -> None:
+        """`actions` by their path, each with the parameters that it takes."""
         url = urlsplit(self.path)
-        action = actions.get(url.path)
+        action = next((action for form, action in actions.items() if urlsplit(form).path == url.path), None)
         if action is None:
-            self._reply(404, "known here: " + ", ".join(f"{self.command} {path}" for path in actions))
+            self._reply(404, "known here: " + ", ".join(f"{self.command} {form}" for form in actions))
             return
         try:
             reply = action(self.controlled, {name: values[-1] for name, values in parse_qs(url.query).items()})
@@ -126,7 +141,7 @@ def _record(controlled: Controlled, query: dict[str, str]) -> str:
 def _slowdown(controlled: Controlled, query: dict[str, str]) -> str:
     factor = _number(query, "factor")
     if factor is None or factor == 0:
-        raise ValueError("factor: expected a number above 0")
+        raise ValueError("factor: expected a number above 0, such as /slowdown?factor=2")
     controlled.slow_down(factor)
     return f"every pass now takes {factor:g} times as long"
 
@@ -137,7 +152,7 @@ def _fault(controlled: Controlled, query: dict[str, str]) -> str:
         controlled.fault(None)
         return "no fault"
     if kind not in FAULT_KINDS:
-        raise ValueError("kind: expected one of none, " + ", ".join(FAULT_KINDS))
+        raise ValueError("kind: expected one of none, " + ", ".join(controlled.fault_kinds))
     seconds, count = _number(query, "seconds"), _number(query, "count")
     controlled.fault(
         Fault(

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 FaultKind = Literal["unavailable", "hang", "internal", "cut"]
-FAULT_KINDS: tuple[str, ...] = get_args(FaultKind)
+FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
+# A shard answers whole batches: it has no streams to cut.
+SHARD_FAULT_KINDS: tuple[FaultKind, ...] = tuple(kind for kind in FAULT_KINDS if kind != "cut")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 
 from exporter.simulator.batcher import Batcher, Overloaded, Pass, Request, Token, TooLong
 from exporter.simulator.engine import Engine
-from exporter.simulator.faults import Fault, Faults
+from exporter.simulator.faults import FAULT_KINDS, Fault, FaultKind, Faults
 from exporter.simulator.grpc_door import grpc_door
 from exporter.simulator.grpc_library_door import GrpcLibraryDoor
 from exporter.simulator.http_door import http_door
@@ -153,6 +153,10 @@ class Router:
         """Stretch every later pass, prefill and decode, to `factor` times what the roofline says."""
         self._slowdown = factor
         self._engine.slow_down(factor)
+
+    @property
+    def fault_kinds(self) -> tuple[FaultKind, ...]:
+        return FAULT_KINDS
 
     def fault(self, fault: Fault | None) -> None:
         """Let calls fail at the doors, or the engine hang; None ends it."""

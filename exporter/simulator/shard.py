@@ -14,7 +14,7 @@ from typing import Any, Self
 import grpc
 
 from exporter.simulator import messages
-from exporter.simulator.faults import Fault
+from exporter.simulator.faults import SHARD_FAULT_KINDS, Fault, FaultKind
 from exporter.simulator.options import Config, host_and_port
 from exporter.simulator.rank import Answer, Halted, Rank, Rendezvous
 from exporter.simulator.record import Record, Served
@@ -109,6 +109,10 @@ class Shard:
             self._roofline = self._roofline.slowed(factor)
             for rank in self._running.ranks if self._running else []:
                 rank.roofline = self._roofline
+
+    @property
+    def fault_kinds(self) -> tuple[FaultKind, ...]:
+        return SHARD_FAULT_KINDS
 
     def fault(self, fault: Fault | None) -> None:
         """Let calls fail or hang on every rank; None ends it. ValueError for what only a router can do."""

@@ -9,6 +9,9 @@ import grpc
 import pytest
 
 from exporter.simulator import Admin, Shard
+from exporter.simulator.admin import Together
+from exporter.simulator.router import Router
+from exporter.simulator.router_options import RouterConfig
 from tests.simulator.caller import Caller, fast, prefill_of
 
 
@@ -84,15 +87,28 @@ def test_a_restarted_shard_listens_at_the_same_place_without_a_batch(page: str, 
     assert (shard.addresses, state["restarts"], state["ranks"][0]["batches"]) == (before, 1, [])
 
 
+def test_what_breaks_shard_and_router_together_is_what_both_know(shard: Shard) -> None:
+    with (
+        Router(RouterConfig()) as router,
+        Admin(Together({"shard": shard, "router": router}), "127.0.0.1:0") as admin,
+    ):
+        said = ask(f"http://{admin.address}/fault?kind=fire", post=True)
+    assert said == (400, "kind: expected one of none, unavailable, hang, internal\n")
+
+
 @pytest.mark.parametrize(
     ("path", "status", "words"),
     [
-        ("/slowdown", 400, "factor: expected a number above 0"),
+        ("/slowdown", 400, "factor: expected a number above 0, such as /slowdown?factor=2"),
         ("/slowdown?factor=fast", 400, "factor: expected a number from 0"),
-        ("/fault?kind=fire", 400, "kind: expected one of none, unavailable, hang, internal, cut"),
+        ("/fault?kind=fire", 400, "kind: expected one of none, unavailable, hang, internal"),
         ("/fault?kind=cut", 400, "kind: a shard has no streams to cut"),
         ("/restart?seconds=-1", 400, "seconds: expected a number from 0"),
-        ("/reset", 404, "known here: POST /slowdown, POST /fault, POST /restart"),
+        (
+            "/reset",
+            404,
+            "known here: POST /slowdown?factor=, POST /fault?kind=&seconds=&count=&method=, POST /restart?seconds=",
+        ),
     ],
 )
 def test_a_bad_command_says_what_is_expected(page: str, path: str, status: int, words: str) -> None:
