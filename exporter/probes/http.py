@@ -7,8 +7,8 @@ Each request has a connection of its own, kept alive; h11 parses what was read. 
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from exporter import notation, statuses
-from exporter.observation import Failure, Outcome
+from exporter import notation
+from exporter.observation import Failure
 from exporter.probes.fmaas import metrics_place
 from exporter.probes.front import Page, Place, Told
 from exporter.secret import Secret
@@ -161,10 +161,7 @@ class EventStream:
 
 
 def _refused(status: int, body: bytes, secret: Secret) -> Failure:
-    failure = dialects.refused(status, _legible(body, secret).encode())
-    # A gateway's error may be JSON as well.
-    gateway = failure.outcome is Outcome.REJECTED and failure.code == statuses.http_code(status)
-    return Failure(statuses.of_http(status), failure.code, failure.detail) if gateway else failure
+    return dialects.refused(status, _legible(body, secret).encode())
 
 
 def _legible(body: bytes, secret: Secret) -> str:

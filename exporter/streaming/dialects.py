@@ -175,8 +175,8 @@ def error_of(event: Mapping[str, Any], status: int = 200) -> Failure | None:
     overloaded = "overloaded" in kind.lower() or "overloaded" in said.lower() or "rate_limit" in kind.lower()
     if overloaded and status < 400:
         name = "TOO_MANY_REQUESTS"
-    outcome = Outcome.OVERLOADED if overloaded or statuses.of_http(status) is Outcome.OVERLOADED else Outcome.REJECTED
-    return Failure(outcome, name, shortened(said))
+    outcome = statuses.of_http(status) if status >= 400 else Outcome.REJECTED
+    return Failure(Outcome.OVERLOADED if overloaded else outcome, name, shortened(said))
 
 
 def refused(status: int, body: bytes) -> Failure:

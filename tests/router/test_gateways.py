@@ -30,6 +30,17 @@ def test_a_gateway_without_its_server_is_no_rejection(status: int, outcome: Outc
         assert code in HTTP_CODES[outcome]  # its series is there before it happens
 
 
+@pytest.mark.parametrize(("status", "outcome", "code"), CASES)
+def test_a_gateway_that_loses_its_server_in_the_middle_of_a_stream_is_no_rejection(
+    status: int, outcome: Outcome, code: str
+) -> None:
+    answer = EventStream("chat", Secret(""))
+    answer.head(200, {"content-type": "text/event-stream"})
+    with pytest.raises(Failure) as caught:
+        answer.body(0.0, b'data: {"error": {"message": "down", "type": "server_error", "code": %d}}\n\n' % status)
+    assert (caught.value.outcome, caught.value.code) == (outcome, code)
+
+
 def test_what_the_error_itself_says_goes_before_the_status() -> None:
     for body, outcome, code in (
         (b'{"error": "Model is overloaded", "error_type": "overloaded"}', Outcome.OVERLOADED, "SERVICE_UNAVAILABLE"),
