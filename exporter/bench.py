@@ -197,6 +197,8 @@ def run(options: argparse.Namespace) -> int:
 def _settings(options: argparse.Namespace) -> tuple[Target, Workload]:
     if options.runs < 1:
         raise SettingsError([f"--runs: must be ≥ 1, not {options.runs}"])
+    if options.target.startswith(("http://", "https://")):
+        raise SettingsError(["--target: must be a shard, unix:///path or host:port; bench knows no router's URL"])
     address = options.target if ":" in options.target else f"unix://{options.target}"
     try:
         target = Target.model_validate({"name": "bench", "address": address, "kv_cache": options.kv_cache})

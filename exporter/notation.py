@@ -122,6 +122,9 @@ def check_address(address: str) -> None:
         if len(path.encode()) > SOCKET_PATH_BYTES:
             raise PydanticCustomError("address", f"address: must be a path of at most {SOCKET_PATH_BYTES} bytes")
         return
+    if address.startswith(("http://", "https://")):
+        # Its type keeps the value from being repeated: a URL may hold a password.
+        raise PydanticCustomError("key", "address: a URL needs kind: http; set it, or write unix:///path or host:port")
     match = re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", address, re.ASCII)
     if match is None or not 0 < int(match[2]) < 65536:
         raise PydanticCustomError("address", ADDRESS)

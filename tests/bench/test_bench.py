@@ -116,6 +116,10 @@ def test_a_decode_length_of_one_has_a_prefill_and_no_decode(shard: Shard, capsys
         (["--top-p", "3"], "--top-p: must be ≤ 1, not '3'"),
         (["--runs", "0"], "--runs: must be ≥ 1, not 0"),
         (["--target", "x:y"], "--target: must be unix:///absolute/path of the socket, or host:port, not 'x:y'"),
+        (
+            ["--target", "http://h:80"],
+            "--target: must be a shard, unix:///path or host:port; bench knows no router's URL",
+        ),
         (["--timeout", "5"], "--timeout: must be a duration with a unit, such as 250ms, 15s or 2m, not '5'"),
     ],
 )

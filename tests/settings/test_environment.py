@@ -84,6 +84,10 @@ def test_what_kubernetes_sets_for_a_service_of_this_name_is_no_mistake(monkeypat
     [
         ({}, "targets: must hold at least one target (or set TGI_PROBE_TARGET)"),
         (
+            {"TARGET": "https://user:secret@h"},
+            "TGI_PROBE_TARGET: a URL needs kind: http; set it, or write unix:///path or host:port",
+        ),
+        (
             {"TARGET": "nowhere"},
             "TGI_PROBE_TARGET: must be unix:///absolute/path of the socket, or host:port, not 'nowhere'",
         ),
