@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
 
@@ -27,7 +28,12 @@ def add_rules_arguments(parser: argparse.ArgumentParser) -> None:
         default="prometheus",
         help="a rule file (default), or a PrometheusRule resource",
     )
-    parser.add_argument("--name", default="tgi-probe", help="name of the PrometheusRule resource (default tgi-probe)")
+    parser.add_argument(
+        "--name",
+        type=_resource_name,
+        default="tgi-probe",
+        help="name of the PrometheusRule resource (default tgi-probe)",
+    )
     parser.add_argument(
         "--scrape-interval", type=_duration, default=DEFAULTS.scrape_interval, metavar="DURATION",
         help="how often Prometheus scrapes and evaluates (default 15s); no window is shorter than 6 of them",
@@ -43,7 +49,7 @@ def add_rules_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--runbooks",
-        default=DEFAULTS.runbooks,
+        type=_url,  # which argparse asks of a default too, and ours is a file of the repository
         metavar="URL",
         help="where docs/runbooks.md can be read by those who are paged",
     )
@@ -71,7 +77,7 @@ def run_rules(arguments: argparse.Namespace) -> int:
         scrape_interval=arguments.scrape_interval,
         time_scale=arguments.time_scale,
         drop_labels=tuple(dict.fromkeys(arguments.drop_label)),
-        runbooks=arguments.runbooks,
+        runbooks=arguments.runbooks or DEFAULTS.runbooks,
         regression_factor=arguments.regression_factor,
         startup_grace=arguments.startup_grace,
     )
@@ -108,6 +114,31 @@ def _grace(text: str) -> float:
 def _label(text: str) -> str:
     if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", text, re.ASCII) or text in KEPT_LABELS:
         raise argparse.ArgumentTypeError(f"must be a label name, and none of {', '.join(KEPT_LABELS)}, not {text!r}")
+    return text
+
+
+# As Kubernetes names resources (RFC 1123): parts of at most 63 characters between dots, 253 in all.
+RESOURCE_NAME = re.compile(
+    r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII
+)
+
+
+def _resource_name(text: str) -> str:
+    if not RESOURCE_NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"must be lower-case letters, digits, - and ., as Kubernetes names resources, not {text!r}"
+        )
+    return text
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        known = False
+    if not known or not text.isprintable() or " " in text or "#" in text:
+        raise argparse.ArgumentTypeError(f"must be an http:// or https:// address without #, not {text!r}")
     return text
 
 

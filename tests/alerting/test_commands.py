@@ -76,6 +76,13 @@ def test_what_cannot_work_as_meant_is_warned_of_with_its_mend(
         ("--time-scale", "0", "must be a number above 0, at most 1, not '0'"),
         ("--startup-grace", "15", "must be a duration with a unit, such as 250ms, 15s or 2m, not '15'"),
         ("--scrape-interval", "15", "must be a duration with a unit, such as 250ms, 15s or 2m, not '15'"),
+        ("--runbooks", "foo", "must be an http:// or https:// address without #, not 'foo'"),
+        ("--runbooks", "https://", "must be an http:// or https:// address without #, not 'https://'"),
+        (
+            "--name",
+            "Foo_Bar",
+            "must be lower-case letters, digits, - and ., as Kubernetes names resources, not 'Foo_Bar'",
+        ),
         ("--regression-factor", "1", "must be a number above 1, at most 1000, not '1'"),
         (
             "--drop-label",
