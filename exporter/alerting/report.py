@@ -78,23 +78,30 @@ def add_slo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_slo(arguments: argparse.Namespace) -> int:
-    """Print the answers. 0: all met, 1: one is missed, 2: Prometheus cannot tell."""
+    """Print the answers, and on standard error what there is no data of. 0: all met, 1: one is missed, 2: Prometheus
+    cannot tell.
+    """
     try:
         token = _token(arguments.bearer_token_file)
         samples = {query: ask(arguments.prometheus, query, token) for query in (FACTS, FIRING, MEASURES)}
         found = answers(samples[FACTS], samples[FIRING], samples[MEASURES])
-        unknown = sorted(set(arguments.slo) - {answer.slo for answer in found})
-        found = [answer for answer in found if not arguments.slo or answer.slo in arguments.slo]
-        if unknown or not found:
-            what = f"SLO {unknown[0]}" if unknown else "SLOs"
+        if not found:
             raise Unanswered(
-                f"{arguments.prometheus}: has no recordings of {what}; "
+                f"{arguments.prometheus}: has no recordings of SLOs; "
                 "load the file of `tgi-probe rules` into it and wait a minute"
             )
+        known = {answer.slo for answer in found}
+        unknown, names = sorted(set(arguments.slo) - known), ", ".join(sorted(known))
+        if unknown:
+            raise Unanswered(f"--slo {unknown[0]}: {arguments.prometheus} knows no SLO of that name; there is: {names}")
+        found = [answer for answer in found if not arguments.slo or answer.slo in arguments.slo]
     except Unanswered as trouble:
         print(trouble, file=sys.stderr)
         return 2
     print(table(found) if arguments.format == "table" else as_json(found))
+    silent = [answer for answer in found if answer.verdict == "no data"]
+    if silent:
+        print(why_silent(silent), file=sys.stderr)
     verdicts = {answer.verdict for answer in found}
     return 1 if "MISSED" in verdicts else 2 if "no data" in verdicts else 0
 
@@ -229,6 +236,18 @@ def table(found: Sequence[Answer]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join(lines)
+
+
+def why_silent(silent: Sequence[Answer]) -> str:
+    """One line: which SLOs have no data, and where to look. That of a daemon which is scraped has a measure."""
+    which = ", ".join(dict.fromkeys(f"{answer.slo} of target {answer.target}" for answer in silent))
+    if not any(answer.measure for answer in silent):
+        look = "Prometheus has no metrics of the daemon that probes them; look at its Status > Targets page"
+    else:
+        look = (
+            "nothing was judged yet; look at the daemon's own page (/) whether the target is up, and wait two scrapes"
+        )
+    return f"no data: {which}: {look}"
 
 
 def _target(answer: Answer, found: Sequence[Answer]) -> str:

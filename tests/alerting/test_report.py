@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.alerting.report import Sample, answers, table
+from exporter.alerting.report import Sample, answers, table, why_silent
 from exporter.cli import main
 from tests.alerting.pager import inbox_listening
 from tests.processes import free_port, wait_until
@@ -62,6 +62,19 @@ def test_targets_of_one_name_are_told_apart_by_what_differs() -> None:
     assert [line.split()[-2] for line in shown] == ["met", "MISSED"]
 
 
+def test_what_there_is_no_data_of_is_named_with_where_to_look() -> None:
+    facts = [*recorded("fast", "llama", (0.99, 30, 0.2)), *recorded("up", "qwen", (0.999, 7))]
+    assert why_silent(answers(facts, [], [])) == (
+        "no data: fast of target llama, up of target qwen: Prometheus has no metrics of the daemon that probes them; "
+        "look at its Status > Targets page"
+    )
+    scraped = [Sample({"slo": "fast", "measure": "ttft"}, 1)]
+    assert why_silent(answers(facts[:3], [], scraped)) == (
+        "no data: fast of target llama: nothing was judged yet; look at the daemon's own page (/) whether the target "
+        "is up, and wait two scrapes"
+    )
+
+
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusServer]:
     """One that was given recordings by rules of its own: a met SLO, a missed one, and one without data."""
@@ -91,6 +104,15 @@ def _without_name(labels: Mapping[str, str]) -> dict[str, str]:
 def test_the_exit_code_answers_a_pipeline(slos: list[str], code: int, prometheus: PrometheusServer) -> None:
     words = [word for slo in slos for word in ("--slo", slo)]
     assert main(["slo", "--prometheus", prometheus.url + "/", *words]) == code
+
+
+def test_no_data_is_one_line_beside_the_answers(
+    prometheus: PrometheusServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for form in ("table", "json"):
+        assert main(["slo", "--prometheus", prometheus.url, "--format", form]) == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("no data: silent of target llama: ")
 
 
 def test_programs_get_json(prometheus: PrometheusServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +156,7 @@ def test_what_cannot_answer_is_one_clear_line(
     )
     assert said_of(["--prometheus", "http://user:secret@localhost:9090"], capsys).startswith("--prometheus: ")
     assert said_of(["--prometheus", prometheus.url, "--slo", "none"], capsys) == (
-        f"{prometheus.url}: has no recordings of SLO none; load the file of `tgi-probe rules` into it and wait a minute"
+        f"--slo none: {prometheus.url} knows no SLO of that name; there is: bad, good, silent"
     )
     missing = tmp_path / "token"
     assert said_of(["--prometheus", nobody, "--bearer-token-file", str(missing)], capsys).startswith(
