@@ -22,6 +22,7 @@ from exporter.exposition import Exposition, Views
 from exporter.journal import logger, set_up
 from exporter.load import LoadRunner
 from exporter.metrics import Metrics
+from exporter.notation import counted
 from exporter.prober import Census
 from exporter.probes import open_background, open_prober
 from exporter.recorder import Recorder
@@ -305,10 +306,11 @@ class Daemon:
         set_up(settings.log_level, settings.log_format)
         self._start(new[name] for name in what.arriving)
         logger.info(
-            "reloaded: %d targets stay, %d leave, %d arrive",
+            "reloaded, %s: %d kept, %d started, %d stopped",
+            counted(len(new), "target"),
             len(new) - len(what.arriving),
-            len(what.leaving),
             len(what.arriving),
+            len(what.leaving),
         )
         return []
 

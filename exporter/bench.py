@@ -23,6 +23,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from exporter import timeline
+from exporter.notation import counted
 from exporter.observation import Failure, Observation, Outcome, Series
 from exporter.prober import Abandoned, Prober
 from exporter.probes import open_prober
@@ -104,7 +105,9 @@ def sweep(target: Target, workload: Workload, runs: int, prober: Prober, stoppin
     throughput: list[Row] = []
     stopped = None
     for batch_size in workload.batch_sizes:
-        print(f"batch size {batch_size}: {workload.warmups} warm-ups, {runs} runs", file=sys.stderr)
+        print(
+            f"batch size {batch_size}: {counted(workload.warmups, 'warm-up')}, {counted(runs, 'run')}", file=sys.stderr
+        )
         try:
             observations = [
                 observe(target, workload, batch_size, prober, stopping) for _ in range(workload.warmups + runs)

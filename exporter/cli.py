@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exporter import __version__, grpc_core
+from exporter.notation import counted
 from exporter.sources import SettingsError, load
 from exporter.targets import sent_in_the_open, too_large
 
@@ -113,7 +114,8 @@ def _check(options: argparse.Namespace) -> int:
         from exporter.web.current import Current
 
         Current(settings.web.config_file)
-    print(f"ok: {len(settings.targets)} targets, {len(settings.workloads)} workloads, {len(settings.slos)} SLOs")
+    kinds = ((settings.targets, "target"), (settings.workloads, "workload"), (settings.slos, "SLO"))
+    print("ok: " + ", ".join(counted(len(found), noun) for found, noun in kinds))
     from exporter.alerting.commands import explain
 
     notes, warnings = explain(settings)

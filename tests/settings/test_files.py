@@ -35,6 +35,11 @@ def test_a_good_file_is_taken(file: Path, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out.startswith("ok: ")
 
 
+def test_what_there_is_one_of_is_counted_in_the_singular(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--config", str(HERE / "good" / "smallest.yaml")]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "ok: 1 target, 1 workload, 0 SLOs"
+
+
 @pytest.mark.parametrize("file", BAD, ids=name_of)
 def test_a_bad_file_is_refused_with_the_lines_at_its_top(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected(file), "a bad file begins with its messages"
