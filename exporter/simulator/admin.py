@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self
 from urllib.parse import parse_qs, urlsplit
 
 from exporter.simulator.faults import FAULT_KINDS, Fault, FaultKind
@@ -156,7 +156,7 @@ def _fault(controlled: Controlled, query: dict[str, str]) -> str:
     seconds, count = _number(query, "seconds"), _number(query, "count")
     controlled.fault(
         Fault(
-            cast(FaultKind, kind),
+            kind,
             until=None if seconds is None else time.monotonic() + seconds,
             count=None if count is None else int(count),
             method=query.get("method"),
