@@ -130,7 +130,7 @@ def observe(
         raise Abandoned
     why = prober.refusal(prober.connect(workload.timeout)) or excess(target, workload, batch_size)
     if why is not None:
-        raise Failure(Outcome.REFUSED, "REFUSED", why)
+        raise Failure(Outcome.REFUSED, "REFUSED", why.replace("kv_cache: ", "--kv-cache "))
     started = time.perf_counter()
     result = prober.probe(workload, batch_size, stopping)
     if result.outcome is not Outcome.OK:
@@ -168,7 +168,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0 when the sweep is complete, 1 when it ended early, 2 for wrong options (SettingsError)."""
+    """0 when the sweep is complete, 1 when it ended early, 2 for wrong options (SettingsError), 130 after Ctrl-C (128 +
+    the signal's number). What was finished by then is printed all the same.
+    """
     if options.format == "table" and importlib.util.find_spec("tabulate") is None:
         raise SettingsError(
             ["--format table: needs the extra `terminal`: pip install 'tgi-probe[terminal]', or take json"]
@@ -182,18 +184,22 @@ def run(options: argparse.Namespace) -> int:
             raise Abandoned
         print("waiting for the call in flight; once more ends it", file=sys.stderr)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     prober = open_prober(target)
     result = sweep(target, workload, options.runs, prober, lambda: bool(stop))
     try:
         prober.close()
-    except Failure as failure:
-        print(f"something of ours may be left in the server: {failure.detail}", file=sys.stderr)
+    except (Failure, Abandoned) as end:
+        why = end.detail if isinstance(end, Failure) else "interrupted while it was cleared"
+        print(f"something of ours may be left in the server: {why}", file=sys.stderr)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     if result.latency:
         print(FORMATS[options.format](result))
     if result.stopped:
         print(f"ended early: {result.stopped}", file=sys.stderr)
+    if stop:
+        return 128 + stop[0]
     return 1 if result.stopped else 0
 
 

@@ -1,4 +1,4 @@
-"""The commands and their exit codes: 0 done, 1 failed, 2 wrong usage or configuration."""
+"""The commands and their exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted."""
 
 import argparse
 import sys
@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return 1
+    except KeyboardInterrupt:  # of what handles no signals itself: it has nothing to clear away
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def build_parser(command: Sequence[str] = ()) -> argparse.ArgumentParser:

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import signal
 import statistics
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 from exporter import bench, cli
 from exporter.observation import Observation, Outcome, Series, Step, Stream
 from exporter.simulator import Shard
+from tests.end_to_end.parts import simulated_shard
+from tests.processes import TGI_PROBE, running, wait_until
 from tests.simulator.caller import fast
 
 
@@ -128,6 +132,44 @@ def test_a_wrong_option_is_one_line_that_names_it(
 ) -> None:
     assert cli.main(["bench", *flags]) == 2
     assert capsys.readouterr().err.splitlines() == [line]
+
+
+def test_a_refusal_names_the_option_of_this_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with Shard(fast(attention="paged")) as shard:
+        assert cli.main(["bench", "--target", shard.addresses[0], "--runs", "1"]) == 1
+    said = capsys.readouterr().err
+    assert "set --kv-cache exclusive if no router serves users here" in said
+    assert "kv_cache" not in said
+
+
+def test_ctrl_c_prints_the_batch_sizes_that_were_finished_and_exits_with_130(tmp_path: Path) -> None:
+    with simulated_shard(f"unix://{tmp_path}/shard", "--ranks", "2") as shard:
+        sizes = ("--batch-size", "1", "--batch-size", "1024")
+        command = (*TGI_PROBE, "bench", "--target", shard.address, *sizes, "--runs", "5", "--format", "csv")
+        with running(command) as sweep:
+            wait_until(lambda: "batch size 1024" in sweep.stderr, "the first batch size is finished", sweep)
+            sweep.send(signal.SIGINT)
+            assert sweep.wait() == 130, sweep.output
+        assert shard.batches() == 0
+    assert {row["batch_size"] for row in csv.DictReader(io.StringIO(sweep.stdout))} == {"1"}
+    assert sweep.stderr.splitlines()[2:] == [
+        "waiting for the call in flight; once more ends it",
+        "ended early: batch size 1024: interrupted",
+    ]
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_call_and_is_no_traceback(tmp_path: Path) -> None:
+    with simulated_shard(f"unix://{tmp_path}/shard", "--ranks", "2") as shard:
+        shard.command("fault?kind=hang&method=Decode")
+        with running((*TGI_PROBE, "bench", "--target", shard.address, "--batch-size", "1")) as sweep:
+            wait_until(lambda: shard.calls("Decode", "received") > 0, "a call that hangs", sweep)
+            sweep.send(signal.SIGINT)
+            wait_until(lambda: "once more ends it" in sweep.stderr, "the first Ctrl-C is answered", sweep)
+            sweep.send(signal.SIGINT)
+            assert sweep.wait() == 130, sweep.output
+    assert sweep.stdout == ""
+    assert "Traceback" not in sweep.stderr
+    assert sweep.stderr.splitlines()[-1] == "ended early: batch size 1: interrupted"
 
 
 def test_a_shard_that_is_not_there_ends_the_sweep_with_exit_code_one(capsys: pytest.CaptureFixture[str]) -> None:
