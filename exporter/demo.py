@@ -11,7 +11,8 @@ from pathlib import Path
 
 from exporter import app
 
-SHARD = '  - {{name: demo, address: "unix://{socket}-0"}}'
+# Exclusive is true here, the demo's router has an engine of its own; else a newcomer would read a warning first.
+SHARD = '  - {{name: demo, address: "unix://{socket}-0", kv_cache: exclusive}}'
 ROUTER = '  - {{name: router, kind: http, address: "{router}", yield_to_users: true}}'
 CONFIG = """\
 targets:

@@ -5,7 +5,7 @@ from exporter.metrics import Metrics
 from exporter.observation import Observation, Series, SkipReason
 from exporter.scoreboard import Scoreboard
 from exporter.settings import Settings
-from exporter.targets import Facts
+from exporter.targets import Facts, deadlock
 
 
 class Recorder:
@@ -43,13 +43,10 @@ class Recorder:
         self.metrics.inflight(target, sum(list(parts.values())))
 
     def up(self, target: str, facts: Facts | None) -> None:
-        if facts is not None and facts.ranks > 1 and facts.attention == "padded" and target not in self._warned:
+        known = next((known for known in self.settings.targets if known.name == target), None)
+        danger = deadlock(known, facts) if known is not None and facts is not None else None
+        if danger is not None and target not in self._warned:
             self._warned.add(target)
-            logger.warning(
-                "target %s computes on %d ranks: never probe it beside a router. Calls of two clients may reach them "
-                "in different order, and they then wait for each other until they die",
-                target,
-                facts.ranks,
-            )
+            logger.warning("%s", danger)
         self.metrics.up(target, self.kinds.get(target, ""), facts)
         self.scoreboard.up(target, facts)

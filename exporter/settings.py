@@ -100,7 +100,9 @@ class Target(Section):
         description="unix:///path or host:port; for kind http: http(s)://host:port, with a base path or without"
     )
     kv_cache: KvCache | None = Field(
-        None, description="consent to probe a paged shard: exclusive (nobody is served here) or reserved_block"
+        None,
+        description="consent to probe a shard that is paged or of several ranks: exclusive (nobody is served here); "
+        "or reserved_block (paged only)",
     )
     labels: dict[LabelName, str] = Field({}, max_length=8, description="added to every series of the target")
     max_batch_tokens: Whole | None = Field(

@@ -102,6 +102,19 @@ def refusal(target: Target, facts: Facts) -> str | None:
     )
 
 
+def deadlock(target: Target, facts: Facts) -> str | None:
+    """The danger of probing a shard of several ranks, with what to do about it; None where there is none, nothing is
+    sent, or its operator has said that nobody else uses it.
+    """
+    if facts.ranks == 1 or target.kv_cache == "exclusive" or refusal(target, facts) is not None:
+        return None
+    return (
+        f"target {target.name} computes on {facts.ranks} ranks: never probe it beside a router. Calls of two clients "
+        "may reach them in different order, and they then wait for each other until they die; set kv_cache: exclusive "
+        "if no router serves users here (not even in between), or probe the router"
+    )
+
+
 def excess(target: Target, workload: Workload, batch_size: int) -> str | None:
     """Why this batch would be too large for the target's limits; None when it is within them or none is set."""
     tokens = workload.sequence_length + workload.decode_length

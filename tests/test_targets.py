@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.settings import Target, Workload
-from exporter.targets import Facts, Plan, change, excess, refusal
+from exporter.targets import Facts, Plan, change, deadlock, excess, refusal
 
 PLANS = st.builds(
     lambda address, interval, share: Plan(
@@ -45,6 +45,25 @@ def test_a_paged_shard_is_refused_without_consent(kv_cache: str | None, facts: F
     why = refusal(Target.model_validate({"name": "t", "address": "h:1", "kv_cache": kv_cache}), facts)
     assert (why is None) == (word is None)
     assert word is None or word in str(why)
+
+
+@pytest.mark.parametrize(
+    ("kv_cache", "facts", "warned"),
+    [
+        (None, replace(PAGED, requires_padding=True, ranks=2), True),
+        (None, replace(PAGED, requires_padding=True), False),
+        ("exclusive", replace(PAGED, requires_padding=True, ranks=2), False),
+        ("exclusive", replace(PAGED, ranks=2), False),
+        ("reserved_block", replace(PAGED, ranks=2), True),
+        (None, replace(PAGED, ranks=2), False),  # refused: not one Prefill is sent
+    ],
+)
+def test_several_ranks_are_warned_of_until_the_operator_says_that_nobody_else_uses_them(
+    kv_cache: str | None, facts: Facts, warned: bool
+) -> None:
+    danger = deadlock(Target.model_validate({"name": "t", "address": "h:1", "kv_cache": kv_cache}), facts)
+    assert (danger is not None) == warned
+    assert danger is None or danger.startswith("target t computes on 2 ranks: never probe it beside a router.")
 
 
 @given(st.integers(1, 64), st.integers(1, 100), st.integers(1, 100), st.integers(1, 10_000), st.integers(1, 300))

@@ -13,6 +13,7 @@ def test_the_demo_probes_a_shard_and_a_router_and_leaves_nothing_behind() -> Non
         wait_until(lambda: successes(port) == {"demo", "router"}, "a success on both", demo)
         demo.send(signal.SIGINT)
         assert demo.wait() == 0
+    assert "WARNING" not in demo.stderr
     assert demo.stdout.splitlines()[-2:] == ["requests in flight: 0", "batches left: 0"]
 
 
