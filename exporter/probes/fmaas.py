@@ -18,6 +18,7 @@ from exporter.streaming.dialects import shortened
 from exporter.streaming.exchange import End, Http1, Http2, Request, Talk
 from exporter.streaming.framing import FramingError, GrpcMessages, grpc_message, steps
 from exporter.streaming.line import Endpoint
+from exporter.streaming.mistaken import NOT_GRPC, hinted
 from exporter.streaming.trust import Trust
 from exporter.targets import Facts
 
@@ -33,6 +34,7 @@ class FmaasFront:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._trust = Trust(target.address, target.tls, "h2") if target.tls is not None else None
+        self._met = False
 
     def endpoint(self) -> Endpoint:
         address = self._target.address
@@ -50,7 +52,11 @@ class FmaasFront:
         return None  # HTTP/2 has its ping
 
     def facts(self, ask: Callable[[Request], bytes]) -> Facts:
-        body = ask(call("ModelInfo", pb.ModelInfoRequest(model_id=self._target.model_id)))
+        try:
+            body = ask(call("ModelInfo", pb.ModelInfoRequest(model_id=self._target.model_id)))
+        except Failure as failure:
+            raise hinted(failure, "fmaas", self._trust is not None, self._met) from None
+        self._met = True
         info = parsed(pb.ModelInfoResponse, body)
         return Facts(
             protocol="fmaas",
@@ -161,7 +167,7 @@ class Unary:
     def head(self, status: int, headers: Mapping[str, str]) -> None:
         if status != 200 and "grpc-status" not in headers:
             code = statuses.grpc_code_of_http(status)
-            raise Failure(statuses.of_grpc(code), code, f"HTTP status {status} instead of gRPC")
+            raise Failure(statuses.of_grpc(code), code, f"HTTP status {status} {NOT_GRPC}")
         self._early = headers  # an answer without a message has its trailers here
 
     def body(self, at: float, data: bytes) -> None:

@@ -17,6 +17,7 @@ from exporter.streaming import dialects
 from exporter.streaming.exchange import End, Http1, Request, Talk
 from exporter.streaming.framing import FramingError, ServerSentEvents, steps
 from exporter.streaming.line import Endpoint
+from exporter.streaming.mistaken import hinted
 from exporter.streaming.trust import Trust, bearer_token
 from exporter.targets import Facts
 
@@ -36,6 +37,7 @@ class HttpFront:
         self._model = target.model or ""
         self._token: str | None = None
         self._secret = Secret("")
+        self._met = False
 
     def endpoint(self) -> Endpoint:
         context = self._trust.context() if self._trust else None
@@ -57,8 +59,9 @@ class HttpFront:
         except Failure as failure:
             # A proxy may let nothing through but the requests themselves: then nothing is known, and that is fine.
             if failure.code not in ("NOT_FOUND", "METHOD_NOT_ALLOWED"):
-                raise
+                raise hinted(failure, "http", self._trust is not None, self._met) from None
             body = b"{}"
+        self._met = True
         try:
             document = json.loads(body)
         except ValueError:

@@ -145,6 +145,9 @@ def discovered(ranks: Ranks, address: str, timeout: float) -> Ranks:
             if "http1.x server" in error.detail:
                 hint = "it answers, but speaks no gRPC; is it the router's HTTP port? Then kind: http"
                 raise Failure(Outcome.REJECTED, "UNAVAILABLE", f"{address}: {hint}") from None
+            if not address.startswith("unix:") and hung_up(error.detail):
+                hint = "does it speak TLS? Then it is a router: kind: fmaas with tls: {}, or kind: http with https://…"
+                raise Failure(error.outcome, error.code, f"{error.detail}; {hint}") from None
             if error.code != "UNIMPLEMENTED":
                 raise
             continue
@@ -156,8 +159,13 @@ def discovered(ranks: Ranks, address: str, timeout: float) -> Ranks:
             return ranks
         ranks.close()
         return Ranks(addresses, protocol)
-    hint = "it answers, but not as a TGI shard; is it the router?"
+    hint = "it answers, but not as a TGI shard; is it the router? Then kind: fmaas"
     raise Failure(Outcome.REJECTED, "UNIMPLEMENTED", f"{address}: {hint}")
+
+
+def hung_up(said: str) -> bool:
+    """Whether gRPC says that the server took the connection and then spoke no HTTP/2. One that is down refuses it."""
+    return "Expected SETTINGS frame" in said or ("failed to connect" in said and "Socket closed" in said)
 
 
 def must_exist(address: str) -> None:

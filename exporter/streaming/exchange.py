@@ -13,6 +13,8 @@ import h2.events
 import h2.exceptions
 import h11
 
+from exporter.streaming.mistaken import CLOSED, ENOUGH, HTTP1, HTTP2, answers_in
+
 # HTTP/2: never make the server wait for our leave to send; what was read is still acknowledged.
 WIDEST_WINDOW = 2**31 - 1
 SMALLEST_WINDOW = 65535
@@ -84,6 +86,7 @@ class Http1:
     def __init__(self, authority: str) -> None:
         self._authority = authority
         self._machine = h11.Connection(h11.CLIENT)
+        self._first = b""
         self.usable = True
 
     def opening(self) -> bytes:
@@ -108,6 +111,11 @@ class Http1:
         if data is None and self._machine.their_state is h11.IDLE:
             self.usable = False
             return heard
+        if data is None and self._machine.their_state is h11.SEND_RESPONSE:
+            self.usable = False
+            raise Broken(f"{CLOSED} without an answer")
+        if data is not None and len(self._first) < ENOUGH:
+            self._first += data[:ENOUGH]
         try:
             self._machine.receive_data(data or b"")
             while True:
@@ -126,7 +134,7 @@ class Http1:
                     return heard
         except h11.RemoteProtocolError as error:
             self.usable = False
-            raise Broken(str(error)) from None
+            raise Broken(answers_in(self._first, HTTP1) or str(error)) from None
 
     def _next(self) -> None:
         if (
@@ -155,6 +163,7 @@ class Http2:
         self._machine = h2.connection.H2Connection(config)
         self._stream = 0
         self._unsent = b""
+        self._first = b""
         self._settled = False
         self.pings = 0
         self.usable = True
@@ -198,14 +207,17 @@ class Http2:
     def hear(self, data: bytes | None) -> list[Heard]:
         if data is None:
             self.usable = False
-            if self._stream:
-                raise Broken("the server closed the connection in the middle of the answer")
+            stranger = answers_in(self._first, HTTP2)
+            if stranger or self._stream:
+                raise Broken(stranger or f"{CLOSED} in the middle of the answer")
             return []
+        if len(self._first) < ENOUGH:
+            self._first += data[:ENOUGH]
         try:
             events = self._machine.receive_data(data)
         except h2.exceptions.ProtocolError as error:
             self.usable = False
-            raise Broken(str(error) or type(error).__name__) from None
+            raise Broken(answers_in(self._first, HTTP2) or str(error) or type(error).__name__) from None
         heard: list[Heard] = []
         trailers: dict[str, str] = {}
         for event in events:

@@ -13,6 +13,7 @@ from typing import Protocol
 from exporter.observation import Failure, Outcome
 from exporter.streaming.exchange import Body, Broken, End, Head, Http2, Request, Talk
 from exporter.streaming.line import Arrival, Endpoint, Line, unreachable
+from exporter.streaming.mistaken import CLOSED, NO_HTTP2
 
 # A connection that was not used for so long may have been closed by a proxy, and its server's thread gone cold.
 IDLE_SECONDS = 1.0
@@ -43,7 +44,7 @@ class Connection:
         self._clock = clock
         if endpoint.tls is not None and isinstance(talk, Http2) and self.line.protocol != "h2":
             self.line.close()
-            raise unreachable(self.where, "TLS: the server does not offer HTTP/2, which gRPC needs")
+            raise unreachable(self.where, f"TLS: {NO_HTTP2}")
         try:
             self.line.load(talk.opening())
             self.line.push()
@@ -72,7 +73,7 @@ class Connection:
             self.line.load(self.talk.reply())
             self.line.push()
             if not arrival.data or not self.talk.usable:
-                raise unreachable(self.where, "the server closed the connection")
+                raise unreachable(self.where, CLOSED)
 
     def still_good(self, deadline: float) -> bool:
         """Whether a request may be sent now. HTTP/2 after an idle while: a ping there and back, which also warms it."""
@@ -123,7 +124,7 @@ class Flight:
                         self.answer.end(arrival.at, heard)
                         self.ended = arrival.at
             if plain is None and self.ended is None:
-                raise Broken("the server closed the connection in the middle of the answer")
+                raise Broken(f"{CLOSED} in the middle of the answer")
         except Broken as error:
             self.fail(arrival.at, unreachable(self.connection.where, str(error)))
         except Failure as failure:

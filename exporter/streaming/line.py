@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from exporter.observation import Failure, Outcome
+from exporter.streaming.mistaken import ANSWERS_PLAIN, CLOSED, plain
 
 CHUNK = 65536
 # Linux' number, which Python's socket module has no name for; the same on every architecture that wheels exist for.
@@ -113,6 +114,7 @@ class Line:
     def _shake_hands(self, endpoint: Endpoint, context: ssl.SSLContext, deadline: float) -> None:
         name = endpoint.server_name or endpoint.host or None
         self._secure = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        first = True
         while True:
             try:
                 self._secure.do_handshake()
@@ -124,7 +126,10 @@ class Line:
             self._socket.settimeout(max(0.001, deadline - self._clock()))
             data = self._socket.recv(CHUNK)
             if not data:
-                raise OSError(0, "the server closed the connection in the handshake")
+                raise OSError(0, f"{CLOSED} in the handshake")
+            if first and plain(data):
+                raise OSError(0, ANSWERS_PLAIN)
+            first = False
             self._incoming.write(data)
 
     @property

@@ -1,0 +1,91 @@
+"""What a failure to connect looks like when a target's kind or TLS is not what the server speaks. Pure.
+
+A server is recognised by the first bytes that it sends. The hint ends the failure's line: what it looks like, and
+which key to change.
+"""
+
+from exporter.observation import Failure
+
+HTTP1, HTTP2, TLS = "HTTP/1.1", "HTTP/2", "TLS"
+ANSWERS_PLAIN = "the server answers without TLS"
+NO_HTTP2 = "the server does not offer HTTP/2, which gRPC needs"
+NOT_GRPC = "instead of gRPC"
+# Ambiguous: servers that stop do it too. So it is a hint only before a target has answered at all.
+CLOSED = "the server closed the connection"
+ENOUGH = 9  # bytes, to recognise a protocol by
+_HANDSHAKE, _ALERT = 0x16, 0x15
+_SETTINGS = 4
+
+
+def tongue(first: bytes) -> str | None:
+    """The protocol of a server whose first bytes these are; None where they tell nothing."""
+    if first.startswith(b"HTTP/1."):
+        return HTTP1
+    if len(first) >= 2 and first[0] in (_HANDSHAKE, _ALERT) and first[1] == 3:
+        return TLS
+    # A frame's header: three bytes of length, type, flags, the number of its stream.
+    if len(first) >= ENOUGH and first[0] == 0 and first[3] == _SETTINGS and first[5:9] == bytes(4):
+        return HTTP2
+    return None
+
+
+def plain(first: bytes) -> bool:
+    """Whether a TLS client that hears this hears no TLS."""
+    return first[0] not in (_HANDSHAKE, _ALERT)
+
+
+def answers_in(first: bytes, expected: str) -> str | None:
+    """What to say of a server that speaks another protocol than expected; None where it does not, or nobody knows."""
+    heard = tongue(first)
+    return _answers(heard) if heard not in (None, expected) else None
+
+
+def _answers(heard: str | None) -> str:
+    return f"the server answers in {heard}"
+
+
+def hinted(failure: Failure, kind: str, secure: bool, met: bool) -> Failure:
+    """The failure of connecting to a target of kind http or fmaas, with a hint where one is known.
+
+    `secure`: the target is configured with TLS. `met`: it has answered before.
+    """
+    found = (_http if kind == "http" else _fmaas)(failure, secure, met)
+    return failure if found is None else Failure(failure.outcome, failure.code, f"{failure.detail}; {found}")
+
+
+def _http(failure: Failure, secure: bool, met: bool) -> str | None:
+    said = failure.detail
+    if _answers(HTTP2) in said:
+        kinds = "kind: fmaas with tls: {}" if secure else "kind: fmaas for a router, kind: shard for a shard"
+        return f"is it a gRPC port? Then {kinds}"
+    if ANSWERS_PLAIN in said:
+        return "check the port; if the server is meant to speak plain text, change the address to http://…"
+    if secure:
+        return "does it speak TLS at all? Else change the address to http://…" if _closed(said) and not met else None
+    # What servers written in Go say, nginx, and Apache.
+    told_so = failure.code == "BAD_REQUEST" and "HTTPS" in said.upper()
+    if _answers(TLS) in said or told_so:
+        return "change the address to https://…"
+    return "does it expect TLS? Then change the address to https://…" if _closed(said) and not met else None
+
+
+def _fmaas(failure: Failure, secure: bool, met: bool) -> str | None:
+    said = failure.detail
+    if _answers(HTTP1) in said or NOT_GRPC in said or NO_HTTP2 in said:
+        return f"is it an HTTP port? Then kind: http, with address: {'https' if secure else 'http'}://…"
+    if failure.code == "UNIMPLEMENTED":
+        return "it speaks gRPC, but not fmaas; is it a shard? Then kind: shard"
+    if ANSWERS_PLAIN in said:
+        return "check the port; if the server is meant to speak plain text, remove tls"
+    if _answers(TLS) in said:
+        return "set tls: {}"
+    if not _closed(said) or met:
+        return None
+    if secure:
+        return "does it speak TLS at all? Else remove tls"
+    return "does it expect TLS? Then tls: {}; is it an HTTP port? Then kind: http, with address: http://…"
+
+
+def _closed(said: str) -> bool:
+    """Whether the line ends with that, so that it was before an answer."""
+    return said.endswith((CLOSED, f"{CLOSED} without an answer", f"{CLOSED} in the handshake"))
