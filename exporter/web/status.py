@@ -5,23 +5,45 @@ from dataclasses import dataclass
 from html import escape
 from urllib.parse import urlencode
 
+from exporter.web import tables
 from exporter.web.scatter import Point, scatter
+from exporter.web.tables import Column, table, with_message
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--dim:#59636e;--line:#d1d9e0;--paper:#fff;--good:#1a7f37;--bad:#cf222e}
 @media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--dim:#9198a1;--line:#3d444d;--paper:#0d1117;--good:#3fb950;
 --bad:#f85149}}
 body{margin:0 auto;max-width:80rem;padding:1rem;font:15px/1.45 system-ui,sans-serif;color:var(--ink);
-background:var(--paper)}
+background:var(--paper);overflow-wrap:anywhere}
 h1{font-size:1.4rem;margin:.2rem 0}h2{font-size:1.05rem;margin:1.6rem 0 .4rem}nav a{margin-right:1rem}a{color:inherit}
-.wide{overflow-x:auto}table{border-collapse:collapse;width:100%}th,td{padding:.25rem .6rem;text-align:left;
-border-bottom:1px solid var(--line);white-space:nowrap}td.text{white-space:normal;min-width:12rem}
-th{color:var(--dim);font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 .good{color:var(--good)}.bad{color:var(--bad)}.dim{color:var(--dim)}
 .charts{margin-top:1.6rem;display:grid;grid-template-columns:repeat(auto-fit,minmax(19rem,1fr));gap:1rem}figure{margin:0}
 figcaption{font-weight:600}svg{width:100%;height:auto}svg text{fill:var(--dim);font:12px system-ui,sans-serif}
 svg .axis{stroke:var(--line)}svg .label{fill:var(--ink)}
 """
+TARGETS = tuple(Column(head) for head in ("target", "state", "kind", "address", "says of itself"))
+RESULTS = (
+    Column("target"),
+    Column("workload"),
+    Column("batch", number=True),
+    Column("outcome"),
+    Column("age", number=True),
+    Column("TTFT, ms", number=True),
+    Column("per token, ms", number=True),
+    Column("prefill, tok/s", number=True),
+    Column("decode, tok/s", number=True),
+)
+OBJECTIVES = (
+    Column("SLO"),
+    Column("target"),
+    Column("what"),
+    Column("objective", number=True),
+    Column("good share", number=True),
+    Column("state"),
+    Column("good", number=True),
+    Column("bad", number=True),
+)
+NARROW = tables.narrow("62rem", {"targets": TARGETS, "results": RESULTS, "objectives": OBJECTIVES})
 # Nothing is loaded, framed or sent from this page.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
@@ -95,7 +117,7 @@ def page(status: Status) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>tgi-probe</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<style>{STYLE}</style></head><body>"
+        f"<style>{STYLE}{tables.STYLE}{NARROW}</style></head><body>"
         f'<h1>tgi-probe <span class="dim">{escape(status.version)}</span></h1><p>{state}, as of {at}</p>'
         '<nav><a href="/metrics">metrics</a><a href="/config">configuration</a><a href="/-/healthy">healthy</a>'
         '<a href="/-/ready">ready</a></nav>'
@@ -108,40 +130,35 @@ def _targets(status: Status) -> str:
     rows = []
     for one in status.targets:
         if one.said is not None:
-            state = '<td class="good">up</td>'
+            state = '<td class="good word">up</td>'
         else:
-            state = '<td class="bad">down</td>' if one.asked else '<td class="dim">not asked yet</td>'
+            state = '<td class="bad word">down</td>' if one.asked else '<td class="dim word">not asked yet</td>'
         rows.append(
-            f"<tr><td>{escape(one.name)}</td>{state}<td>{escape(one.kind)}</td><td>{escape(one.address)}</td>"
-            f'<td class="text">{escape(one.said or "")}</td></tr>'
+            f"<tr><td class=name>{escape(one.name)}</td>{state}<td class=word>{escape(one.kind)}</td>"
+            f"<td class=text>{escape(one.address)}</td>"
+            f"<td class=text>{escape(one.said or '')}</td></tr>"
         )
-    return _table("<th>target<th>state<th>kind<th>address<th>says of itself", rows)
+    return table("targets", TARGETS, rows)
 
 
 def _results(status: Status) -> str:
     rows = []
-    wrong = any(one.detail for one in status.results)
+    columns = (*RESULTS, Column("")) if status.probe_here else RESULTS
     for one in status.results:
         good = "good" if one.outcome == "ok" else "bad"
         link = ""
         if status.probe_here:
             query = urlencode({"target": one.target, "workload": one.workload, "batch_size": one.batch_size})
-            link = f'<td><a href="/probe?{escape(query)}">probe now</a></td>'
-        rows.append(
-            f"<tr><td>{escape(one.target)}</td><td>{escape(one.workload)}</td><td class=n>{one.batch_size}</td>"
-            f'<td class="{good}">{escape(one.outcome)}</td><td class=n>{_ago(status.now - one.at)}</td>'
+            link = f'<td class=word><a href="/probe?{escape(query)}">probe now</a></td>'
+        cells = (
+            f"<td class=name>{escape(one.target)}</td><td class=name>{escape(one.workload)}</td>"
+            f'<td class=n>{one.batch_size}</td><td class="{good} word">{escape(one.outcome)}</td>'
+            f"<td class=n>{_ago(status.now - one.at)}</td>"
             f"<td class=n>{_milliseconds(one.ttft)}</td><td class=n>{_milliseconds(one.inter_token)}</td>"
             f"<td class=n>{_rate(one.prefill_rate)}</td><td class=n>{_rate(one.decode_rate)}</td>{link}"
-            + (f'<td class="text">{escape(one.detail)}</td></tr>' if wrong else "</tr>")
         )
-    if not rows:
-        return "<p class=dim>None yet.</p>"
-    asks = "<th>" if status.probe_here else ""
-    return _table(
-        "<th>target<th>workload<th class=n>batch<th>outcome<th class=n>age<th class=n>TTFT, ms<th class=n>per token, ms"
-        f"<th class=n>prefill, tok/s<th class=n>decode, tok/s{asks}" + ("<th>what was wrong" if wrong else ""),
-        rows,
-    )
+        rows.append(with_message(cells, columns, one.detail))
+    return table("results", columns, rows) if rows else "<p class=dim>None yet.</p>"
 
 
 def _charts(status: Status) -> str:
@@ -166,21 +183,12 @@ def _objectives(status: Status) -> str:
         met = "" if share is None else "met" if share >= one.objective else "missed"
         what = one.measure.replace("_", " ") + ("" if one.threshold is None else f" ≤ {one.threshold * 1000:g} ms")
         rows.append(
-            f"<tr><td>{escape(one.name)}</td><td>{escape(one.target)}</td><td>{escape(what)}</td>"
+            f"<tr><td class=name>{escape(one.name)}</td><td class=name>{escape(one.target)}</td><td>{escape(what)}</td>"
             f"<td class=n>{one.objective * 100:.6g}%</td><td class=n>{seen}</td>"
             f'<td class="{"good" if met == "met" else "bad"}">{met}</td><td class=n>{one.good}</td>'
             f"<td class=n>{one.bad}</td></tr>"
         )
-    if not rows:
-        return "<p class=dim>None judged yet.</p>"
-    return _table(
-        "<th>SLO<th>target<th>what<th class=n>objective<th class=n>good share<th>state<th class=n>good<th class=n>bad",
-        rows,
-    )
-
-
-def _table(head: str, rows: list[str]) -> str:
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return table("objectives", OBJECTIVES, rows) if rows else "<p class=dim>None judged yet.</p>"
 
 
 def _milliseconds(seconds: float | None) -> str:

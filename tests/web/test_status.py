@@ -1,15 +1,18 @@
 """The status page and /probe: as text, on the running daemon, and in a real browser."""
 
+import re
 import subprocess
 from collections.abc import Iterator
+from html import escape
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.web.scatter import Point, scatter, ticks
+from exporter.web.scatter import DIGIT, HEIGHT, LETTER_HEIGHT, WIDTH, Point, scatter, ticks
 from exporter.web.status import Objective, Result, Status, TargetState, page
 from tests.end_to_end.parts import Daemon, SimulatedShard, daemon_running, simulated_shard, write_config
 from tests.processes import wait_until
@@ -90,6 +93,28 @@ def test_without_points_there_is_no_chart() -> None:
     assert scatter("x", [Point("a", 1, 0.0, 0.0)]).count("<circle") == 1
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 64), st.floats(1, 400), st.floats(1, 9e4)), max_size=9)
+)
+def test_each_point_has_its_batch_size_beside_it_inside_the_chart(points: list[tuple[str, int, float, float]]) -> None:
+    chart = scatter("x", [Point(*point) for point in points])
+    labels = re.findall(r'class="label" x="([-\d.]+)" y="([-\d.]+)" text-anchor="(\w+)">(\d+)<', chart)
+    assert sorted(text for *_, text in labels) == sorted(str(size) for _, size, _, _ in points)
+    for x, y, anchor, text in labels:
+        edge = float(x) + DIGIT * len(text) * (1 if anchor == "start" else -1)
+        assert 0 <= min(float(x), edge) <= max(float(x), edge) <= WIDTH
+        assert 0 <= float(y) <= HEIGHT
+
+
+def test_the_batch_sizes_of_points_close_together_do_not_cover_each_other() -> None:
+    chart = scatter("x", [Point("a", 1, 100, 100), Point("b", 2, 101, 100), Point("c", 4, 100, 99)])
+    places = re.findall(r'class="label" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)"', chart)
+    boxes = [(float(x) - (DIGIT if anchor == "end" else 0), float(y)) for x, y, anchor in places]
+    assert len(boxes) == 3
+    for (x, y), (other_x, other_y) in combinations(boxes, 2):
+        assert abs(x - other_x) >= DIGIT or abs(y - other_y) >= LETTER_HEIGHT
+
+
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedShard]:
     with simulated_shard(f"unix://{tmp_path_factory.mktemp('shard')}/s") as shard:
@@ -141,13 +166,38 @@ def test_probe_is_off_unless_enabled(shard: SimulatedShard, tmp_path: Path) -> N
 
 
 def test_a_real_browser_shows_the_targets_and_both_charts(daemon: Daemon, tmp_path: Path) -> None:
+    shown = in_a_browser(f"http://127.0.0.1:{daemon.port}/", tmp_path)
+    assert "says of itself" in shown
+    assert shown.count("<circle") >= 1
+
+
+WINDOWS = (320, 420, 800, 1000, 1280, 1920)
+# Says of each frame how wide its page is, and its tables; a cut message makes one of them wider than the window.
+MEASURE = """<script>onload = () => {
+document.body.textContent = [...document.querySelectorAll("iframe")].map(frame => {
+const page = frame.contentDocument, widths = [...page.querySelectorAll("table, td, svg")].map(it => it.scrollWidth);
+const heads = page.querySelector("thead").getBoundingClientRect().height > 0, root = page.documentElement;
+return [frame.width, root.scrollWidth, Math.max(...widths), page.querySelectorAll(".said").length, heads] }).join(";") }
+</script>"""
+
+
+def test_whole_messages_can_be_read_in_narrow_and_wide_windows_without_scrolling_sideways(tmp_path: Path) -> None:
+    words = "a message of several words, and " + "one_without_spaces_" * 20
+    frames = "".join(f'<iframe width="{width}" srcdoc="{escape(page(status(words)))}"></iframe>' for width in WINDOWS)
+    (tmp_path / "frames.html").write_text(f"<!doctype html><body>{frames}{MEASURE}")
+    said = in_a_browser((tmp_path / "frames.html").as_uri(), tmp_path)
+    [found] = re.findall(r"<body>([^<]*)</body>", said)
+    for window in found.split(";"):
+        width, page_width, widest, messages, heads = window.split(",")
+        assert int(page_width) <= int(width) >= int(widest), window
+        assert messages == "1"
+        assert heads == ("true" if int(width) >= 1000 else "false")
+    assert found.count(";") == len(WINDOWS) - 1
+
+
+def in_a_browser(address: str, folder: Path) -> str:
+    """The document, after its scripts."""
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    more = ["--disable-sync", "--disable-component-update", f"--user-data-dir={tmp_path}", "--dump-dom"]
-    done = subprocess.run(
-        [real_part("chromium"), *flags.split(), *more, f"http://127.0.0.1:{daemon.port}/"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert "says of itself" in done.stdout
-    assert done.stdout.count("<circle") >= 1
+    more = ["--disable-sync", "--disable-component-update", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
+    command = [real_part("chromium"), *flags.split(), *more, address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
