@@ -63,6 +63,8 @@ One YAML file (`--config`), and every key as an environment variable too: `{PREF
 `web.listen_address`, `{PREFIX}TARGETS__0__NAME` the name of the first target. The environment beats the file.
 Durations are written as Prometheus writes them: `250ms`, `15s`, `1m30s`. A key that is not known is an error.
 `tgi-probe check --config FILE` says what is wrong, and where.
+`/config` of a running daemon shows all of it, defaults too, as a file that gives the same settings when it is fed back; only
+what it hides in `extra_body` (`<hidden>`) has to be put in again.
 """
 METRICS = """\
 # Metrics

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-import yaml
-
-from exporter import __version__
+from exporter import __version__, document
 from exporter.breath import Breath
 from exporter.catalogue import layout
 from exporter.exposition import Exposition, Views
@@ -159,7 +157,7 @@ class Daemon:
             healthy=self._unhealthy,
             ready=self._unready,
             reload=self.reload if self._settings.web.enable_reload else None,
-            configuration=lambda: shown(self._settings),
+            configuration=lambda: document.text(self._settings),
             status=self._status,
             probe=self._probe_now if self._settings.web.enable_probe else None,
         )
@@ -354,11 +352,6 @@ class Daemon:
     def _unready(self) -> str | None:
         waiting = [w.runner.name for w in self._all_watches() if w.runner.plan.workloads and not w.runner.attempted]
         return f"no first attempt yet: {', '.join(waiting)}" if waiting else None
-
-
-def shown(settings: Settings) -> str:
-    """The configuration in force as YAML."""
-    return yaml.safe_dump(settings.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
 
 
 def run(config: Path | None, on_ready: Callable[[int], None] = lambda port: None) -> int:

@@ -5,6 +5,7 @@ Every function raises PydanticCustomError with the mend as its message.
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
@@ -35,6 +36,18 @@ def parse_duration(text: object) -> float:
     if seconds > LONGEST_SECONDS:
         raise PydanticCustomError("duration", "must be at most 366d")
     return seconds
+
+
+def write_duration(seconds: float) -> str:
+    """The text that `parse_duration` reads as exactly these seconds: `1m30s`, `250ms`, `0s`."""
+    exact = Decimal(repr(seconds))
+    if exact % 1:
+        return f"{(exact * 1000).normalize():f}ms" if exact < 1 else f"{exact:f}s"
+    left, text = int(exact), ""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
 
 
 def listed(value: object) -> object:
@@ -153,6 +166,12 @@ def parse_rate(text: object) -> float:
     if match is None or float(match[1]) <= 0:
         raise PydanticCustomError("rate", "must be requests per time, above 0, such as 2/s or 30/m")
     return float(match[1]) / RATE_UNITS[match[2]]
+
+
+def write_rate(per_second: float) -> str:
+    """The shortest text that `parse_rate` reads as exactly this rate: `2/s`, `20/m`."""
+    forms = [f"{Decimal(repr(per_second * size)).normalize():f}/{unit}" for unit, size in RATE_UNITS.items()]
+    return min((form for form in forms if parse_rate(form) == per_second), key=len)
 
 
 def split_url(url: str, key: str = "address") -> SplitResult:

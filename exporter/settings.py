@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationError,
     field_serializer,
     field_validator,
@@ -20,7 +21,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from exporter import notation
 from exporter.secret import masked
 
-Seconds = Annotated[float, BeforeValidator(notation.parse_duration)]
+Seconds = Annotated[
+    float, BeforeValidator(notation.parse_duration), PlainSerializer(notation.write_duration, when_used="json")
+]
 PositiveSeconds = Annotated[Seconds, AfterValidator(notation.positive)]
 BudgetPeriod = Annotated[Seconds, AfterValidator(notation.budget_period)]
 Whole = Annotated[int, BeforeValidator(notation.no_truth)]
@@ -34,7 +37,12 @@ BatchSizes = Annotated[
 Names = Annotated[tuple[Name, ...], BeforeValidator(notation.listed)]
 Kind = Literal["shard", "fmaas", "http"]
 Api = Literal["tgi", "completions", "chat"]
-RequestsPerSecond = Annotated[float, BeforeValidator(notation.parse_rate), Field(le=10_000)]
+RequestsPerSecond = Annotated[
+    float,
+    BeforeValidator(notation.parse_rate),
+    Field(le=10_000),
+    PlainSerializer(notation.write_rate, when_used="json"),
+]
 KvCache = Literal["exclusive", "reserved_block"]
 MEASURES = ("ttft", "inter_token_latency", "time_per_output_token", "request_duration", "availability")
 RESERVED_LABELS = frozenset(
@@ -74,6 +82,11 @@ KEYS_OF_KINDS: dict[str, tuple[Kind, ...]] = {
     "metrics_url": ("fmaas", "http"),
     "yield_to_users": ("fmaas", "http"),
 }
+
+
+# The keys of a load that not every mode has, and the keys of a workload that has one.
+KEYS_OF_MODES = {"rate": "open", "arrivals": "open", "max_in_flight": "open", "users": "closed"}
+NOT_OF_LOADS = ("batch_sizes", "interval")
 
 
 class Tls(Section):
@@ -206,7 +219,7 @@ class Load(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for key, mode in (("rate", "open"), ("arrivals", "open"), ("max_in_flight", "open"), ("users", "closed")):
+        for key, mode in KEYS_OF_MODES.items():
             if key in self.model_fields_set and self.mode != mode:
                 raise PydanticCustomError(
                     "key", "{key}: works with mode {mode} only; remove it", {"key": key, "mode": mode}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from exporter.app import shown
+from exporter import document
 from exporter.cli import main
 from exporter.settings import Settings, Target, Workload
 from exporter.targets import sent_in_the_open
@@ -40,7 +40,7 @@ def settings(address: str, **keys: object) -> Settings:
 
 def test_what_looks_like_a_secret_in_extra_body_is_not_shown_and_is_still_sent() -> None:
     found = settings("http://h:1", extra_body=BODY)
-    assert yaml.safe_load(shown(found))["targets"][0]["extra_body"] == SEEN
+    assert yaml.safe_load(document.text(found))["targets"][0]["extra_body"] == SEEN
     assert found.targets[0].extra_body == BODY
 
 
