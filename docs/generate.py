@@ -61,10 +61,11 @@ CONFIGURATION = f"""\
 
 One YAML file (`--config`), and every key as an environment variable too: `{PREFIX}WEB__LISTEN_ADDRESS` is
 `web.listen_address`, `{PREFIX}TARGETS__0__NAME` the name of the first target. The environment beats the file.
+A relative file name starts at the file that it stands in, one from the environment at the working directory.
 Durations are written as Prometheus writes them: `250ms`, `15s`, `1m30s`. A key that is not known is an error.
 `tgi-probe check --config FILE` says what is wrong, and where.
-`/config` of a running daemon shows all of it, defaults too, as a file that gives the same settings when it is fed back; only
-what it hides in `extra_body` (`<hidden>`) has to be put in again.
+`/config` of a running daemon shows all of it, defaults too, as a file that gives the same settings when it is fed back;
+only what it hides in `extra_body` (`<hidden>`) has to be put in again.
 """
 METRICS = """\
 # Metrics

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as PydanticSettingsError
 
-from exporter import notation
+from exporter import filenames, notation
 from exporter.settings import Settings
 
 PREFIX = "TGI_PROBE_"
@@ -92,7 +92,7 @@ def load(path: Path | None) -> Settings:
     """The settings from a file (may be None) and the environment. Errors: SettingsError, with a line for each
     problem.
     """
-    document = read_yaml(path) if path else {}
+    document = filenames.rooted(read_yaml(path), path.parent) if path else {}
     source = str(path) if path else None
     environ = dict(os.environ)
     _refuse_unknown_variables(environ)
@@ -130,6 +130,7 @@ def load(path: Path | None) -> Settings:
             [f"{name}: is not JSON; write a JSON value, or set one key each, such as {name}__0__NAME"]
         ) from None
     settings = Settings.model_construct(**{name: getattr(merged, name) for name in Settings.model_fields})
+    settings = filenames.from_here(settings)
     missing = list(_missing_packages(settings))
     if missing:
         raise SettingsError(

@@ -25,7 +25,10 @@ class Current:
         self._context: SSLContext | None = None
         self._stamp: Stamp = ()
         if path is not None:
-            self._config, self._context, self._stamp = _read(path)
+            try:
+                self._config, self._context, self._stamp = _read(path)
+            except SettingsError as error:
+                raise SettingsError([f"web.config_file: {line}" for line in error.problems]) from None
         self.speaks_tls = self._context is not None
 
     @property

@@ -16,7 +16,7 @@ def test_a_wrong_web_file_is_told_in_one_line(file: Path) -> None:
     expected = file.read_text().splitlines()[0].removeprefix("# ").replace("FOLDER", str(file.parent))
     with pytest.raises(SettingsError) as caught:
         Current(file)
-    assert caught.value.problems == [f"{file}: {expected}"]
+    assert caught.value.problems == [f"web.config_file: {file}: {expected}"]
 
 
 @pytest.mark.parametrize("secret", ["hunter2", "12345"])
