@@ -5,7 +5,9 @@ from typing import Any
 
 import yaml
 
-from exporter.settings import KEYS_OF_KINDS, KEYS_OF_MODES, NOT_OF_LOADS, Settings
+from exporter.settings import Settings
+from exporter.settings.target import KEYS_OF_KINDS
+from exporter.settings.workload import KEYS_OF_MODES, NOT_OF_LOADS
 
 
 def text(settings: Settings) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from exporter.settings import Seconds
+from exporter.settings.section import Seconds
 from exporter.sources import SettingsError, explain, read_yaml
 
 Version = Literal["TLS10", "TLS11", "TLS12", "TLS13"]
