@@ -1,6 +1,8 @@
 """`tgi-probe slo` against a real Prometheus, and against what is none."""
 
 import json
+import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,7 +13,7 @@ import pytest
 from exporter.alerting.report import Sample, answers, table, why_silent
 from exporter.cli import main
 from tests.alerting.pager import inbox_listening
-from tests.processes import free_port, wait_until
+from tests.processes import PATIENCE, TGI_PROBE, free_port, running, wait_until
 from tests.prometheus_server import PrometheusServer, prometheus_scraping
 
 NAMES = ("slo:objective:ratio", "slo:time_period:days", "slo:threshold:seconds")
@@ -200,6 +202,16 @@ def test_what_is_no_token_is_refused_and_never_printed(
     assert said_of(arguments, capsys) == (
         f"--bearer-token-file: {tmp_path}/token must hold one token: a line of ASCII without blanks inside"
     )
+
+
+def test_ctrl_c_while_prometheus_is_silent_is_one_line_and_130() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
+        command = (*TGI_PROBE, "slo", "--prometheus", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with running(command) as asking, silent.accept()[0]:
+            asking.send(signal.SIGINT)
+            assert asking.wait() == 130, asking.output
+    assert asking.stderr == "interrupted\n"
 
 
 def test_a_page_that_is_no_prometheus_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
