@@ -346,21 +346,24 @@ def edge_texts(edges: Iterable[float]) -> tuple[str, ...]:
     return tuple(go_number(edge) for edge in (*edges, float("inf")))
 
 
+def pair(label: tuple[str, str]) -> str:
+    value = label[1].replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return f'{label[0]}="{value}"'
+
+
+# Series share most of their labels.
+_kept_pair = lru_cache(maxsize=4096)(pair)
+
+
 def surround(labels: Labels) -> tuple[str, str, str]:
     """What stands before a bucket's edge, after it, and at the lines without one. Labels come sorted by name."""
-    before = "".join(f"{_pair(label)}," for label in labels if label[0] < "le")
-    after = "".join(f",{_pair(label)}" for label in labels if label[0] > "le")
+    before = "".join(f"{_kept_pair(label)}," for label in labels if label[0] < "le")
+    after = "".join(f",{_kept_pair(label)}" for label in labels if label[0] > "le")
     return f'{{{before}le="', f'"{after}}} ', braced(labels)
 
 
 def braced(labels: Labels) -> str:
-    return "{" + ",".join(map(_pair, labels)) + "}" if labels else ""
-
-
-@lru_cache(maxsize=4096)
-def _pair(label: tuple[str, str]) -> str:
-    value = label[1].replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-    return f'{label[0]}="{value}"'
+    return "{" + ",".join(map(_kept_pair, labels)) + "}" if labels else ""
 
 
 def _short_enough(exemplar: Exemplar) -> bool:

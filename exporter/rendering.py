@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
-from exporter.instruments import Exemplar, Family, Group, Histogram, Piece, Registry, braced, go_number
+from exporter.instruments import Exemplar, Family, Group, Histogram, Piece, Registry, go_number, pair
 
 # A part handed to the network: large enough that few calls are made, small enough that it is soon made.
 PART_BYTES = 65_536
@@ -196,8 +196,8 @@ def _histogram(family: Family[Any], child: Histogram, group: Group[Any], form: F
 
 
 def _exemplar(exemplar: Exemplar) -> str:
-    labels = braced(tuple(sorted(exemplar.labels.items()))) or "{}"
-    return f" # {labels} {go_number(exemplar.value)} {exemplar.timestamp}"
+    labels = ",".join(map(pair, sorted(exemplar.labels.items())))  # each is another: none is kept
+    return f" # {{{labels}}} {go_number(exemplar.value)} {exemplar.timestamp}"
 
 
 def number(value: float) -> str:
