@@ -1,5 +1,6 @@
 """Whether slow or greedy clients at the HTTP side delay a probe: quiet and attacked phases in turns, at one target."""
 
+import http.client
 import socket
 import tempfile
 import threading
@@ -8,11 +9,11 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from benchmarks.report import Part, Table, milliseconds
+from benchmarks.report import Part, Table, median, milliseconds
 from tests.end_to_end.parts import Daemon, daemon_running, simulated_shard, write_config
 
 LATENESS, TTFT = "tgi_probe_schedule_lateness_seconds", "tgi_probe_time_to_first_token_seconds"
-
+SCRAPE_SECONDS = 2.0
 
 Attack = Callable[[int, threading.Event], None]
 
@@ -44,23 +45,46 @@ def flood(port: int, stop: threading.Event) -> None:
                 pass
 
 
+def scrape(client: http.client.HTTPConnection, stop: threading.Event, took: list[float]) -> None:
+    """As Prometheus does: again and again on one connection, but for one that was lost."""
+    while not stop.wait(SCRAPE_SECONDS):
+        asked = time.monotonic()
+        try:
+            read_metrics(client)
+        except (OSError, http.client.HTTPException):
+            client.close()
+        took.append(time.monotonic() - asked)
+
+
+def read_metrics(client: http.client.HTTPConnection) -> None:
+    client.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
+    client.getresponse().read()
+
+
 def measure(daemon: Daemon, seconds: float, attack: Attack | None, clients: int) -> tuple[str, ...]:
     stop = threading.Event()
-    threads = [threading.Thread(target=attack, args=(daemon.port, stop)) for _ in range(clients)] if attack else []
+    scrapes: list[float] = []
+    client = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=20)
+    read_metrics(client)  # its connection is there before the crowd
+    threads = [threading.Thread(target=scrape, args=(client, stop, scrapes))]
+    threads += [threading.Thread(target=attack, args=(daemon.port, stop)) for _ in range(clients)] if attack else []
     for thread in threads:
         thread.start()
-    time.sleep(1)
-    before, start = daemon.samples(), time.monotonic()
-    health = []
-    while time.monotonic() - start < seconds:
-        asked = time.monotonic()
-        with suppress(OSError):
-            daemon.get("/-/healthy")
-        health.append(time.monotonic() - asked)
-        time.sleep(0.5)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        time.sleep(1)
+        before, start = daemon.samples(), time.monotonic()
+        health = []
+        while time.monotonic() - start < seconds:
+            asked = time.monotonic()
+            with suppress(OSError):
+                daemon.get("/-/healthy")
+            health.append(time.monotonic() - asked)
+            time.sleep(0.5)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        client.close()
     after = daemon.samples()
 
     def grown(name: str) -> float:
@@ -77,7 +101,9 @@ def measure(daemon: Daemon, seconds: float, attack: Attack | None, clients: int)
         milliseconds(grown(f"{LATENESS}_sum") / probes),
         milliseconds(min(edges), 0),
         milliseconds(ttft),
+        milliseconds(median(health), 0),
         milliseconds(max(health), 0),
+        milliseconds(max(scrapes), 0),
     )
 
 
@@ -92,9 +118,13 @@ def run(seconds: float) -> list[Table]:
                 rows.append((name, *measure(daemon, seconds / len(ATTACKS), attack, clients)))
     notes = (
         "The embedded shard, a probe each 200 ms; attackers, daemon and shard share this machine. Slow: 200 clients "
-        "that send a byte now and then and never finish a request. Flood: 4 clients that scrape as often as they can.",
+        "that send a byte now and then and never finish a request. Flood: 4 clients that scrape as often as they can, "
+        "each time on a new connection; crowd: 64 of them. Beside them, "
+        f"from the same address, /-/healthy is asked twice a second on new connections, and /metrics each "
+        f"{SCRAPE_SECONDS:g} s on one that stays open, as Prometheus does.",
     )
-    columns = ("", "probes", "skipped", "lateness, mean", "none later than", "TTFT, mean", "slowest /-/healthy")
+    figures = ("probes", "skipped", "lateness, mean", "none later than", "TTFT, mean")
+    columns = ("", *figures, "/-/healthy, median", "slowest", "slowest scrape")
     return [Table("Hostile clients", columns, tuple(rows), notes)]
 
 
@@ -103,6 +133,8 @@ ATTACKS: tuple[tuple[str, Attack | None, int], ...] = (
     ("slow clients", slowloris, 1),
     ("quiet again", None, 0),
     ("flood", flood, 4),
+    ("quiet again", None, 0),
+    ("crowd", flood, 64),
     ("quiet again", None, 0),
 )
 PART = Part("hostile", "Hostile clients", run)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from exporter.web import listener
+from exporter.web.bucket import Bucket
 from exporter.web.current import Current
 from exporter.web.listener import Listener
 from tests.processes import PATIENCE, ask, wait_until
@@ -120,13 +121,87 @@ def test_a_body_that_is_too_long_is_refused(server: Listener) -> None:
         assert client.recv(12).split()[1] == b"413"
 
 
+class Gate:
+    """A listener's door where time stands still: after the burst each turn waits until it is opened."""
+
+    def __init__(self, server: Listener) -> None:
+        self._turns = threading.Semaphore(0)
+        self._open = False
+        server.clock = lambda: 100.0
+        server.pause = self._pause
+        server._accepts = Bucket(0.0, 1)
+        for _ in range(listener.PACE_BURST):
+            assert ask(f"http://{HOST}:{port(server)}/").status == 200
+
+    def _pause(self, seconds: float) -> None:
+        if seconds > 0 and not self._open:
+            self._turns.acquire(timeout=PATIENCE)
+
+    def let_one_in(self) -> None:
+        self._turns.release()
+
+    def open(self) -> None:
+        self._open = True
+        self._turns.release()
+
+
+def rude_and_polite(server: Listener, stack: ExitStack, polite: socket.socket, request: bytes) -> None:
+    """Many new connections ask, and after them a polite client."""
+    rude = clients(stack, server, 20)
+    for client in rude:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    wait_until(lambda: server._turns.standing == len(rude), "all rude ones stand in line")
+    polite.sendall(request)
+    wait_until(lambda: server._turns.standing == len(rude) + 1, "the polite one stands in line")
+
+
 def test_a_flood_is_let_in_at_the_pace_only(server: Listener) -> None:
-    paused: list[float] = []
-    server.pause = paused.append
-    for _ in range(listener.PACE_BURST + 100):
-        ask(f"http://{HOST}:{port(server)}/")
-    assert paused[0] == 0
-    assert max(paused) > 0
+    gate = Gate(server)
+    with ExitStack() as stack:
+        [client] = clients(stack, server, 1)
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: server._turns.standing == 1, "it stands in line")
+        gate.open()
+        assert client.recv(12).split()[1] == b"200"
+
+
+def test_a_health_check_is_let_in_before_a_crowd_from_the_same_address(server: Listener) -> None:
+    gate = Gate(server)
+    with ExitStack() as stack:
+        [polite] = clients(stack, server, 1)
+        rude_and_polite(server, stack, polite, b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        gate.let_one_in()
+        assert polite.recv(12).split()[1] == b"200"
+        assert server._turns.standing == 20, "all others still stand in line"
+        gate.open()
+
+
+def test_a_connection_that_stayed_open_is_let_in_before_a_crowd_of_new_ones(server: Listener) -> None:
+    with ExitStack() as stack:
+        [polite] = clients(stack, server, 1)
+        scrape = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+        server.clock = lambda: 50.0
+        polite.sendall(scrape)
+        assert polite.recv(4096).endswith(b"xxxxx")
+        gate = Gate(server)
+        rude_and_polite(server, stack, polite, scrape)
+        gate.let_one_in()
+        assert polite.recv(12).split()[1] == b"200"
+        assert server._turns.standing == 20, "all others still stand in line"
+        gate.open()
+
+
+def test_those_who_stand_in_line_are_not_pushed_out_but_the_silent_are(server: Listener) -> None:
+    gate = Gate(server)
+    with ExitStack() as stack:
+        standing = clients(stack, server, listener.CONNECTIONS)
+        for client in standing:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        wait_until(lambda: server._turns.standing == len(standing), "all stand in line")
+        silent, *_ = clients(stack, server, listener.CONNECTIONS + 1)
+        _until_closed(silent)
+        gate.open()
+        assert all(client.recv(12).split()[1] == b"200" for client in standing)
 
 
 def test_a_client_that_never_shakes_hands_keeps_no_one_from_tls(tmp_path: Path) -> None:
