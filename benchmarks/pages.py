@@ -25,10 +25,9 @@ def run(seconds: float) -> list[Table]:
     rows = [measure(targets, rng, seconds / len(SIZES)) for targets in SIZES]
     notes = (
         "Targets × 6 batch sizes × 2 workloads, every histogram filled. Packed: gzip as Prometheus asks "
-        "for it, after one more probe of every target, which is what one scrape interval brings. Plain: the same page "
-        "right after it, unpacked. "
-        "prometheus_client: its own instruments with the same values, plain, in turns with ours up to "
-        f"{REFERENCE_UP_TO} targets.",
+        "for it, after one more probe of every target, which is what one scrape interval brings. Plain: the whole "
+        "text, after another probe of every target. prometheus_client: its own instruments with the same values, "
+        f"plain, in turns with ours up to {REFERENCE_UP_TO} targets.",
     )
     columns = (
         *("targets", "page", "packed", "packed scrape p50", "p99", "reach", "first packed", "plain p50"),
@@ -55,6 +54,8 @@ def measure(targets: int, rng: random.Random, seconds: float) -> tuple[str, ...]
         for _ in rendering.gzip_page(metrics.registry, rendering.OPENMETRICS):
             pass
         packed.append(time.perf_counter() - began)
+        for of_target in series:
+            metrics.record(observation(rng.choice(of_target), rng))
         began = time.perf_counter()
         size = sum(map(len, rendering.page(metrics.registry, rendering.PLAIN_0_0_4)))
         plain.append(time.perf_counter() - began)
@@ -81,7 +82,10 @@ def measure(targets: int, rng: random.Random, seconds: float) -> tuple[str, ...]
 def filled(targets: int, rng: random.Random) -> tuple[Metrics, list[list[Series]]]:
     settings = Settings.model_validate(
         {
-            "targets": [{"name": f"target-{number:03}", "address": "h:1"} for number in range(targets)],
+            # Names of different length, as people give them: else few pieces of a page have a length of their own.
+            "targets": [
+                {"name": f"target-{'x' * (number * 7 % 40)}{number}", "address": "h:1"} for number in range(targets)
+            ],
             "workloads": [{"name": "chat"}, {"name": "retrieval"}],
             "slos": [{"name": "fast", "workload": "chat", "ttft": "200ms"}],
         }

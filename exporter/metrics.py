@@ -145,6 +145,7 @@ class Metrics:
             for verdict in ("good", "bad"):
                 self._verdict(objective.name, series, verdict)
 
+    @guarded
     def forget(self, target: str) -> None:
         """Remove every series of a target that leaves."""
         self._labels.pop(target, None)

@@ -80,8 +80,8 @@ def gzip_page(registry: Registry, form: Format, breathe: Breathe = without_a_bre
 
 
 def prepare(registry: Registry, breathe: Breathe = without_a_break) -> None:
-    """Make what is missing for a page, so that the next one need not: the first has every line to write."""
-    for _ in _pieces(registry, PLAIN_0_0_4, breathe):
+    """Make what is missing for a page as Prometheus asks for it: the first one has every line to write."""
+    for _ in _pieces(registry, OPENMETRICS, breathe):
         pass
 
 
@@ -100,7 +100,11 @@ def _in_parts(texts: Iterable[bytes]) -> Iterator[bytes]:
 
 def _unpacked(registry: Registry, form: Format, breathe: Breathe) -> Iterator[bytes]:
     for piece in _pieces(registry, form, breathe):
-        yield zlib.decompressobj(-zlib.MAX_WBITS).decompress(piece.data)
+        stream, rest = zlib.decompressobj(-zlib.MAX_WBITS), piece.data
+        while rest:
+            yield stream.decompress(rest, PART_BYTES)
+            rest = stream.unconsumed_tail
+            breathe()
 
 
 def _packed(registry: Registry, form: Format, breathe: Breathe) -> Iterator[bytes]:
@@ -146,7 +150,7 @@ def _histogram_piece(family: Family[Any], child: Histogram, group: Group[Any], f
     special = form.openmetrics and bool(child.exemplars)
     kept = child.pieces.get(special)
     if kept is None or kept.version != child.version:
-        kept = child.pieces[special] = compress(*_histogram(family, child, group, form))
+        kept = child.pieces[special] = compress(*_histogram(family, child, group, special))
     return kept
 
 
@@ -175,13 +179,13 @@ def _values(group: Group[Any]) -> tuple[int, bytes]:
     return version, "".join([f"{prefix}{number(value)}\n" for prefix, value in readings]).encode()
 
 
-def _histogram(family: Family[Any], child: Histogram, group: Group[Any], form: Format) -> tuple[int, bytes]:
+def _histogram(family: Family[Any], child: Histogram, group: Group[Any], with_exemplars: bool) -> tuple[int, bytes]:
     """All lines of one histogram, and the version that they show."""
     with group.changes.lock:
         version = child.version
         counts = list(accumulate(child.counts))
         total = child.sum
-        exemplars = dict(child.exemplars) if form.openmetrics else {}
+        exemplars = dict(child.exemplars) if with_exemplars else {}
     count = counts[-1]
     words = [f"{n}.0" for n in counts] if count < PLAIN_BELOW else [number(n) for n in counts]
     last = words[-1]
@@ -235,23 +239,31 @@ HIGHEST = 0x80000000  # the polynomial 1: the lowest power stands in the highest
 def combined(first: int, second: int, second_length: int) -> int:
     """The CRC-32 of two texts one after the other, from the CRC-32 of each.
 
-    A CRC is a remainder of polynomials over GF(2): to put `n` bytes after a text is to multiply by x^(8n).
+    A CRC is a remainder of polynomials over GF(2): to put `n` bytes after a text is to multiply by x^(8n). That is done
+    byte by byte of `n`, so that few products are ever needed, however many lengths there are.
     """
-    table = _shift(second_length)
-    return (
-        (table[first & 15] ^ table[16 | first >> 4 & 15] ^ table[32 | first >> 8 & 15] ^ table[48 | first >> 12 & 15])
-        ^ (table[64 | first >> 16 & 15] ^ table[80 | first >> 20 & 15])
-        ^ (table[96 | first >> 24 & 15] ^ table[112 | first >> 28] ^ second)
-    )
+    place = 0
+    while second_length:
+        if byte := second_length & 255:
+            table = _products(place, byte)
+            first = (
+                (table[first & 15] ^ table[16 | first >> 4 & 15])
+                ^ (table[32 | first >> 8 & 15] ^ table[48 | first >> 12 & 15])
+                ^ (table[64 | first >> 16 & 15] ^ table[80 | first >> 20 & 15])
+                ^ (table[96 | first >> 24 & 15] ^ table[112 | first >> 28])
+            )
+        second_length >>= 8
+        place += 8
+    return first ^ second
 
 
 @lru_cache(maxsize=1024)
-def _shift(length: int) -> "array[int]":
-    """Products with x^(8 length): for each of eight half bytes of the other factor, for each of its 16 values.
+def _products(place: int, byte: int) -> "array[int]":
+    """Products with x^(8 · byte · 2^place): for each of eight half bytes of the other factor, each of its 16 values.
 
-    An array, not tuples of numbers: a thousand lengths are soon met, and would take 5 MiB.
+    An array, not tuples of numbers, which take ten times as much memory.
     """
-    power = _power_of_x(8 * length)
+    power = _power_of_x(8 * byte << place)
     products = []
     for _ in range(32):
         products.append(power)

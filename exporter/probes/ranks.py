@@ -30,7 +30,7 @@ class Ranks:
     def connection(self) -> tuple[int, ...]:
         """Changes when a server was gone between two calls: a unix socket is another file after a restart.
 
-        Over TCP nothing tells (a real shard listens on unix sockets only); there a failing check has to notice.
+        Over TCP nothing here tells (a real shard listens on unix sockets only); there a call that fails has to notice.
         """
         found: list[int] = []
         for address in self.addresses:

@@ -30,13 +30,28 @@ class ShardProber:
         self._random = random.Random(seed)
         self._ranks: Ranks | None = None
         self._debts = Debts()
+        self._lost_connections = 0
         self._facts: Facts | None = None
 
     def connect(self, timeout: float) -> Facts:
         """Ask for the ranks and their Info, every time: one that came back with more ranks must not get half a call.
 
-        After a failure the channels are opened anew: gRPC's own pause between attempts would outlast the absence.
+        A connection that the server has closed since the last call may be noticed only by the next one. That is no
+        failure of the server, which may long be back: it is asked once more, over a new one.
         """
+        deadline = self._clock() + timeout
+        known = self._ranks is not None
+        try:
+            return self._ask(timeout)
+        except Failure as failure:
+            left = deadline - self._clock()
+            if not known or failure.outcome is not Outcome.UNREACHABLE or left <= 0:
+                raise
+        self._lost_connections += 1
+        return self._ask(left)
+
+    def _ask(self, timeout: float) -> Facts:
+        """After a failure the channels are opened anew: gRPC's own pause between attempts would outlast the absence."""
         address = self._target.address
         try:
             if self._ranks is None:
@@ -58,7 +73,7 @@ class ShardProber:
             requires_padding=info.requires_padding,
             block_size=getattr(info, "block_size", 0),
             speculate=info.speculate,
-            connection=ranks.connection(),
+            connection=(self._lost_connections, *ranks.connection()),
         )
         return self._facts
 

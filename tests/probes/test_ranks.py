@@ -1,6 +1,10 @@
 """What several ranks and a lost connection ask of the shard prober."""
 
+import contextlib
 import random
+import socket
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,3 +88,62 @@ def test_a_restart_between_two_calls_is_noticed(tmp_path: Path) -> None:
         shard.restart()
         assert prober.connect(5.0) != before
         prober.close()
+
+
+class Relay:
+    """Before a shard, as a service or a proxy is; when it restarts, connections end without a word."""
+
+    def __init__(self, address: str) -> None:
+        host, port = address.split(":")
+        self._server = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._ends: list[socket.socket] = []
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, server = self._listener.accept()[0], socket.create_connection(self._server)
+                self._ends += (client, server)
+                for source, drain in ((client, server), (server, client)):
+                    threading.Thread(target=self._pump, args=(source, drain), daemon=True).start()
+
+    @staticmethod
+    def _pump(source: socket.socket, drain: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                drain.sendall(data)
+
+    def lose_connections(self) -> None:
+        while self._ends:
+            end = self._ends.pop()
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.lose_connections()
+
+
+def test_a_server_is_not_held_for_away_because_an_old_connection_to_it_is() -> None:
+    with Shard(fast(listen="127.0.0.1:0")) as shard, contextlib.closing(Relay(shard.addresses[0])) as relay:
+        prober = open_prober(Target(name="t", address=relay.address))
+        for _ in range(10):
+            before = prober.connect(5.0)
+            relay.lose_connections()
+            assert replace(prober.connect(5.0), connection=()) == replace(before, connection=())
+        prober.close()
+
+
+def test_a_server_that_stays_away_is_unreachable_at_once(tmp_path: Path) -> None:
+    with Shard(fast(listen=f"unix://{tmp_path}/shard")) as shard:
+        prober = prober_of(shard)
+        prober.connect(5.0)
+    with pytest.raises(Failure) as found:
+        prober.connect(5.0)
+    assert found.value.outcome is Outcome.UNREACHABLE
+    prober.close()
