@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from benchmarks.bare import Bare
@@ -52,24 +52,37 @@ CONDITIONS = (
 )
 
 
+class Enough(Exception):
+    """The turn is over, in the midst of a page."""
+
+
 class Renderer:
     """A thread that makes a page over and over while it may, every line anew."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._busy = threading.Event()
-        self._pauses = False
-        self.pages = 0
+        self._idle = threading.Event()
+        self._breathe: rendering.Breathe = rendering.without_a_break
+        self.pieces = 0
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
-        while self._busy.wait():
-            self._forget()
-            breathe = Breath() if self._pauses else rendering.without_a_break
-            for _ in rendering.gzip_page(self._registry, rendering.PLAIN_0_0_4, breathe):
-                if not self._busy.is_set():
-                    break
-            self.pages += 1
+        while True:
+            self._idle.set()
+            self._busy.wait()
+            self._idle.clear()
+            with suppress(Enough):
+                while True:
+                    self._forget()
+                    for _ in rendering.gzip_page(self._registry, rendering.PLAIN_0_0_4, self._between_pieces):
+                        pass
+
+    def _between_pieces(self) -> None:
+        if not self._busy.is_set():
+            raise Enough
+        self.pieces += 1
+        self._breathe()
 
     def _forget(self) -> None:
         for family in self._registry.families:
@@ -81,12 +94,14 @@ class Renderer:
 
     @contextmanager
     def busy(self, pauses: bool) -> Iterator[None]:
-        self._pauses = pauses
+        """Ends when the thread has, so that nobody else is measured beside it."""
+        self._breathe = Breath() if pauses else rendering.without_a_break
         self._busy.set()
         try:
             yield
         finally:
             self._busy.clear()
+            self._idle.wait()
 
 
 def run(seconds: float) -> list[Table]:
@@ -96,7 +111,7 @@ def run(seconds: float) -> list[Table]:
 def beside(seconds: float) -> Table:
     renderer = Renderer(filled(TARGETS, random.Random(1))[0].registry)
     added: dict[Condition, list[float]] = {condition: [] for condition in CONDITIONS}
-    pages: dict[Condition, list[float]] = {condition: [] for condition in CONDITIONS}
+    rates: dict[Condition, list[float]] = {condition: [] for condition in CONDITIONS}
     before = sys.getswitchinterval()
     turn = seconds / ROUNDS / len(CONDITIONS)
     with tempfile.TemporaryDirectory() as folder, Server(socket_address(folder), SERVICE_SECONDS) as server:
@@ -109,16 +124,16 @@ def beside(seconds: float) -> Table:
                     continue
                 sys.setswitchinterval(condition.interval)
                 with renderer.busy(condition.pauses):
-                    began, made = time.perf_counter(), renderer.pages
+                    began, made = time.perf_counter(), renderer.pieces
                     _measure(bare, added[condition], turn)
-                    pages[condition].append((renderer.pages - made) / (time.perf_counter() - began))
+                    rates[condition].append((renderer.pieces - made) / (time.perf_counter() - began))
                 sys.setswitchinterval(before)
         bare.close()
     rows = tuple(
         (
             condition.name,
             *(milliseconds(quantile(added[condition], q)) for q in (0.5, 0.9, 0.99)),
-            f"{median(pages[condition]):.1f}" if pages[condition] else "",
+            f"{median(rates[condition]):,.0f}" if rates[condition] else "",
             condition.remark,
         )
         for condition in CONDITIONS
@@ -127,7 +142,7 @@ def beside(seconds: float) -> Table:
         f"Added delay of the bare client's Decode while another thread makes pages of {TARGETS} targets, every line "
         f"anew, by the interpreter's switch interval; in turns, {ROUNDS} rounds.",
     )
-    columns = ("switch interval", "added p50", "p90", "p99", "pages a second", "")
+    columns = ("switch interval", "added p50", "p90", "p99", "histograms a second", "")
     return Table("A measuring thread beside one that renders", columns, rows, notes)
 
 

@@ -144,6 +144,20 @@ def page(port: int) -> str:
         return str(response.read().decode())
 
 
+def await_page(port: int, seconds: float = 30.0) -> None:
+    """Until the daemon answers. Raises OSError when it does not."""
+    end = time.perf_counter() + seconds
+    while True:
+        try:
+            scrape(port)
+        except OSError:
+            if time.perf_counter() > end:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
 def reload(port: int) -> None:
     request = urllib.request.Request(f"http://127.0.0.1:{port}/-/reload", method="POST", data=b"")
     urllib.request.urlopen(request, timeout=60).close()

@@ -1,4 +1,4 @@
-"""Point 5: a million calls, back to back, against a server that answers at once: what grows?"""
+"""Point 5: millions of calls, back to back, against a server that answers at once: what grows?"""
 
 import json
 import re
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import MIB, Process, Server, free_port, page, scrape, socket_address
+from benchmarks.processes import MIB, Process, Server, await_page, free_port, page, scrape, socket_address
 from benchmarks.report import Part, Table, median
 
 TARGETS = 4
@@ -41,6 +41,7 @@ def run(seconds: float, calls: int = 20_000) -> list[Table]:
         file = Path(folder) / "config.yaml"
         file.write_text(json.dumps(config(server.address, port)))  # JSON is YAML
         with Process(["-m", "exporter", "run", "--config", str(file)]) as daemon:
+            await_page(port)
             began = time.perf_counter()
             text = ""
             while (not looks or looks[-1].calls < calls) and time.perf_counter() - began < seconds:

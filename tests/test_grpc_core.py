@@ -9,8 +9,7 @@ import pytest
 from exporter import grpc_core
 
 CALL = """
-import exporter.cli, sys
-assert "grpc" not in sys.modules, "the commands are read before the environment is prepared"
+import os
 from exporter.grpc_core import prepare
 prepare()
 import grpc
@@ -19,6 +18,20 @@ try:
 except grpc.RpcError as error:
     print(error.code())
 """
+COMMAND = """
+import os, sys
+from exporter import cli
+assert "grpc" not in sys.modules, "the core reads its environment when it is loaded"
+cli.main(["check", "--config", os.devnull])
+print(*(os.environ[name] for name in sys.argv[1:]))
+"""
+
+
+def test_every_command_says_it() -> None:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("GRPC_", "TGI_PROBE_"))}
+    command = [sys.executable, "-c", COMMAND, *grpc_core.WISHES]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == list(grpc_core.WISHES.values())
 
 
 def test_the_core_knows_every_word() -> None:

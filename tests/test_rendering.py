@@ -238,9 +238,9 @@ def test_the_same_edges_again_change_nothing() -> None:
 
 def test_a_large_page_comes_in_small_parts() -> None:
     registry = Registry()
-    wait = registry.histogram("wait_seconds", "Wait.", [edge / 100 for edge in range(1, 60)], ("target",))
+    wait = registry.histogram("wait_seconds", "Wait.", [edge / 100 for edge in range(1, 60)], ("target", "size"))
     for number in range(200):
-        wait.labels(str(number))
+        wait.labels("one target has them all", str(number))
     parts = list(rendering.page(registry, PLAIN_0_0_4))
     assert len(parts) > 5
     assert max(map(len, parts)) < 2 * rendering.PART_BYTES
@@ -277,9 +277,32 @@ def test_a_prepared_page_makes_only_what_changed_since(form: Format, monkeypatch
     assert b'wait_seconds_bucket{le="0.1",target="3"} 1.0' in page
 
 
+def test_an_exemplar_that_comes_while_a_page_is_made_is_in_no_plain_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry()
+    wait = registry.histogram("wait_seconds", "Wait.", (0.1,), ("target",)).labels("a")
+    wait.observe(0.05)
+    write = rendering._histogram
+
+    def observed_before(*arguments: Any) -> tuple[int, bytes]:
+        if not wait.exemplars:
+            wait.observe(0.05, Exemplar({"trace_id": "4bf9"}, 0.05, 1.5))
+        return write(*arguments)
+
+    monkeypatch.setattr(rendering, "_histogram", observed_before)
+    plain(registry, OPENMETRICS)
+    assert b"4bf9" not in plain(registry, PLAIN_0_0_4)
+    assert b"4bf9" in plain(registry, OPENMETRICS)
+
+
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.binary(max_size=500), st.binary(max_size=500))
 def test_the_checksum_of_two_texts_follows_from_theirs(first: bytes, second: bytes) -> None:
+    assert rendering.combined(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
+
+
+@pytest.mark.parametrize("length", [255, 256, 257, 65_535, 65_536, 65_537, 70_000, 17_000_000])
+def test_so_it_does_for_long_texts(length: int) -> None:
+    first, second = b"tgi", b"probe" * (length // 5) + b"x" * (length % 5)
     assert rendering.combined(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
 
 

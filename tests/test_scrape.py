@@ -7,7 +7,7 @@ from http.client import HTTPConnection, HTTPResponse
 
 import pytest
 
-from exporter import rendering
+from exporter import breath, rendering
 from exporter.catalogue import layout
 from exporter.exposition import Exposition, Views
 from exporter.instruments import Registry
@@ -80,6 +80,14 @@ def test_a_compressed_scrape_holds_the_same_page_as_a_plain_one(port: int) -> No
     assert plain_response.headers["Content-Encoding"] is None
     assert own(gzip.decompress(packed)) == own(page)
     assert len(packed) < len(page) / 5
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_whoever_makes_a_page_pauses(port: int, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    breaths: list[float] = []
+    monkeypatch.setattr(breath.Breath, "__call__", lambda self: breaths.append(1.0))
+    ask(port, Accept_Encoding=encoding)
+    assert len(breaths) > 2 * 2 * 8  # targets, batch sizes, histograms
 
 
 def test_openmetrics_is_served_where_it_is_asked_for(port: int) -> None:
