@@ -5,9 +5,10 @@ import os
 WISHES = {
     # It writes lines of its own to standard error; what they say, our own messages say too.
     "GRPC_VERBOSITY": "NONE",
-    # Its event engine hands each call through a pool of threads. When the calling thread polls for itself, the answer
-    # is there sooner, for less CPU time (measured: `python -m benchmarks interpreter`). A core that no longer knows
-    # the word ignores it.
+    # Its event engine hands each call through a pool of threads. When the calling thread polls for itself, a shard of
+    # one rank answers sooner, for less CPU time (measured: `python -m benchmarks interpreter`); with many ranks it is
+    # all the same. What an idle connection brings, such as its end, is then read by the next call only: see
+    # `ShardProber.connect`. A core that no longer knows the word ignores it.
     "GRPC_EXPERIMENTS": "-event_engine_client",
 }
 

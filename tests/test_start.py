@@ -8,6 +8,7 @@ import pytest
 from exporter import app
 from exporter.breath import Breath
 from exporter.instruments import Registry
+from exporter.rendering import prepare
 from exporter.settings import Settings
 from exporter.simulator import Shard
 from tests.processes import wait_until
@@ -16,7 +17,6 @@ from tests.simulator.caller import fast
 
 def test_every_line_of_the_first_page_is_made_before_the_first_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     probing: list[list[str]] = []
-    prepare = app.prepare
 
     def watched(registry: Registry, breathe: Callable[[], None]) -> None:
         assert isinstance(breathe, Breath)  # at a reload others are measured meanwhile
