@@ -2,9 +2,9 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -18,10 +18,19 @@ CUT_OFF = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCo
 Metadata = tuple[tuple[str, str], ...] | None
 
 
+class Answered(NamedTuple):
+    """What came of one call: every rank's answer in rank order, not parsed, and the instants around it (seconds)."""
+
+    asked: float
+    arrived: float
+    answers: list[bytes]
+
+
 class Ranks:
     """Channels to every rank of one sharded model."""
 
-    def __init__(self, addresses: Sequence[str], protocol: str) -> None:
+    def __init__(self, addresses: Sequence[str], protocol: str, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self.addresses = tuple(addresses)
         self.protocol = protocol
         self._channels = [open_channel(address) for address in addresses]
@@ -43,21 +52,23 @@ class Ranks:
                     found += (file.st_ino, file.st_ctime_ns)
         return tuple(found)
 
-    def call(self, rpc: str, request: bytes, timeout: float, metadata: Metadata = None) -> list[bytes]:
-        """Every rank's answer, not parsed, in rank order. Returns when the slowest is in. Raises Failure.
+    def call(self, rpc: str, request: bytes, timeout: float, metadata: Metadata = None) -> "Answered":
+        """Every rank's answer. Returns when the slowest is in. Raises Failure.
 
         It always waits for all: ranks compute together, and a call taken back from one of them would leave the others
         waiting for it.
         """
         calls = self._calls_of(rpc)
-        others = [call.future(request, timeout=timeout, metadata=metadata) for call in calls[1:]]
         # The first rank is called from this very thread: with one rank, nothing stands between socket and clock.
-        waits = [partial(calls[0], request, timeout=timeout, metadata=metadata), *(other.result for other in others)]
+        first = partial(calls[0], request, timeout=timeout, metadata=metadata)
         answers: list[bytes] = []
         errors: list[tuple[grpc.RpcError, str]] = []
-        for wait, address in zip(waits, self.addresses, strict=True):
+        asked = arrived = self._clock()
+        others = [call.future(request, timeout=timeout, metadata=metadata) for call in calls[1:]]
+        for wait, address in zip([first, *(other.result for other in others)], self.addresses, strict=True):
             try:
                 answers.append(wait())
+                arrived = self._clock()
             except grpc.RpcError as error:
                 errors.append((error, address))
             except ValueError:  # so says a channel that another thread has closed
@@ -68,7 +79,7 @@ class Ranks:
             # When one rank fails the others are cut off: what the culprit said is worth more than their CANCELLED.
             culprit, address = min(errors, key=lambda pair: pair[0].code() in CUT_OFF)
             raise failure(culprit, rpc, address)
-        return answers
+        return Answered(asked, arrived, answers)
 
     def call_first(self, rpc: str, request: bytes, timeout: float) -> bytes:
         """The first rank's answer alone: only for calls that no rank computes for. Raises Failure."""
@@ -84,6 +95,9 @@ class Ranks:
         if calls is None:
             calls = self._calls[path] = [channel.unary_unary(path) for channel in self._channels]
         return calls
+
+    def moved_to(self, addresses: Sequence[str]) -> "Ranks":
+        return Ranks(addresses, self.protocol, self._clock)
 
     def close(self) -> None:
         for channel in self._channels:
@@ -158,7 +172,7 @@ def discovered(ranks: Ranks, address: str, timeout: float) -> Ranks:
         if addresses == ranks.addresses:
             return ranks
         ranks.close()
-        return Ranks(addresses, protocol)
+        return ranks.moved_to(addresses)
     hint = "it answers, but not as a TGI shard; is it the router? Then kind: fmaas"
     raise Failure(Outcome.REJECTED, "UNIMPLEMENTED", f"{address}: {hint}")
 

@@ -56,9 +56,9 @@ class ShardProber:
         try:
             if self._ranks is None:
                 must_exist(address)
-                self._ranks = Ranks([address], "")
+                self._ranks = Ranks([address], "", self._clock)
             self._ranks = ranks = discovered(self._ranks, address, timeout)
-            answers = ranks.call("Info", b"", timeout)
+            answers = ranks.call("Info", b"", timeout).answers
         except Failure:
             self._disconnect()
             raise
@@ -92,7 +92,7 @@ class ShardProber:
     # --- probing
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
-        """Prefill, then Decode to the end. All decode bookkeeping that can wait is done after the last answer."""
+        """Prefill, then Decode to the end."""
         if self._ranks is None or self._facts is None:
             raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", f"{self._target.address}: not connected")
         ranks = self._ranks
@@ -100,10 +100,8 @@ class ShardProber:
         self._debts.add(batch.id, ranks)
         prefill, decode = batch.prefill_request(), batch.decode_request()
         trace = ((HEADER, traceparent(trace_id)),) if trace_id else None
-        sent = self._clock()
-        time_left = TimeLeft(sent + workload.timeout, ranks, self._clock)
-        answers = ranks.call("Prefill", prefill, time_left(), trace)
-        arrived = self._clock()
+        time_left = TimeLeft(self._clock() + workload.timeout, ranks, self._clock)
+        sent, arrived, answers = ranks.call("Prefill", prefill, time_left(), trace)
         merged = batch.merge("Prefill", answers, ranks.addresses)
         steps = [Step(sent, arrived, merged.tokens, merged.timings)]
         for _ in range(workload.decode_length + self._facts.speculate):
@@ -114,10 +112,7 @@ class ShardProber:
             if merged.finished:
                 # A router takes finished requests out before the next step; left in, they would run past their cache.
                 ranks.call("FilterBatch", batch.filter_request(merged), time_left(), trace)
-            timeout = time_left()
-            asked = self._clock()
-            answers = ranks.call("Decode", decode, timeout, trace)
-            arrived = self._clock()
+            asked, arrived, answers = ranks.call("Decode", decode, time_left(), trace)
             merged = batch.merge("Decode", answers, ranks.addresses)
             steps.append(Step(asked, arrived, merged.tokens, merged.timings, merged.answered))
         time_left()
