@@ -29,7 +29,7 @@ from exporter.instruments import Registry, children
 SERVICE_SECONDS = 0.002
 ROUNDS = 8
 TARGETS = 16
-BARE_PERIOD = 0.01
+POLLING_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,34 +147,38 @@ def beside(seconds: float) -> Table:
 
 
 def polling(seconds: float) -> Table:
-    """Two bare clients at the same time, one as gRPC is unless told otherwise, one as we tell it."""
-    rows = []
+    """Bare clients in turns, one as gRPC is unless told otherwise, one as we tell it."""
+    settings = (("a pool of threads", ""), ("the calling thread", WISHES["GRPC_EXPERIMENTS"]))
+    added: dict[str, list[float]] = {words: [] for _, words in settings}
+    cpu = dict.fromkeys(added, 0.0)
     with tempfile.TemporaryDirectory() as folder, Server(socket_address(folder), SERVICE_SECONDS) as server:
-        command = ["-m", "benchmarks.bare", server.address, str(BARE_PERIOD)]
-        settings = (("a pool of threads", ""), ("the calling thread", WISHES["GRPC_EXPERIMENTS"]))
-        with (
-            Process(command, {"GRPC_EXPERIMENTS": settings[0][1]}) as pool,
-            Process(command, {"GRPC_EXPERIMENTS": settings[1][1]}) as caller,
-        ):
-            for process in (pool, caller):
-                process.read()
-            time.sleep(1)  # first connections
-            before = []
-            for process in (pool, caller):
-                process.ask("calls")
-                before.append(process.cpu_seconds())
-            time.sleep(seconds)
-            for (name, words), process, cpu in zip(settings, (pool, caller), before, strict=True):
-                spent = process.cpu_seconds() - cpu
-                added = [arrived - asked - total for asked, arrived, total in json.loads(process.ask("calls"))]
-                quantiles = [milliseconds(quantile(added, q)) for q in (0.5, 0.9, 0.99)]
-                rows.append((name, f"`{words}`" if words else "", *quantiles, milliseconds(spent / len(added))))
+        for _ in range(POLLING_ROUNDS):
+            for _, words in settings:
+                command = ["-m", "benchmarks.bare", server.address, "0"]
+                with Process(command, {"GRPC_EXPERIMENTS": words}) as bare:
+                    bare.read()
+                    time.sleep(0.5)  # first connections
+                    bare.ask("calls")
+                    before = bare.cpu_seconds()
+                    time.sleep(seconds / POLLING_ROUNDS / len(settings))
+                    cpu[words] += bare.cpu_seconds() - before
+                    calls = json.loads(bare.ask("calls"))
+                added[words] += [arrived - asked - total for asked, arrived, total in calls]
+    rows = tuple(
+        (
+            name,
+            f"`{words}`" if words else "",
+            *(milliseconds(quantile(added[words], q)) for q in (0.5, 0.9, 0.99)),
+            milliseconds(cpu[words] / len(added[words])),
+        )
+        for name, words in settings
+    )
     notes = (
-        f"Two bare clients at once, each in a process of its own, a Decode and then {BARE_PERIOD * 1e3:g} ms of sleep; "
-        "CPU time is the process's.",
+        f"The bare client in a process of its own, one Decode after the other, {POLLING_ROUNDS} turns for each "
+        "setting; CPU time is the process's.",
     )
     columns = ("who polls", "GRPC_EXPERIMENTS", "added p50", "p90", "p99", "CPU per call")
-    return Table("Who waits for gRPC's answer", columns, tuple(rows), notes)
+    return Table("Who waits for gRPC's answer", columns, rows, notes)
 
 
 def _measure(bare: Bare, added: list[float], seconds: float) -> None:
