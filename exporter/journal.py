@@ -94,13 +94,16 @@ class Journal:
         logger.warning("%s%s", line, more, extra={"facts": facts | ({"repeated": unsaid} if unsaid else {})})
 
     def _recovered(self, series: Series) -> None:
-        """Said when the last failing series of a target succeeds, and no more often than a trouble."""
+        """Said when the last failing series of a target succeeds, and no more often than a trouble: later, then, with
+        one of its next successes, so that the log never ends with a trouble that is over.
+        """
         failing = self._failing.get(series.target)
-        if not failing:
+        if failing is None:
             return
         failing.discard(series)
         since, _ = self._said.get((series.target, RECOVERED), (float("-inf"), 0))
         if not failing and self._clock() - since >= QUIET_SECONDS:
+            del self._failing[series.target]
             self._said[series.target, RECOVERED] = (self._clock(), 0)
             logger.info("probes of %s succeed again", series.target, extra={"facts": {"target": series.target}})
 

@@ -32,8 +32,8 @@ class Scoreboard:
         series = observation.series
         ok = observation.outcome is Outcome.OK
         with self._lock:
-            before = self._results.get(series)
-            values = _values(observation) if ok else (before.values if before else (None, None, None, None))
+            # A failed probe has no latency, and an older one's beside its age would be taken for it.
+            values = _values(observation) if ok else (None, None, None, None)
             self._results[series] = Result(
                 series.target,
                 series.workload,

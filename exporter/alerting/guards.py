@@ -43,6 +43,7 @@ def _absent(settings: Settings, options: Options) -> Iterator[Alert]:
                 "this target can alert."
             ),
             wait=options.minutes(5),
+            labels={"target": target.name},  # absent() has it anyway; by it promtool tells these alerts apart
         )
 
 

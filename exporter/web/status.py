@@ -75,10 +75,6 @@ class Result:
     prefill_rate: float | None
     decode_rate: float | None
 
-    @property
-    def values(self) -> tuple[float | None, float | None, float | None, float | None]:
-        return self.ttft, self.inter_token, self.prefill_rate, self.decode_rate
-
 
 @dataclass(frozen=True, slots=True)
 class Objective:
@@ -109,10 +105,13 @@ class Status:
 def page(status: Status) -> str:
     """The whole document."""
     state = (
-        '<span class="good">healthy</span>'
+        '<span class="good">the exporter is healthy</span>'
         if status.trouble is None
         else f'<b class="bad">{escape(status.trouble)}</b>'
     )
+    down = sum(one.asked and one.said is None for one in status.targets)
+    if down:
+        state += f' · <b class="bad">{down} of {len(status.targets)} targets down</b>'
     at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(status.now))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>tgi-probe</title>'
