@@ -365,8 +365,7 @@ def run(config: Path | None, on_ready: Callable[[int], None] = lambda port: None
 def tune_interpreter() -> None:
     """Let a measuring thread have the interpreter soon: by default it waits 5 ms for one that renders or parses.
 
-    Measured (`python -m benchmarks interpreter`): beside a thread that renders without a pause, 5 ms add 6 ms to half
-    of all calls, 0.5 ms add 0.7 ms, 0.1 ms add 0.2 ms, 0.02 ms add 0.1 ms; pages are made as fast with each.
+    Measured: `python -m benchmarks interpreter`.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
 

@@ -65,6 +65,7 @@ class Catalogue:
         # The histograms in seconds, with their scale: they take on the thresholds.
         self._scales: list[tuple[Family[Histogram], tuple[float, ...]]] = []
         self._make_latency()
+        self._make_delays()
         self._make_counters()
         self._make_gauges()
         self._make_own()
@@ -124,6 +125,9 @@ class Catalogue:
             scales.RATES,
             SERIES,
         )
+
+    def _make_delays(self) -> None:
+        """What is in no latency, or only a part of one."""
         self.overhead = self._seconds(
             "tgi_probe_overhead_seconds",
             "Wall time of a call minus the server's own total: queueing and transport.",

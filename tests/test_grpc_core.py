@@ -9,7 +9,6 @@ import pytest
 from exporter import grpc_core
 
 CALL = """
-import os
 from exporter.grpc_core import prepare
 prepare()
 import grpc

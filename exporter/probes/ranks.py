@@ -52,7 +52,7 @@ class Ranks:
                     found += (file.st_ino, file.st_ctime_ns)
         return tuple(found)
 
-    def call(self, rpc: str, request: bytes, timeout: float, metadata: Metadata = None) -> "Answered":
+    def call(self, rpc: str, request: bytes, timeout: float, metadata: Metadata = None) -> Answered:
         """Every rank's answer. Returns when the slowest is in. Raises Failure.
 
         It always waits for all: ranks compute together, and a call taken back from one of them would leave the others
