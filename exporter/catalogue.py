@@ -25,6 +25,9 @@ CODES = {
     Outcome.OVERLOADED: ("RESOURCE_EXHAUSTED",),
     Outcome.MALFORMED: ("OK", "INTERNAL"),
     Outcome.REFUSED: ("REFUSED",),
+    Outcome.QUARANTINED: ("QUARANTINED",),
+    Outcome.NOT_READY: ("INTERNAL",),
+    Outcome.DISTURBED: ("OK",),
 }
 # What differs over HTTP.
 HTTP_CODES = CODES | {

@@ -18,6 +18,20 @@ class Outcome(StrEnum):
     OVERLOADED = "overloaded"
     MALFORMED = "malformed"
     REFUSED = "refused"
+    QUARANTINED = "quarantined"
+    NOT_READY = "not_ready"
+    DISTURBED = "disturbed"
+
+    @property
+    def judged(self) -> bool:
+        """Whether it says something about the server's service. The others are our own doing, or no measurement:
+        nothing was sent (refused, quarantined), the server had not been warmed up yet, or this process or its machine
+        was held up while the probe ran.
+        """
+        return self not in NOT_JUDGED
+
+
+NOT_JUDGED = frozenset({Outcome.REFUSED, Outcome.QUARANTINED, Outcome.NOT_READY, Outcome.DISTURBED})
 
 
 class SkipReason(StrEnum):

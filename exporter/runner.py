@@ -342,7 +342,7 @@ class Runner:
         busy = now - observation.started
         self._timetable.lasted(series, busy)
         rest_until = now + rest_after(busy, self.plan.max_duty_cycle)
-        if observation.outcome in (Outcome.OK, Outcome.REFUSED):
+        if observation.outcome is Outcome.OK or not observation.outcome.judged:
             self._failures = 0
             self._failed_in_probe = False
             if observation.outcome is Outcome.REFUSED and self._workloads[series].interval == 0:

@@ -34,8 +34,8 @@ def thresholds(settings: Settings) -> tuple[float, ...]:
 
 
 def judge(slo: Slo, observation: Observation) -> Verdicts:
-    """Count the requests. A failed or timed-out request is bad; a refusal is our own doing and is not judged."""
-    if observation.outcome is Outcome.REFUSED:
+    """Count the requests. A failed or timed-out request is bad; see `Outcome.judged` for what is not judged at all."""
+    if not observation.outcome.judged:
         return Verdicts(0, 0)
     good = sum(stream.requests for stream in observation.streams if meets(slo, stream))
     if observation.outcome is not Outcome.OK and len(observation.streams) <= 1:

@@ -15,6 +15,9 @@ OUTCOMES = {
     "overloaded": YELLOW,
     "malformed": SKY,
     "refused": GREY,
+    "quarantined": GREY,
+    "not_ready": GREY,
+    "disturbed": GREY,
 }
 REASONS = {"busy": ORANGE, "duty_cycle": SKY, "backoff": VERMILLION, "unsafe": GREY}
 PARTS = {"forward": BLUE, "decode": SKY, "concat": YELLOW, "rest of the server": GREY, "overhead": ORANGE}

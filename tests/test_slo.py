@@ -44,12 +44,12 @@ def test_a_batch_is_judged_by_each_of_its_waits(waits: list[float], size: int, t
 
 
 @given(st.sampled_from([outcome for outcome in Outcome if outcome is not Outcome.OK]), st.integers(1, 8), WAITS)
-def test_a_failed_batch_is_bad_whatever_arrived_and_a_refused_one_is_not_judged(
+def test_a_failed_batch_is_bad_whatever_arrived_and_one_that_says_nothing_of_the_server_is_not_judged(
     outcome: Outcome, size: int, waits: list[float]
 ) -> None:
     for streams in ((), (stream(waits, size),)):
         verdicts = slo.judge(objective(ttft="1h"), observation(outcome, size, *streams))
-        assert verdicts == (slo.Verdicts(0, 0) if outcome is Outcome.REFUSED else slo.Verdicts(0, size))
+        assert verdicts == (slo.Verdicts(0, size) if outcome.judged else slo.Verdicts(0, 0))
 
 
 @given(st.lists(st.tuples(WAITS, st.booleans()), min_size=2, max_size=8))

@@ -5,12 +5,16 @@ from collections.abc import Iterator
 from exporter.alerting import promql, startup
 from exporter.alerting.burn import between_probes
 from exporter.alerting.rule import BATCH_SIZE, INSTANCE, JOB, TARGET, WORKLOAD, Alert, Group, Options, Recording
+from exporter.observation import NOT_JUDGED, Outcome
 from exporter.settings import Settings, Workload
 
 STALE_INTERVALS = 3
 SKIPPED_SHARE = 0.25
 # Why a probe that was due was not started, though nothing is wrong with the target. Not `backoff`: it follows failures.
 EXCUSES = "busy|duty_cycle|unsafe"
+# Attempts that say nothing of the server's service, and those that are no failure.
+UNJUDGED = "|".join(sorted(NOT_JUDGED))
+NO_FAILURES = f"{Outcome.OK}|{UNJUDGED}"
 # The share of starts that may be later than this: seconds, an edge of the histogram's buckets.
 LATE_SECONDS, LATE_SHARE = 0.1, 0.05
 
@@ -100,8 +104,8 @@ def _unexplained(workload: Workload, settings: Settings, options: Options) -> st
     same = options.on("target", "batch_size")
     increases = {
         "skips": f'increase(tgi_probe_skipped_total{{{own},reason=~"{EXCUSES}"}}[{window}])',
-        "refusals": f'increase(tgi_probe_attempts_total{{{own},outcome="refused"}}[{window}])',
-        "failures": f'increase(tgi_probe_attempts_total{{{own},outcome!~"ok|refused"}}[{window}])',
+        "refusals": f'increase(tgi_probe_attempts_total{{{own},outcome=~"{UNJUDGED}"}}[{window}])',
+        "failures": f'increase(tgi_probe_attempts_total{{{own},outcome!~"{NO_FAILURES}"}}[{window}])',
     }
     skips, refusals, failures = (f"{increase} > 0" for increase in increases.values())
     return f"{newest}\n  unless on ({same}) ((\n    {skips}\n    or {refusals}\n  ) unless on ({same}) {failures})"

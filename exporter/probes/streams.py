@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from exporter.observation import Failure, Outcome, Setup, Stream
+from exporter.observation import NOT_JUDGED, Failure, Outcome, Setup, Stream
 from exporter.prober import Abandoned, Census, Result
 from exporter.probes.composer import Composer
 from exporter.probes.front import Front, Page
@@ -32,7 +32,7 @@ GRAVITY = (
     Outcome.MALFORMED,
     Outcome.REJECTED,
     Outcome.OVERLOADED,
-    Outcome.REFUSED,
+    *sorted(NOT_JUDGED),
 )
 
 
