@@ -109,6 +109,5 @@ PART = Part(
     "threads with synchronous stubs, no event loop; requests are bytes before the clock is read, the clock is read "
     "right beside the call, answers are parsed after it. The bare client makes its bytes once, a probe makes new ones "
     "right before its Prefill, which then begins with colder caches. The parsing between two steps (0.07 ms for a "
-    "batch of 1, 0.2 ms for 128) is in no time to first token and no inter-token latency; time per output token, which "
-    "runs from the first to the last answer, contains it.",
+    "batch of 1, 0.2 ms for 128) is in no number: durations of a shard are sums of its calls.",
 )

@@ -104,16 +104,16 @@ class Catalogue:
         )
         self.per_output_token = self._seconds(
             "tgi_probe_time_per_output_token_seconds",
-            "Time from the first to the last token, divided by the tokens after the first.",
+            "Time from the first to the last token (shard: sum of the Decodes), divided by the tokens after the first.",
         )
         self.decode = self._seconds(
             "tgi_probe_decode_duration_seconds",
-            "Time of a probe from the first token until all is done.",
+            "Time of a probe from the first token until all is done (shard: sum of the Decodes).",
             scale=scales.COARSE,
         )
         self.request = self._seconds(
             "tgi_probe_request_duration_seconds",
-            "Wall time from sending a request until it is done.",
+            "Wall time from sending a request until it is done (shard: sum of Prefill and Decodes).",
             scale=scales.COARSE,
         )
         self.prefill_rate = self.registry.histogram(

@@ -5,6 +5,7 @@ All durations are seconds, all rates tokens per second. A number that the facts 
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from exporter.observation import Observation, Step, Stream
 
@@ -39,20 +40,30 @@ def generated_tokens(stream: Stream) -> int:
     return sum(step.tokens for step in stream.steps)
 
 
+def between_calls(stream: Stream) -> float:
+    """The time in which nothing was asked: our own work, and FilterBatch, between two Decodes of a shard.
+
+    A streaming server is waited for all the time: there it is 0, exactly.
+    """
+    return sum(step.asked - before.arrived for before, step in pairwise(stream.steps))
+
+
 def time_per_output_token(stream: Stream) -> float | None:
     """(last token - first token) / (tokens - 1), tokens counted per request; None with fewer than two tokens.
 
-    A batch of a shard counts until its last request has ended. They end together but with speculation, where it is the
-    time per token of the batch as a whole.
+    For a shard it is the sum of its Decode calls / (tokens - 1). A batch of a shard counts until its last request has
+    ended. They end together but with speculation, where it is the time per token of the batch as a whole.
     """
     if len(stream.steps) < 2:
         return None
     tokens_after_first = sum(step.tokens for step in stream.steps[1:]) / stream.requests
-    return (stream.steps[-1].arrived - stream.steps[0].arrived) / tokens_after_first if tokens_after_first else None
+    waited = stream.steps[-1].arrived - stream.steps[0].arrived - between_calls(stream)
+    return waited / tokens_after_first if tokens_after_first else None
 
 
 def request_duration(stream: Stream) -> float:
-    return stream.ended - counted_from(stream)
+    """Sent to done. For a shard: the sum of its Prefill and Decode calls."""
+    return stream.ended - counted_from(stream) - between_calls(stream)
 
 
 def start_spread(observation: Observation) -> float | None:
@@ -72,12 +83,16 @@ def prefill_duration(observation: Observation) -> float | None:
 
 
 def decode_duration(observation: Observation) -> float | None:
-    """First token to all done; None where nothing was decoded after the first tokens."""
+    """First token to all done; None where nothing was decoded after the first tokens.
+
+    For a shard, whose batch is one stream: the sum of its Decode calls.
+    """
     streams = [stream for stream in observation.streams if len(stream.steps) > 1]
     if not streams:
         return None
     first = min(stream.steps[0].arrived for stream in streams)
-    return max(stream.steps[-1].arrived for stream in streams) - first
+    span = max(stream.steps[-1].arrived for stream in streams) - first
+    return span - between_calls(streams[0]) if len(streams) == 1 else span
 
 
 def prefill_throughput(observation: Observation) -> float | None:

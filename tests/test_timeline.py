@@ -1,12 +1,16 @@
 """From instants to numbers: every derived number against the plain definition, spelt out token by token."""
 
 import math
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import timeline
 from exporter.observation import Observation, Outcome, Series, Step, Stream
+
+# Of sums of instants near 1e6 s.
+TOLERANCE = 1e-8
 
 
 @st.composite
@@ -22,6 +26,15 @@ def streams(draw: st.DrawFn, requests: st.SearchStrategy[int] = st.integers(1, 8
     if steps and not steps[0].tokens:
         steps[0] = Step(steps[0].asked, steps[0].arrived, count)
     return Stream(count, count * draw(st.integers(1, 1000)), sent, now, tuple(steps))
+
+
+@st.composite
+def watched(draw: st.DrawFn) -> Stream:
+    """A stream that is waited for all the time, as a router's: a step asks when the one before it has arrived."""
+    stream = draw(streams(least=1))
+    before = (stream.sent, *(step.arrived for step in stream.steps))
+    steps = tuple(replace(step, asked=asked) for step, asked in zip(stream.steps, before, strict=False))
+    return replace(stream, steps=steps, ended=stream.ended + draw(st.floats(0, 1)))
 
 
 def observed(*seen: Stream) -> Observation:
@@ -50,16 +63,41 @@ def test_each_step_with_tokens_gives_one_wait_per_token_of_a_request(stream: Str
     assert all(value > 0 for value in found)
 
 
-@given(streams())
-def test_time_per_output_token_is_the_mean_gap_of_one_request(stream: Stream) -> None:
-    tokens = arrivals(stream)
+@given(streams(least=1))
+def test_time_per_output_token_is_the_mean_wait_of_one_request(stream: Stream) -> None:
+    after_first = len(arrivals(stream)) - stream.steps[0].tokens // stream.requests
     found = timeline.time_per_output_token(stream)
-    if len(tokens) - stream.steps[0].tokens // stream.requests < 1 if stream.steps else True:
+    if after_first < 1:
         assert found is None
     else:
-        after_first = len(tokens) - stream.steps[0].tokens // stream.requests
         assert found is not None
-        assert math.isclose(found, (stream.steps[-1].arrived - stream.steps[0].arrived) / after_first)
+        waits = math.fsum(step.arrived - step.asked for step in stream.steps[1:])
+        assert math.isclose(found, waits / after_first, abs_tol=TOLERANCE)
+
+
+@given(streams(least=1))
+def test_our_own_time_between_two_calls_of_a_shard_is_in_no_duration(stream: Stream) -> None:
+    waits = [step.arrived - step.asked for step in stream.steps]
+    assert math.isclose(timeline.request_duration(stream), math.fsum(waits), abs_tol=TOLERANCE)
+    decode = timeline.decode_duration(observed(stream))
+    if len(waits) == 1:
+        assert decode is None
+    else:
+        assert decode is not None
+        assert math.isclose(decode, math.fsum(waits[1:]), abs_tol=TOLERANCE)
+
+
+@given(st.lists(watched(), min_size=1, max_size=5))
+def test_a_streaming_server_is_waited_for_from_the_first_token_to_the_last(seen: list[Stream]) -> None:
+    for stream in seen:
+        first, last = stream.steps[0].arrived, stream.steps[-1].arrived
+        assert timeline.request_duration(stream) == stream.ended - stream.sent
+        each = timeline.time_per_output_token(stream)
+        tokens = sum(step.tokens for step in stream.steps[1:]) / stream.requests
+        assert each == ((last - first) / tokens if tokens else None)
+    longer = [stream for stream in seen if len(stream.steps) > 1]
+    spans = [max(s.steps[-1].arrived for s in longer) - min(s.steps[0].arrived for s in longer)] if longer else [None]
+    assert timeline.decode_duration(observed(*seen)) == spans[0]
 
 
 @given(streams())

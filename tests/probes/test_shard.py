@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from exporter.observation import Failure, Outcome
+from exporter import timeline
+from exporter.observation import Failure, Observation, Outcome, Series
 from exporter.prober import Abandoned, Prober, Result
 from exporter.probes import open_prober
 from exporter.settings import Target, Workload
@@ -109,6 +110,19 @@ def test_instants_are_in_order_and_bracket_the_servers_own_time() -> None:
             assert 0 < step.server.total <= step.arrived - step.asked
         assert instants == sorted(instants)
         assert stream.ended == instants[-1]
+
+
+@pytest.mark.parametrize("speculate", [0, 2])
+def test_durations_of_a_shard_are_the_sums_of_its_calls(speculate: int) -> None:
+    with probing(fast(speculate=speculate, seed=5)) as (_, prober):
+        [stream] = probe(prober, 6, decode_length=12).streams
+        observation = Observation(Series("t", "w", 6), 0.0, 0.0, 0.0, Outcome.OK, "OK", streams=(stream,))
+        prefill, *decodes = [step.arrived - step.asked for step in stream.steps]
+        assert timeline.between_calls(stream) > 0
+        assert timeline.request_duration(stream) == pytest.approx(prefill + sum(decodes), abs=1e-7)
+        assert timeline.decode_duration(observation) == pytest.approx(sum(decodes), abs=1e-7)
+        assert timeline.time_per_output_token(stream) == pytest.approx(sum(decodes) / 11, abs=1e-7)
+        assert timeline.decode_throughput(observation) == pytest.approx(6 * 11 / sum(decodes), rel=1e-4)
 
 
 def test_the_slowest_ranks_timings_count() -> None:
