@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar
 
+from exporter.write_queue import WriteQueue
+
 # Prometheus and OpenMetrics: names and values of one exemplar together.
 EXEMPLAR_CHARACTERS = 128
 Labels = tuple[tuple[str, str], ...]
@@ -274,11 +276,12 @@ class Sample:
 
 
 class Registry:
-    """All families, in the order in which they were made."""
+    """All families, in the order in which they were made. Values that belong together change in one of `writes`."""
 
     def __init__(self) -> None:
         self.families: list[Family[Any]] = []
         self._before_page: list[Callable[[], None]] = []
+        self.writes = WriteQueue()
 
     def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Family[Value]:
         return self._take(Family("counter", name.removesuffix("_total"), text, tuple(labels), Value))

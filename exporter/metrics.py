@@ -4,13 +4,13 @@ Only successful probes enter latency and throughput. A failure is counted with i
 histogram.
 """
 
+import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec
 
 from exporter import slo, timeline
 from exporter.catalogue import CODES, HTTP_CODES, PHASES, Catalogue, Layout, layout
@@ -20,25 +20,32 @@ from exporter.settings import Kind, Settings, Slo
 from exporter.targets import Facts, Plan
 
 P = ParamSpec("P")
-R = TypeVar("R")
+logger = logging.getLogger("tgi_probe")
 
 
-def guarded(method: Callable[Concatenate["Metrics", P], R]) -> Callable[Concatenate["Metrics", P], R]:
-    """One at a time: a reload must not exchange what a record is half through."""
+def guarded(method: Callable[Concatenate["Metrics", P], None]) -> Callable[Concatenate["Metrics", P], None]:
+    """All of it at once, in the order of the calls: at once, or right after the page that is being made.
+
+    So it may be done in another thread, which a bug in here must not end.
+    """
 
     @wraps(method)
-    def alone(metrics: "Metrics", /, *values: P.args, **keys: P.kwargs) -> R:
-        with metrics._lock:
-            return method(metrics, *values, **keys)
+    def alone(metrics: "Metrics", /, *values: P.args, **keys: P.kwargs) -> None:
+        def write() -> None:
+            try:
+                method(metrics, *values, **keys)
+            except Exception:
+                logger.exception("tgi-probe failed in its own metrics (%s)", method.__name__)
+
+        metrics.registry.writes.put(write)
 
     return alone
 
 
 class Metrics:
-    """Instruments of one daemon. Methods are safe to call from any thread."""
+    """Instruments of one daemon. Methods are safe to call from any thread; none but `configure` waits for a page."""
 
     def __init__(self, layout: Layout, unix_time: Callable[[], float] = time.time) -> None:
-        self._lock = threading.RLock()
         self.registry = Registry()
         self.families = Catalogue(self.registry, layout)
         self._unix_time = unix_time
@@ -58,7 +65,7 @@ class Metrics:
         for objective in settings.slos:
             for series in slo.series_of(objective, settings):
                 objectives.setdefault(series, []).append(objective)
-        with self._lock:
+        with self.registry.writes.held():
             self._objectives = objectives
             self._describe(settings)
             self.families.verdicts.keep(self._is_judged)
@@ -135,6 +142,7 @@ class Metrics:
             of(self.families.skips, series, reason)
         self._announce_verdicts(series)
 
+    @guarded
     def announce_objectives(self, plan: Plan) -> None:
         """For a target that stays: the counters of objectives that a reload brought."""
         for series, _ in plan.series():
@@ -148,6 +156,9 @@ class Metrics:
     @guarded
     def forget(self, target: str) -> None:
         """Remove every series of a target that leaves."""
+        self._forget(target)
+
+    def _forget(self, target: str) -> None:
         self._labels.pop(target, None)
         for family in self.registry.families:
             family.remove(target)
@@ -161,7 +172,7 @@ class Metrics:
         """
         name = plan.target.name
         if any(getattr(plan.target, key) != getattr(before.target, key) for key in ("kind", "address", "labels")):
-            self.forget(name)
+            self._forget(name)
             return
         planned = {(series.workload, str(series.batch_size)) for series, _ in plan.series()}
         for family in self.registry.families:

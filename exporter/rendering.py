@@ -4,6 +4,9 @@ A histogram's lines are made with one `join`, and kept compressed until it chang
 looked at. Such pieces are whole blocks of one DEFLATE stream. So a page as Prometheus asks for it, compressed, is their
 concatenation, and its checksum follows from theirs; a plain page is what they unpack to, faster than the lines could be
 written anew. No piece takes long, and between two of them others may have the interpreter and the processor.
+
+A page shows one instant. Its pieces are made while the registry is held, one page at a time; a client that takes its
+page slowly holds nothing.
 """
 
 import struct
@@ -80,8 +83,13 @@ def gzip_page(registry: Registry, form: Format, breathe: Breathe = without_a_bre
 
 
 def prepare(registry: Registry, breathe: Breathe = without_a_break) -> None:
-    """Make what is missing for a page as Prometheus asks for it: the first one has every line to write."""
-    for _ in _pieces(registry, OPENMETRICS, breathe):
+    """Make what is missing for a page as Prometheus asks for it: the first one has every line to write.
+
+    The registry is not held: that would keep records waiting for long, and nobody sees these pieces together.
+    """
+    with registry.writes.held():  # series that were just announced may have waited for a page
+        registry.refresh()
+    for _ in _made(registry, OPENMETRICS, breathe):
         pass
 
 
@@ -117,8 +125,13 @@ def _packed(registry: Registry, form: Format, breathe: Breathe) -> Iterator[byte
     yield LAST_BLOCK + struct.pack("<II", checksum, length & 0xFFFFFFFF)
 
 
-def _pieces(registry: Registry, form: Format, breathe: Breathe) -> Iterator[Piece]:
-    registry.refresh()
+def _pieces(registry: Registry, form: Format, breathe: Breathe) -> list[Piece]:
+    with registry.writes.held():
+        registry.refresh()
+        return list(_made(registry, form, breathe))
+
+
+def _made(registry: Registry, form: Format, breathe: Breathe) -> Iterator[Piece]:
     for family in registry.families:
         yield _constant(head(family, form))
         for group in list(family.groups.values()):
