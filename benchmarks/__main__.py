@@ -5,11 +5,25 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import added_delay, buckets, company, hostile, interpreter, pages, report, scale, sidecar, soak, streams
+from benchmarks import (
+    added_delay,
+    buckets,
+    company,
+    hostile,
+    interpreter,
+    pages,
+    prefill,
+    report,
+    scale,
+    sidecar,
+    soak,
+    streams,
+)
 from benchmarks.report import Part
 
 PARTS: tuple[Part, ...] = (
     added_delay.PART,
+    prefill.PART,
     company.PART,
     interpreter.PART,
     scale.PART,

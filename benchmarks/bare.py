@@ -9,6 +9,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -39,7 +40,12 @@ class Bare:
     """One batch, its requests made as bytes once and sent again and again."""
 
     def __init__(
-        self, address: str, batch_size: int = 1, sequence_length: int = 10, decode_length: int = ENDLESS
+        self,
+        address: str,
+        batch_size: int = 1,
+        sequence_length: int = 10,
+        decode_length: int = ENDLESS,
+        texts: Sequence[str] | None = None,
     ) -> None:
         self._steps = decode_length - 1
         self._channel = grpc.insecure_channel(address)
@@ -47,7 +53,7 @@ class Bare:
         self._decode: Stub = self._channel.unary_unary(f"{SERVICE}Decode")
         rng = random.Random()
         batch = pb.Batch(id=work.batch_id(rng), size=batch_size)
-        texts = work.prompts(batch_size, sequence_length, rng)
+        texts = texts or work.prompts(batch_size, sequence_length, rng)
         for request_id, text in zip(work.request_ids(batch_size, rng), texts, strict=True):
             request = batch.requests.add(id=request_id, inputs=text, truncate=sequence_length)
             request.input_chunks.chunks.add(text=text)

@@ -41,8 +41,16 @@ class Batch:
 
     @classmethod
     def build(
-        cls, pb: ModuleType, target: Target, facts: Facts, workload: Workload, batch_size: int, rng: random.Random
+        cls,
+        pb: ModuleType,
+        target: Target,
+        facts: Facts,
+        workload: Workload,
+        texts: Sequence[str],
+        rng: random.Random,
     ) -> "Batch":
+        """One request for each text; see `workload.prompts`."""
+        batch_size = len(texts)
         tokens = workload.sequence_length + workload.decode_length - 1 + facts.speculate
         batch = pb.Batch(
             id=work.batch_id(rng),
@@ -51,7 +59,6 @@ class Batch:
         )
         reserved = target.kv_cache == "reserved_block" and not facts.requires_padding
         blocks, slots = work.blocks_of_reserved(tokens, facts.block_size) if reserved else ([], [])
-        texts = work.prompts(batch_size, workload.sequence_length, rng)
         for request_id, text in zip(work.request_ids(batch_size, rng), texts, strict=True):
             request = batch.requests.add(
                 id=request_id,
@@ -73,6 +80,20 @@ class Batch:
             batch.max_blocks = batch_size * len(blocks)
         return cls(pb, batch)
 
+    @classmethod
+    def asking(
+        cls, pb: ModuleType, target: Target, facts: Facts, workload: Workload, words: Sequence[str], rng: random.Random
+    ) -> "Batch":
+        """One request whose answer names the tokens of its prompt. It ends at once, and is no larger than a probe."""
+        values = {
+            "sequence_length": min(work.ASKED_TOKENS, workload.sequence_length),
+            "decode_length": 1,
+            "parameters": Parameters(),
+        }
+        batch = cls.build(pb, target, facts, workload.model_copy(update=values), [" ".join(words)], rng)
+        batch._batch.requests[0].prefill_logprobs = True
+        return batch
+
     def prefill_request(self) -> bytes:
         data: bytes = self._pb.PrefillRequest(batch=self._batch).SerializeToString()
         return data
@@ -86,6 +107,11 @@ class Batch:
         keep = [request.id for request in self._batch.requests if request.id in merged.unfinished]
         data: bytes = self._pb.FilterBatchRequest(batch_id=self.id, request_ids=keep).SerializeToString()
         return data
+
+    def prompt_pieces(self, answers: Sequence[bytes]) -> list[str]:
+        """The texts of the prompt's tokens, where the shard names them. One of the ranks does."""
+        replies = [self._pb.PrefillResponse.FromString(data) for data in answers]
+        return [text for answer in replies for one in answer.generations for text in one.prefill_tokens.texts]
 
     def merge(self, rpc: str, answers: Sequence[bytes], addresses: Sequence[str]) -> Merged:
         """Raises Failure(malformed) unless every unfinished request got its part, exactly once, and no one else did."""

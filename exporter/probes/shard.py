@@ -9,9 +9,11 @@ import random
 import time
 from collections.abc import Callable
 
+from exporter import workload as work
 from exporter.observation import Failure, Outcome, Step, Stream
 from exporter.prober import Abandoned, Result
 from exporter.probes.batch import PROTOCOLS, Batch, parsed
+from exporter.probes.calibration import CALIBRATION_SECONDS, Calibration
 from exporter.probes.ranks import Debts, Ranks, discovered, must_exist
 from exporter.settings import Target, Workload
 from exporter.targets import Facts, refusal
@@ -32,6 +34,7 @@ class ShardProber:
         self._debts = Debts()
         self._lost_connections = 0
         self._facts: Facts | None = None
+        self._calibration = Calibration()
 
     def connect(self, timeout: float) -> Facts:
         """Ask for the ranks and their Info, every time: one that came back with more ranks must not get half a call.
@@ -64,7 +67,7 @@ class ShardProber:
             raise
         info = parsed(PROTOCOLS[ranks.protocol].InfoResponse, answers[0], "Info", ranks.addresses[0])
         paged = not info.requires_padding
-        self._facts = Facts(
+        facts = Facts(
             protocol=ranks.protocol,
             ranks=len(ranks.addresses),
             dtype=info.dtype,
@@ -75,9 +78,13 @@ class ShardProber:
             speculate=info.speculate,
             connection=(self._lost_connections, *ranks.connection()),
         )
-        return self._facts
+        if facts != self._facts:
+            self._calibration.forget()
+        self._facts = facts
+        return facts
 
     def _disconnect(self) -> None:
+        self._calibration.forget()
         ranks, self._ranks = self._ranks, None
         if ranks is not None:
             ranks.close()
@@ -92,11 +99,52 @@ class ShardProber:
     # --- probing
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
-        """Prefill, then Decode to the end."""
+        """Prefill, then Decode to the end. Before the first one, it is asked for the tokens of our words."""
         if self._ranks is None or self._facts is None:
             raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", f"{self._target.address}: not connected")
-        ranks = self._ranks
-        batch = Batch.build(PROTOCOLS[ranks.protocol], self._target, self._facts, workload, batch_size, self._random)
+        try:
+            self._calibrate(self._ranks, self._facts, workload)
+            return self._probe(self._ranks, self._facts, workload, batch_size, stopping, trace_id)
+        except Failure as failure:
+            self._calibration.probe_failed(failure)
+            raise
+
+    def _calibrate(self, ranks: Ranks, facts: Facts, workload: Workload) -> None:
+        """Ask once which words are one token. Raises Failure where the server is then stuck, or gone."""
+        words = self._calibration.words(workload, self._random)
+        if words is None:
+            return
+        batch = Batch.asking(PROTOCOLS[ranks.protocol], self._target, facts, workload, words, self._random)
+        self._debts.add(batch.id, ranks)
+        time_left = TimeLeft(self._clock() + min(workload.timeout, CALIBRATION_SECONDS), ranks, self._clock)
+        trouble = None
+        try:
+            answers = ranks.call("Prefill", batch.prefill_request(), time_left()).answers
+            if not batch.merge("Prefill", answers, ranks.addresses).unfinished:
+                self._debts.ended(batch.id)
+            self._calibration.learn(workload, words, batch.prompt_pieces(answers))
+        except Failure as failure:
+            self._calibration.failed(failure)
+            trouble = failure
+        try:
+            self.settle(RANKS_SECONDS)
+        except Failure as unpaid:
+            trouble = trouble or unpaid
+            if trouble.outcome is Outcome.UNREACHABLE:
+                self._calibration.stop()
+            raise trouble from None
+
+    def _probe(
+        self,
+        ranks: Ranks,
+        facts: Facts,
+        workload: Workload,
+        batch_size: int,
+        stopping: Callable[[], bool],
+        trace_id: str,
+    ) -> Result:
+        texts = work.prompts(batch_size, workload.sequence_length, self._random, self._calibration.vocabulary)
+        batch = Batch.build(PROTOCOLS[ranks.protocol], self._target, facts, workload, texts, self._random)
         self._debts.add(batch.id, ranks)
         prefill, decode = batch.prefill_request(), batch.decode_request()
         trace = ((HEADER, traceparent(trace_id)),) if trace_id else None
@@ -104,7 +152,7 @@ class ShardProber:
         sent, arrived, answers = ranks.call("Prefill", prefill, time_left(), trace)
         merged = batch.merge("Prefill", answers, ranks.addresses)
         steps = [Step(sent, arrived, merged.tokens, merged.timings)]
-        for _ in range(workload.decode_length + self._facts.speculate):
+        for _ in range(workload.decode_length + facts.speculate):
             if not merged.unfinished:
                 break
             if stopping():

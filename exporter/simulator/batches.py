@@ -11,7 +11,10 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the caller asked for one request, already tokenised. `cached_tokens` need no computing."""
+    """What the caller asked for one request, already tokenised. `cached_tokens` need no computing.
+
+    `text_tokens` are those of the whole text, before it was truncated.
+    """
 
     request_id: int
     tokens: tuple[str, ...]
@@ -22,6 +25,7 @@ class Prompt:
     has_parameters: bool = True
     prefill_logprobs: bool = False
     top_n_tokens: int = 0
+    text_tokens: int = 0
 
 
 @dataclass(frozen=True)

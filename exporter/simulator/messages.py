@@ -8,7 +8,7 @@ from typing import Any
 from exporter.pb import generate_v2_pb2, generate_v3_pb2
 from exporter.simulator.batches import Batch, Prompt, Step
 from exporter.simulator.options import Config, Protocol
-from exporter.simulator.tokenizer import generated_word, prompt_tokens, token_id
+from exporter.simulator.tokenizer import generated_word, token_id, tokenised, truncated
 
 METHODS = ("Info", "ServiceDiscovery", "ClearCache", "FilterBatch", "Warmup", "Prefill", "Decode", "Health")
 
@@ -26,7 +26,8 @@ def _prompt(config: Config, request: Any) -> Prompt:
     v3 = config.protocol == "v3"
     paged = config.attention == "paged"
     text = _only_text(request.input_chunks.chunks) if v3 else request.inputs
-    tokens = prompt_tokens(text, request.truncate, special=v3 and paged and request.add_special_tokens)
+    text_tokens = tokenised(text, special=v3 and paged and request.add_special_tokens)
+    tokens = truncated(text_tokens, request.truncate)
     return Prompt(
         request_id=request.id,
         tokens=tuple(tokens),
@@ -37,6 +38,7 @@ def _prompt(config: Config, request: Any) -> Prompt:
         has_parameters=request.HasField("parameters"),
         prefill_logprobs=request.prefill_logprobs,
         top_n_tokens=request.top_n_tokens,
+        text_tokens=len(text_tokens),
     )
 
 

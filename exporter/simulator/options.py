@@ -22,6 +22,8 @@ class Config:
     """What to simulate. `listen` is unix:///path (rank n listens on path-n) or host:port (port + n; port 0 = any free).
 
     `max_batch_tokens` is the KV cache in tokens, None = what fits beside the weights. `rank_timeout` in seconds.
+    `tokenizer_seconds` are for each token of text, all of it, cut off later or not: a fast tokenizer makes about a
+    million of them in a second.
     """
 
     roofline: Roofline = field(default_factory=Roofline)
@@ -36,6 +38,7 @@ class Config:
     device: str = "cuda"
     max_batch_tokens: int | None = None
     rank_timeout: float = 120.0
+    tokenizer_seconds: float = 1e-6
     jitter: float = 0.03
     seed: int = 0
     record: Path | None = None
@@ -173,6 +176,7 @@ _OPTIONS = (
     Option("--all-reduce", "roofline", "all_reduce_seconds", number(0), "one exchange between ranks, seconds"),
     Option("--slowdown", "roofline", "slowdown", POSITIVE, "factor on the time of every pass"),
     Option("--speed", "roofline", "speed", POSITIVE, "simulated seconds per real second"),
+    Option("--tokenizer", "config", "tokenizer_seconds", number(0), "tokenising, seconds for each token of text"),
     Option("--jitter", "config", "jitter", number(0, 2), "sigma of the lognormal jitter, 0 = none"),
     Option("--seed", "config", "seed", whole(0), "of jitter and speculation"),
     Option("--rank-timeout", "config", "rank_timeout", POSITIVE, "seconds a rank waits for the others before it dies"),

@@ -21,13 +21,14 @@ class Halted(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """A response and what the record says of it: `tokens` over all ranks, measured nanoseconds."""
+    """A response and what the record says of it: `tokens` and `text_tokens` over all ranks, measured nanoseconds."""
 
     response: Any
     tokens: int = 0
     forward_ns: int = 0
     decode_ns: int = 0
     total_ns: int = 0
+    text_tokens: int = 0
 
 
 class Rendezvous:
@@ -108,13 +109,15 @@ class Rank:
     def _prefill(self, request: Any) -> Answer:
         began = time.perf_counter_ns()
         prompts = messages.prompts_of(self._config, request.batch.requests)
+        text_tokens = sum(prompt.text_tokens for prompt in prompts)
+        self.hold(text_tokens * self._config.tokenizer_seconds / self.roofline.speed)
         joins = self._config.protocol == "v3" and request.HasField("cached_batch")
         joining = time.perf_counter_ns()
         cached_id = request.cached_batch.id if joins else None
         batch = self.batches.admit(request.batch.id, prompts, request.batch.size, cached_id)
         concat_ns = time.perf_counter_ns() - joining if batch.size > len(prompts) else None
         answer = self._run(self._wire.PrefillResponse(), batch, self._prefill_seconds(batch), began, concat_ns)
-        return replace(answer, tokens=sum(len(prompt.tokens) for prompt in prompts))
+        return replace(answer, tokens=sum(len(prompt.tokens) for prompt in prompts), text_tokens=text_tokens)
 
     def _decode(self, request: Any) -> Answer:
         began = time.perf_counter_ns()

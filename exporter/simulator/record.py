@@ -14,6 +14,7 @@ class Served:
 
     `received_ns` is when the call reached the server, `started_ns` when its turn came. A call that expired before its
     turn has code "NOT_RUN". `tokens` counts prompt tokens for Prefill and new tokens for Decode, over all ranks.
+    `text_tokens` counts those that a Prefill had to make of its texts before it truncated them.
     """
 
     rank: int
@@ -28,6 +29,7 @@ class Served:
     forward_ns: int = 0
     decode_ns: int = 0
     total_ns: int = 0
+    text_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,17 @@ class _Service(grpc.GenericRpcHandler):
             timings = (answer.forward_ns, answer.decode_ns, answer.total_ns)
             instants = (received_ns, started_ns, time.perf_counter_ns())
             self._shard._record.add(
-                Served(self._rank.index, method, code, batch_id, size, answer.tokens, *instants, *timings)
+                Served(
+                    self._rank.index,
+                    method,
+                    code,
+                    batch_id,
+                    size,
+                    answer.tokens,
+                    *instants,
+                    *timings,
+                    text_tokens=answer.text_tokens,
+                )
             )
 
     @contextlib.contextmanager

@@ -1,9 +1,9 @@
-"""A tokenizer small enough to predict by hand: words cut into pieces of at most four characters."""
+"""A tokenizer small enough to predict by hand: words cut into pieces of at most four characters, digits alone."""
 
 import re
 import zlib
 
-_PIECE = 4
+_PIECE = re.compile(r"\d|[^\s\d]{1,4}")
 _VOCABULARY = 32000
 _WORDS = ("the", "of", "and", "light", "water", "stone", "river", "under", "open", "small", "north", "seven")
 # A router streams text, and text is not ASCII: two, three and four bytes in UTF-8, which a network may cut anywhere.
@@ -11,23 +11,27 @@ _ANSWER_WORDS = (*_WORDS[:9], "été", "水", "🌊")
 
 
 def pieces(text: str) -> list[str]:
-    """The tokens of a text, in order: "a river" is ["a", "rive", "r"]."""
-    return [word[at : at + _PIECE] for word in text.split() for at in range(0, len(word), _PIECE)]
+    """The tokens of a text, in order: "a river" is ["a", "rive", "r"], "b42" is ["b", "4", "2"]."""
+    return _PIECE.findall(text)
 
 
 def spans(text: str) -> list[tuple[int, int]]:
     """Where each token of a text starts and ends, in characters."""
-    return [
-        (at, min(at + _PIECE, word.end()))
-        for word in re.finditer(r"\S+", text)
-        for at in range(word.start(), word.end(), _PIECE)
-    ]
+    return [piece.span() for piece in _PIECE.finditer(text)]
+
+
+def tokenised(text: str, special: bool = False) -> list[str]:
+    """All tokens of a prompt. A server makes them all, and only then cuts."""
+    return [*(["<s>"] if special else []), *pieces(text)]
+
+
+def truncated(tokens: list[str], truncate: int) -> list[str]:
+    """The tokens which stay of a prompt. It is cut from the left to `truncate`; 0 does not cut."""
+    return tokens[-truncate:] or ["<pad>"]
 
 
 def prompt_tokens(text: str, truncate: int, special: bool = False) -> list[str]:
-    """The tokens which stay of a prompt. It is cut from the left to `truncate`; 0 does not cut."""
-    tokens = [*(["<s>"] if special else []), *pieces(text)]
-    return tokens[-truncate:] or ["<pad>"]
+    return truncated(tokenised(text, special), truncate)
 
 
 def generated_word(request_id: int, index: int) -> str:

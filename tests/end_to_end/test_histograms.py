@@ -59,8 +59,13 @@ def prefills(record: Path) -> set[int]:
 
 
 def served_by(record: Path) -> list[Served]:
-    """The calls that the shard has answered; the last line may be half written."""
-    return [json.loads(line) for line in record.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    """The calls of probes that the shard has answered; the last line may be half written.
+
+    The first Prefill is none: it asks for the tokens of words.
+    """
+    calls = [json.loads(line) for line in record.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    asked = next(call["batch_id"] for call in calls if call["method"] == "Prefill")
+    return [call for call in calls if call["batch_id"] != asked]
 
 
 def service_seconds(record: Path, method: str) -> dict[str, list[float]]:

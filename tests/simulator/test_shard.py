@@ -8,7 +8,7 @@ import pytest
 
 from exporter.pb import generate_v2_pb2 as v2
 from exporter.pb import generate_v3_pb2 as v3
-from exporter.simulator import Shard
+from exporter.simulator import Config, Shard
 from exporter.simulator.faults import Fault
 from tests.simulator.caller import Caller, await_count, decode, fast, prefill, prefill_of, request, served
 
@@ -259,3 +259,11 @@ def test_a_socket_another_server_listens_on_is_refused(tmp_path: Path) -> None:
 def test_a_port_another_server_listens_on_is_refused() -> None:
     with Shard(fast()) as shard, pytest.raises(OSError, match="cannot listen on 127"):
         Shard(fast(listen=shard.addresses[0])).start()
+
+
+def test_all_the_text_is_tokenised_and_takes_its_time_also_what_is_then_cut_off() -> None:
+    with served(Config(tokenizer_seconds=0.001)) as (shard, [caller]):
+        answer = caller.call("Prefill", prefill(1, [request(1, truncate=4, max_new_tokens=1)]))
+        [entry] = shard.record()
+        assert (entry.tokens, entry.text_tokens) == (4, 64)
+        assert answer.total_ns - answer.forward_ns >= 64_000_000

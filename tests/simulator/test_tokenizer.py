@@ -4,9 +4,15 @@ from exporter.simulator.tokenizer import pieces, prompt_tokens
 
 
 @pytest.mark.parametrize(
-    ("text", "tokens"), [("", []), ("a river", ["a", "rive", "r"]), (" two  words ", ["two", "word", "s"])]
+    ("text", "tokens"),
+    [
+        ("", []),
+        ("a river", ["a", "rive", "r"]),
+        (" two  words ", ["two", "word", "s"]),
+        ("b42 x", ["b", "4", "2", "x"]),
+    ],
 )
-def test_words_are_cut_into_pieces_of_four(text: str, tokens: list[str]) -> None:
+def test_words_are_cut_into_pieces_of_four_and_digits_stand_alone(text: str, tokens: list[str]) -> None:
     assert pieces(text) == tokens
 
 
