@@ -154,6 +154,19 @@ def test_a_client_that_takes_its_page_slowly_keeps_no_record_waiting() -> None:
     assert b'outcome="ok",target="a",workload="chat"} 1.0' not in b"".join(slow)
 
 
+def test_a_bug_in_a_record_is_logged_and_ends_neither_the_thread_nor_the_next_record(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = new_metrics()
+    with monkeypatch.context() as broken:
+        broken.setattr(metrics, "_record_latency", None)
+        metrics.record(probed("a", 1))
+    assert "tgi-probe failed in its own metrics (record)" in caplog.text
+    metrics.record(probed("a", 1))
+    labels = {"target": "a", "workload": "chat", "batch_size": "1"}
+    assert metrics.registry.get_sample_value("tgi_probe_time_to_first_token_seconds_count", labels) == 1
+
+
 # --- with real threads
 
 RECORDERS = 3
