@@ -24,7 +24,7 @@ logger = logging.getLogger("tgi_probe")
 
 
 def guarded(method: Callable[Concatenate["Metrics", P], None]) -> Callable[Concatenate["Metrics", P], None]:
-    """All of it at once, in the order of the calls: at once, or right after the page that is being made.
+    """A page shows all of it or nothing. Done now, or right after the page that is being made, in order.
 
     So it may be done in another thread, which a bug in here must not end.
     """
