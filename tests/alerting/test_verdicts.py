@@ -80,7 +80,7 @@ def test_the_counters_are_what_counting_every_request_by_hand_gives(seen: list[O
         metrics.record(observation)
         size = observation.series.batch_size
         for slo in SETTINGS.slos:
-            if observation.outcome is Outcome.REFUSED or size not in (slo.batch_sizes or SIZES):
+            if not observation.outcome.judged or size not in (slo.batch_sizes or SIZES):
                 continue
             whole_batch_failed = observation.outcome is not Outcome.OK and len(observation.streams) <= 1
             good = sum(
