@@ -3,7 +3,7 @@
 The parsers are h11 and h2. What is heard comes out as `Head`, `Body` and `End`, the same for both.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,13 +11,18 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
+import h2.settings
 import h11
 
+from exporter.streaming.frames import FrameError, Frames, GoAway
 from exporter.streaming.mistaken import CLOSED, ENOUGH, HTTP1, HTTP2, answers_in
 
 # HTTP/2: never make the server wait for our leave to send; what was read is still acknowledged.
 WIDEST_WINDOW = 2**31 - 1
 SMALLEST_WINDOW = 65535
+# The longest head or trailers: an error may bring a whole traceback.
+LONGEST_HEADERS = 2**20
+NO_ANSWER = "no answer in time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +62,25 @@ class Broken(Exception):
 
 
 class Talk(Protocol):
-    """One connection's side of the protocol. `usable`: another request may be asked on it."""
+    """One connection's side of the protocol. `usable`: another request may be asked on it; `ending`: why not."""
 
     usable: bool
+
+    @property
+    def ending(self) -> str: ...
 
     def opening(self) -> bytes:
         """What a client says first."""
 
     def opened(self) -> bool:
-        """Whether the other side has said what must come before the first request."""
+        """Whether the other side has said what must come before the first request, and takes a request now."""
+
+    @property
+    def awaited(self) -> str:
+        """What is missing until then, for people."""
 
     def ask(self, request: Request) -> bytes:
-        """The bytes of one request."""
+        """The bytes of one request. Raises Broken."""
 
     def hear(self, data: bytes | None) -> list[Heard]:
         """Take in bytes, perhaps none; None: the connection has ended. Raises Broken."""
@@ -85,15 +97,23 @@ class Http1:
 
     def __init__(self, authority: str) -> None:
         self._authority = authority
-        self._machine = h11.Connection(h11.CLIENT)
+        self._machine = h11.Connection(h11.CLIENT, max_incomplete_event_size=LONGEST_HEADERS)
         self._first = b""
         self.usable = True
+
+    @property
+    def ending(self) -> str:
+        return CLOSED
 
     def opening(self) -> bytes:
         return b""
 
     def opened(self) -> bool:
         return True
+
+    @property
+    def awaited(self) -> str:
+        return NO_ANSWER
 
     def ask(self, request: Request) -> bytes:
         headers = [("host", self._authority), *request.headers]
@@ -159,23 +179,45 @@ class Http2:
 
     def __init__(self, authority: str, scheme: str) -> None:
         self._authority, self._scheme = authority, scheme
-        config = h2.config.H2Configuration(client_side=True, header_encoding=None)
+        # Headers that HTTP/2 forbids, and that some proxies leave in, are no reason not to measure.
+        config = h2.config.H2Configuration(client_side=True, header_encoding=None, validate_inbound_headers=False)
         self._machine = h2.connection.H2Connection(config)
+        self._frames = Frames()
         self._stream = 0
         self._unsent = b""
         self._first = b""
         self._settled = False
+        self._going: GoAway | None = None
+        self._trailers: Mapping[str, str] = {}
         self.pings = 0
         self.usable = True
 
+    @property
+    def ending(self) -> str:
+        return CLOSED if self._going is None else f"the server is going away ({self._going})"
+
     def opening(self) -> bytes:
-        self._machine.local_settings.initial_window_size = WIDEST_WINDOW
+        codes = h2.settings.SettingCodes
+        # Given at once: what is assigned later counts for h2, but is not in the first SETTINGS that it sends.
+        self._machine.local_settings = h2.settings.Settings(
+            client=True,
+            initial_values={
+                codes.ENABLE_PUSH: 0,
+                codes.INITIAL_WINDOW_SIZE: WIDEST_WINDOW,
+                codes.MAX_HEADER_LIST_SIZE: LONGEST_HEADERS,
+            },
+        )
+        self._machine.decoder.max_header_list_size = LONGEST_HEADERS
         self._machine.initiate_connection()
         self._machine.increment_flow_control_window(WIDEST_WINDOW - SMALLEST_WINDOW)
         return self._machine.data_to_send()
 
     def opened(self) -> bool:
-        return self._settled
+        return self._settled and self._machine.remote_settings.max_concurrent_streams > 0
+
+    @property
+    def awaited(self) -> str:
+        return "the server takes no requests (SETTINGS_MAX_CONCURRENT_STREAMS 0)" if self._settled else NO_ANSWER
 
     def ping(self) -> bytes:
         """A question that costs the server nothing; `pings` counts the answers."""
@@ -189,9 +231,13 @@ class Http2:
             (":path", request.path),
             (":authority", self._authority),
         )
-        self._stream = self._machine.get_next_available_stream_id()
-        self._machine.send_headers(self._stream, [*pseudo, *request.headers])
-        self._unsent = request.body
+        try:
+            stream = self._machine.get_next_available_stream_id()
+            self._machine.send_headers(stream, [*pseudo, *request.headers], end_stream=not request.body)
+        except h2.exceptions.ProtocolError as error:
+            self.usable = False
+            raise Broken(str(error) or type(error).__name__) from None
+        self._stream, self._unsent, self._trailers = stream, request.body, {}
         self._send_on()
         return self._machine.data_to_send()
 
@@ -209,48 +255,66 @@ class Http2:
             self.usable = False
             stranger = answers_in(self._first, HTTP2)
             if stranger or self._stream:
-                raise Broken(stranger or f"{CLOSED} in the middle of the answer")
+                raise Broken(stranger or self._cut_off())
             return []
         if len(self._first) < ENOUGH:
             self._first += data[:ENOUGH]
-        try:
-            events = self._machine.receive_data(data)
-        except h2.exceptions.ProtocolError as error:
-            self.usable = False
-            raise Broken(answers_in(self._first, HTTP2) or str(error) or type(error).__name__) from None
         heard: list[Heard] = []
-        trailers: dict[str, str] = {}
-        for event in events:
-            if isinstance(event, h2.events.DataReceived):
-                heard.append(Body(event.data or b""))
-                if event.flow_controlled_length:
-                    self._machine.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-            elif isinstance(event, h2.events.ResponseReceived):
-                headers = _text(event.headers)
-                heard.append(Head(int(headers[":status"]), headers))
-            elif isinstance(event, h2.events.TrailersReceived):
-                trailers = _text(event.headers)
-            elif isinstance(event, h2.events.StreamEnded) and event.stream_id == self._stream:
-                self._stream = 0
-                heard.append(End(trailers))
-            elif isinstance(event, h2.events.StreamReset) and event.stream_id == self._stream:
-                self._stream = 0
-                heard.append(End({}, int(event.error_code)))
-            elif isinstance(event, h2.events.RemoteSettingsChanged):
-                self._settled = True
-            elif isinstance(event, h2.events.PingAckReceived):
-                self.pings += 1
-            elif isinstance(event, h2.events.ConnectionTerminated):
-                self._terminated(event)
-        if self._unsent and self._stream:
-            self._send_on()
+        try:
+            for frame in self._frames.feed(data):
+                if isinstance(frame, GoAway):
+                    self._goes_away(frame)
+                else:
+                    for event in self._machine.receive_data(frame):
+                        heard += self._understood(event)
+            if self._unsent and self._stream:
+                self._send_on()
+        except (h2.exceptions.ProtocolError, FrameError) as error:
+            self.usable = False
+            if not any(isinstance(item, End) for item in heard):  # else the answer was complete before
+                raise Broken(answers_in(self._first, HTTP2) or str(error) or type(error).__name__) from None
         return heard
 
-    def _terminated(self, event: h2.events.ConnectionTerminated) -> None:
+    def _cut_off(self) -> str:
+        after = "" if self._going is None else f", after {self._going}"
+        return f"{CLOSED} in the middle of the answer{after}"
+
+    def _understood(self, event: h2.events.Event) -> Iterator[Heard]:
+        if isinstance(event, h2.events.RemoteSettingsChanged):
+            self._settled = True
+        elif isinstance(event, h2.events.PingAckReceived):
+            self.pings += 1
+        elif isinstance(event, h2.events.DataReceived):
+            if event.flow_controlled_length:
+                self._machine.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            yield Body(event.data or b"")
+        elif isinstance(event, h2.events.ResponseReceived):
+            headers = _text(event.headers)
+            status = headers.get(":status", "")
+            if not (status.isascii() and status.isdecimal() and len(status) == 3):
+                self.usable = False
+                raise Broken(f"an answer with the HTTP status {status!r}")
+            yield Head(int(status), headers)
+        elif isinstance(event, h2.events.TrailersReceived):
+            self._trailers = _text(event.headers)
+        elif isinstance(event, h2.events.StreamEnded) and event.stream_id == self._stream:
+            yield self._ended(End(self._trailers))
+        elif isinstance(event, h2.events.StreamReset) and event.stream_id == self._stream:
+            self._unsent = b""
+            yield self._ended(End({}, int(event.error_code)))
+
+    def _ended(self, end: End) -> End:
+        if self._unsent:  # answered before it had heard us out: the rest is of no use
+            self._machine.reset_stream(self._stream, error_code=8)  # CANCEL
+        self._stream, self._unsent = 0, b""
+        return end
+
+    def _goes_away(self, going: GoAway) -> None:
         """A server that goes away finishes what it has begun; what it has not seen it never will."""
         self.usable = False
-        if self._stream and self._stream > (event.last_stream_id or 0):
-            raise Broken(f"the server is going away (HTTP/2 error {int(event.error_code or 0)})")
+        self._going = going
+        if self._stream > going.last_stream:
+            raise Broken(f"{self.ending} and has not begun the request")
 
     def reply(self) -> bytes:
         return self._machine.data_to_send()

@@ -60,7 +60,7 @@ class Connection:
             selector.register(self.line, selectors.EVENT_READ)
             while not done():
                 if not selector.select(max(0.0, deadline - self._clock())):
-                    raise unreachable(self.where, "connected, but no answer in time")
+                    raise unreachable(self.where, f"connected, but {self.talk.awaited}")
                 self._hear_waiting()
 
     def _hear_waiting(self) -> None:
@@ -73,7 +73,7 @@ class Connection:
             self.line.load(self.talk.reply())
             self.line.push()
             if not arrival.data or not self.talk.usable:
-                raise unreachable(self.where, CLOSED)
+                raise unreachable(self.where, self.talk.ending)
 
     def still_good(self, deadline: float) -> bool:
         """Whether a request may be sent now. HTTP/2 after an idle while: a ping there and back, which also warms it."""
@@ -87,7 +87,7 @@ class Connection:
                 self.used = self._clock()
         except Failure:
             return False
-        return self.talk.usable
+        return self.talk.usable and self.talk.opened()
 
     @property
     def idle(self) -> bool:
@@ -101,13 +101,16 @@ class Flight:
     """One request on one connection, and what came back. `failure` is None while all goes well."""
 
     def __init__(self, connection: Connection, request: Request, answer: Answer) -> None:
-        """Everything that can be done before the start is done here: encoding, encrypting."""
+        """Everything that can be done before the start is done here: encoding, encrypting. Raises Failure."""
         self.connection = connection
         self.answer = answer
         self.sent = 0.0
         self.ended: float | None = None
         self.failure: Failure | None = None
-        connection.line.load(connection.talk.ask(request))
+        try:
+            connection.line.load(connection.talk.ask(request))
+        except Broken as error:
+            raise unreachable(connection.where, str(error)) from None
 
     def hear(self, arrival: Arrival) -> None:
         """Understand one arrival. Sets `ended` with the last."""

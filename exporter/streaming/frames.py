@@ -1,0 +1,75 @@
+"""HTTP/2 frames, told apart before the parser sees them. Pure.
+
+h2 takes any GOAWAY for the end of the connection and refuses every frame after it, whereas RFC 9113 (section 6.8) lets
+the server finish the streams up to the one it names. So GOAWAY is read here, and h2 never hears of it. Frames that
+mean nothing to us (priorities, alternative services, unknown types) are passed over, as the RFC asks.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import h2.errors
+
+# What we let the server send in one frame, by not saying otherwise (SETTINGS_MAX_FRAME_SIZE).
+LARGEST_FRAME = 16384
+HEADER_BYTES = 9
+GOAWAY = 7
+# DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, WINDOW_UPDATE, CONTINUATION
+PARSED = frozenset({0, 1, 3, 4, 5, 6, 8, 9})
+_GOAWAY_BODY = struct.Struct(">II")
+
+
+class FrameError(Exception):
+    """The bytes are no HTTP/2 frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoAway:
+    """The server ends the connection: it has begun no stream above `last_stream`, and finishes the others if it can."""
+
+    last_stream: int
+    error_code: int
+    debug: bytes = b""
+
+    def __str__(self) -> str:
+        said = self.debug.decode("utf-8", "replace")
+        return f"GOAWAY {error_name(self.error_code)}{f': {said}' if said else ''}"
+
+
+class Frames:
+    """Cuts bytes into frames."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes | GoAway]:
+        """The frames that are complete now: as bytes for the parser, and GOAWAY. Raises FrameError."""
+        self._data += data
+        while len(self._data) >= HEADER_BYTES:
+            length, kind = int.from_bytes(self._data[:3]), self._data[3]
+            if length > LARGEST_FRAME:
+                raise FrameError(f"a frame of {length} bytes, over the agreed {LARGEST_FRAME}")
+            if len(self._data) < HEADER_BYTES + length:
+                return
+            frame = bytes(self._data[: HEADER_BYTES + length])
+            del self._data[: HEADER_BYTES + length]
+            if kind in PARSED:
+                yield frame
+            elif kind == GOAWAY:
+                yield _goaway(frame[HEADER_BYTES:])
+
+
+def _goaway(body: bytes) -> GoAway:
+    if len(body) < _GOAWAY_BODY.size:
+        raise FrameError(f"a GOAWAY frame of {len(body)} bytes, which is too short")
+    last_stream, error_code = _GOAWAY_BODY.unpack_from(body)
+    return GoAway(last_stream & 0x7FFFFFFF, error_code, body[_GOAWAY_BODY.size :])
+
+
+def error_name(code: int) -> str:
+    """Such as ENHANCE_YOUR_CALM; the number where it has no name."""
+    try:
+        return h2.errors.ErrorCodes(code).name
+    except ValueError:
+        return f"error {code}"
