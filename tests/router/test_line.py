@@ -224,3 +224,38 @@ def test_a_connection_that_ends_between_requests_is_no_error_but_not_usable() ->
     talk = Http1("h:1")
     assert talk.hear(None) == []
     assert not talk.usable
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
+HELLO = b"5\r\nhello\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "usable"),
+    [
+        ([b"HTTP/1.1 100 Continue\r\n\r\n", CHUNKED + b"\r\n" + HELLO], True),
+        ([b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" * 2 + CHUNKED + b"\r\n" + HELLO], True),
+        ([CHUNKED + b"X: " + b"y" * 500_000 + b"\r\n\r\n" + HELLO], True),
+        ([CHUNKED + b"X: a\r\n  b\r\n\tc\r\n\r\n" + HELLO], True),
+        ([CHUNKED + b"X: a\x01\xff\r\nY:\r\n\r\n" + HELLO], True),
+        ([CHUNKED + b'\r\n5;a=b;c="d"\r\nhello\r\n000;x\r\nT: 1\r\nU: ' + b"y" * 30_000 + b"\r\n\r\n"], True),
+        ([CHUNKED.replace(b" OK", b"") + b"\r\n" + HELLO], True),
+        ([(CHUNKED + b"\r\n").replace(b"\r\n", b"\n") + HELLO], True),
+        ([CHUNKED.replace(b"chunked", b"Chunked") + b"\r\n" + HELLO], True),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello"], True),
+        ([CHUNKED + b"Connection: close\r\n\r\n" + HELLO], False),
+        ([CHUNKED + b"\r\n" + HELLO, None], False),
+        ([CHUNKED + b"\r\n" + HELLO + b"HTTP/1.1 408 Request Timeout\r\n\r\n", None], False),
+        ([b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\nhello"], False),
+    ],
+)
+def test_what_http1_lets_a_server_send_is_one_answer_and_a_connection_that_ends_is_not_used_again(
+    pieces: list[bytes | None], usable: bool
+) -> None:
+    talk = Http1("h:1")
+    talk.ask(REQUEST)
+    heard, body = spoken(talk, pieces)
+    assert body == b"hello"
+    assert [type(event) for event in heard if not isinstance(event, Body)] == [Head, End]
+    talk.hear(b"")
+    assert talk.usable is usable
