@@ -14,6 +14,7 @@ from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
 from exporter.probes.front import Place, Told, WholeAnswer
 from exporter.settings import Target, Tls, Workload
+from exporter.streaming.addresses import Addresses
 from exporter.streaming.dialects import shortened
 from exporter.streaming.exchange import End, Http1, Http2, Request, Talk
 from exporter.streaming.framing import FramingError, GrpcMessages, grpc_message, steps
@@ -34,16 +35,19 @@ class FmaasFront:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._trust = Trust(target.address, target.tls, "h2") if target.tls is not None else None
+        self._addresses: Addresses | None = None
+        if not target.address.startswith("unix:"):
+            host, _, port = target.address.rpartition(":")
+            self._addresses = Addresses(host.strip("[]"), int(port))
         self._met = False
 
     def endpoint(self) -> Endpoint:
-        address = self._target.address
-        if address.startswith("unix:"):
-            return Endpoint(path=address.removeprefix("unix://").removeprefix("unix:"))
-        host, _, port = address.rpartition(":")
+        known = self._addresses
+        if known is None:
+            return Endpoint(path=self._target.address.removeprefix("unix://").removeprefix("unix:"))
         context = self._trust.context() if self._trust else None
         name = self._target.tls.server_name or "" if self._target.tls else ""
-        return Endpoint(host.strip("[]"), int(port), tls=context, server_name=name)
+        return Endpoint(known.host, known.port, tls=context, server_name=name, addresses=known)
 
     def talk(self, endpoint: Endpoint) -> Talk:
         return Http2(endpoint.authority, "http" if endpoint.tls is None else "https")

@@ -14,6 +14,7 @@ from exporter.probes.front import Page, Place, Told
 from exporter.secret import Secret
 from exporter.settings import Api, Target, Tls, Workload
 from exporter.streaming import dialects
+from exporter.streaming.addresses import Addresses
 from exporter.streaming.exchange import End, Http1, Request, Talk
 from exporter.streaming.framing import FramingError, ServerSentEvents, steps
 from exporter.streaming.line import Endpoint
@@ -34,6 +35,7 @@ class HttpFront:
         self._base = self._url.path.rstrip("/")
         secure = self._url.scheme == "https"
         self._trust = Trust(target.address, target.tls or Tls(), "http/1.1") if secure else None
+        self._addresses = Addresses(self._url.hostname or "", self._url.port or (443 if secure else 80))
         self._model = target.model or ""
         self._token: str | None = None
         self._secret = Secret("")
@@ -41,9 +43,9 @@ class HttpFront:
 
     def endpoint(self) -> Endpoint:
         context = self._trust.context() if self._trust else None
-        port = self._url.port or (443 if context else 80)
         name = self._target.tls.server_name or "" if self._target.tls else ""
-        return Endpoint(self._url.hostname or "", port, tls=context, server_name=name)
+        known = self._addresses
+        return Endpoint(known.host, known.port, tls=context, server_name=name, addresses=known)
 
     def talk(self, endpoint: Endpoint) -> Talk:
         return Http1(endpoint.authority)

@@ -39,6 +39,7 @@ class Connection:
     ) -> None:
         """Opens it, up to the instant at which a request may be sent. Raises Failure (unreachable)."""
         self.where = endpoint.where
+        deadline = clock() + timeout
         self.line = Line(endpoint, timeout, clock)
         self.talk = talk
         self._clock = clock
@@ -48,7 +49,7 @@ class Connection:
         try:
             self.line.load(talk.opening())
             self.line.push()
-            self._hear_until(talk.opened, self.line.begun + timeout)
+            self._hear_until(talk.opened, deadline)
         except Failure:
             self.line.close()
             raise

@@ -11,9 +11,10 @@ streams:
     own sockets, the kernel's note        0.11 / 0.2    0.03 / 0.1    0.02 / 0.1
 
 Hence sockets of our own, one for each stream, under parsers without I/O (h11, h2). Where the kernel has no note
-(another system, a unix socket) the instant is the clock right after reading.
+(another system, a sandbox, a unix socket) the instant is the clock right after reading.
 """
 
+import logging
 import socket
 import ssl
 import struct
@@ -21,12 +22,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from exporter.observation import Failure, Outcome
+from exporter.streaming.addresses import Addresses, Connected
 from exporter.streaming.mistaken import ANSWERS_PLAIN, CLOSED, plain
 
+logger = logging.getLogger("tgi_probe")
 CHUNK = 65536
+SHORTEST = 0.001
 # Linux' number, which Python's socket module has no name for; the same on every architecture that wheels exist for.
 SO_TIMESTAMPNS = 35
 TIMESPEC = struct.Struct("@ll")
@@ -46,7 +51,7 @@ class Arrival(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where to connect. `path` is a unix socket, else `host` and `port`. `tls` is a ready context, None for plain
-    text.
+    text. `addresses`: those of the host, kept to know which of them did not answer lately.
     """
 
     host: str = ""
@@ -54,6 +59,7 @@ class Endpoint:
     path: str = ""
     tls: ssl.SSLContext | None = None
     server_name: str = ""
+    addresses: Addresses | None = None
 
     @property
     def authority(self) -> str:
@@ -75,47 +81,47 @@ class Line:
     """One open connection. What is loaded is encrypted at once and leaves with `push`, so that `push` can be timed."""
 
     def __init__(self, endpoint: Endpoint, timeout: float, clock: Callable[[], float] = time.perf_counter) -> None:
-        """Connects and shakes hands, within `timeout` seconds. Raises Failure (unreachable)."""
+        """Connects and shakes hands, within `timeout` seconds in all. Raises Failure (unreachable).
+
+        `begun` is the instant at which connecting to the address that answered began: neither looking up the name nor
+        addresses that did not answer are the server's time.
+        """
         self._clock = clock
-        self.begun = clock()
-        deadline = self.begun + timeout
+        deadline = clock() + timeout
         self._secure: ssl.SSLObject | None = None
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._unsent = memoryview(b"")
         self._where = endpoint.where
         try:
-            self._socket = _connect(endpoint, timeout)
+            self._socket, self.begun = _connect(endpoint, deadline, clock)
         except OSError as error:
             raise unreachable(self._where, error.strerror or str(error)) from None
-        except (UnicodeError, ValueError) as error:  # a name that DNS cannot ask for
+        except ValueError as error:  # a name that DNS cannot ask for
             raise unreachable(self._where, str(error)) from None
         try:
             self._note_arrivals()
             if endpoint.tls is not None:
                 self._shake_hands(endpoint, endpoint.tls, deadline)
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ValueError) as error:  # ValueError: a server name that no certificate can have
             self._socket.close()
-            reason = (
-                getattr(error, "verify_message", "") or getattr(error, "reason", "") or error.strerror or str(error)
-            )
-            raise unreachable(self._where, f"TLS: {reason}") from None
-        except (UnicodeError, ValueError) as error:  # a server name that no certificate can have
-            self._socket.close()
-            raise unreachable(self._where, f"TLS: {error}") from None
+            raise unreachable(self._where, f"TLS: {_tls_reason(error)}") from None
         self._socket.setblocking(False)
         self.ready = self._last = clock()
 
     def _note_arrivals(self) -> None:
-        if self._socket.family != getattr(socket, "AF_UNIX", None):
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if sys.platform == "linux":
-                self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        """Ask for the kernel's notes. Some kernels and sandboxes know no such options, and then it goes without."""
+        if self._socket.family == getattr(socket, "AF_UNIX", None):
+            return
+        _set_option(self._socket, socket.IPPROTO_TCP, socket.TCP_NODELAY, "TCP_NODELAY")
+        if sys.platform == "linux":
+            _set_option(self._socket, socket.SOL_SOCKET, SO_TIMESTAMPNS, "SO_TIMESTAMPNS")
 
     def _shake_hands(self, endpoint: Endpoint, context: ssl.SSLContext, deadline: float) -> None:
         name = endpoint.server_name or endpoint.host or None
         self._secure = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         first = True
         while True:
+            self._socket.settimeout(max(SHORTEST, deadline - self._clock()))
             try:
                 self._secure.do_handshake()
             except ssl.SSLWantReadError:
@@ -123,7 +129,6 @@ class Line:
             else:
                 self._socket.sendall(self._outgoing.read())
                 return
-            self._socket.settimeout(max(0.001, deadline - self._clock()))
             data = self._socket.recv(CHUNK)
             if not data:
                 raise OSError(0, f"{CLOSED} in the handshake")
@@ -222,17 +227,38 @@ class Line:
         self._socket.close()
 
 
-def _connect(endpoint: Endpoint, timeout: float) -> socket.socket:
+def _connect(endpoint: Endpoint, deadline: float, clock: Callable[[], float]) -> Connected:
     if not endpoint.path:
-        return socket.create_connection((endpoint.host, endpoint.port), timeout)
+        addresses = endpoint.addresses or Addresses(endpoint.host, endpoint.port)
+        return addresses.connect(deadline, clock)
+    begun = clock()
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(timeout)
+    connection.settimeout(max(SHORTEST, deadline - begun))
     try:
         connection.connect(endpoint.path)
     except OSError:
         connection.close()
         raise
-    return connection
+    return Connected(connection, begun)
+
+
+def _set_option(connection: socket.socket, level: int, option: int, name: str) -> None:
+    try:
+        connection.setsockopt(level, option, 1)
+    except OSError as error:
+        _say_once(f"the system refuses the socket option {name} ({error.strerror or error}): measured without it")
+
+
+@cache
+def _say_once(line: str) -> None:
+    logger.debug(line)
+
+
+def _tls_reason(error: Exception) -> str:
+    for name in ("verify_message", "reason", "strerror"):
+        if said := getattr(error, name, None):
+            return str(said)
+    return str(error)
 
 
 def unreachable(where: str, what: str) -> Failure:

@@ -1,0 +1,163 @@
+"""The first address behind a name that answers, as RFC 8305 has it ("Happy Eyeballs").
+
+A name may have several addresses of which some are dead: IPv6 without a route, a replica that is gone. They are tried
+in turn, the families alternating, the next one a quarter of a second after the last or as soon as that has failed; the
+first connection that stands is taken, and the others are closed.
+"""
+
+import errno
+import os
+import selectors
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+# Seconds until the next address is tried beside those that have not answered yet (RFC 8305, section 5).
+HEAD_START = 0.25
+# Seconds for which an address that did not answer is tried after the others.
+LAST_FOR = 600.0
+# Of a name with many addresses, how many a message tells about.
+MOST_TOLD = 3
+UNDER_WAY = (0, errno.EINPROGRESS, errno.EWOULDBLOCK)
+
+
+class Address(NamedTuple):
+    family: int
+    to: tuple[Any, ...]  # host and port; with IPv6 also its flow and scope
+
+
+class Connected(NamedTuple):
+    """A connection that stands, not blocking. `begun`: when it was begun, other addresses and the name not included."""
+
+    socket: socket.socket
+    begun: float
+
+
+class Addresses:
+    """One name and port. An address that did not answer is tried last for a while, so that it costs its time once."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port = host, port
+        self._silent: dict[Address, float] = {}  # and until when it is tried last
+
+    def connect(self, deadline: float, clock: Callable[[], float]) -> Connected:
+        """Raises OSError or ValueError, with what became of each address."""
+        found = alternating(resolved(self.host, self.port, deadline - clock()))
+        now = clock()
+        self._silent = {address: until for address, until in self._silent.items() if until > now}
+        found.sort(key=self._silent.__contains__)
+        race = _Race(found, deadline, clock)
+        try:
+            connected = race.run()
+            self._silent |= dict.fromkeys(race.beaten(connected.begun), clock() + LAST_FOR)
+        finally:
+            race.close()
+        return connected
+
+
+def resolved(host: str, port: int, seconds: float) -> list[Address]:
+    """What the name stands for. A resolver that hangs is left behind in its thread: nothing can stop it."""
+    try:
+        return _look_up(host, port, socket.AI_NUMERICHOST)
+    except socket.gaierror:  # a name, not an address
+        pass
+    answer: SimpleQueue[list[Address] | Exception] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put(_look_up(host, port))
+        except (OSError, ValueError) as error:  # UnicodeError is a ValueError
+            answer.put(error)
+
+    threading.Thread(target=ask, name="resolver", daemon=True).start()
+    try:
+        found = answer.get(timeout=max(0.0, seconds))
+    except Empty:
+        raise TimeoutError(errno.ETIMEDOUT, "the name was not resolved in time") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _look_up(host: str, port: int, flags: int = 0) -> list[Address]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    return list(dict.fromkeys(Address(family, to) for family, _, _, _, to in found))
+
+
+def alternating(found: Sequence[Address]) -> list[Address]:
+    """The same, the families in turn, in the order in which they come and each in its own order."""
+    families = dict.fromkeys(address.family for address in found)
+    by_family = ([address for address in found if address.family == family] for family in families)
+    return [address for row in zip_longest(*by_family) for address in row if address is not None]
+
+
+class _Race:
+    """The connections that are being opened to the addresses of one name."""
+
+    def __init__(self, waiting: Sequence[Address], deadline: float, clock: Callable[[], float]) -> None:
+        self._waiting = deque(waiting)
+        self._deadline, self._clock = deadline, clock
+        self._selector = selectors.DefaultSelector()
+        self._open: dict[socket.socket, tuple[Address, float]] = {}
+        self._trouble: dict[Address, str] = {}
+
+    def run(self) -> Connected:
+        next_start = self._clock()
+        while self._waiting or self._open:
+            now = self._clock()
+            if now >= self._deadline:
+                break
+            if self._waiting and (now >= next_start or not self._open):
+                self._start(self._waiting.popleft(), now)
+                next_start = now + HEAD_START
+            until = min(self._deadline, next_start) if self._waiting and self._open else self._deadline
+            for key, _ in self._selector.select(max(0.0, until - self._clock()) if self._open else 0.0):
+                connection = key.data
+                address, begun = self._open.pop(connection)
+                self._selector.unregister(connection)
+                failed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if not failed:
+                    return Connected(connection, begun)
+                connection.close()
+                self._trouble[address] = os.strerror(failed)
+                next_start = now
+        raise self._nobody()
+
+    def _start(self, address: Address, now: float) -> None:
+        try:
+            connection = socket.socket(address.family, socket.SOCK_STREAM)
+        except OSError as error:  # a family that this machine does not have
+            self._trouble[address] = error.strerror or str(error)
+            return
+        connection.setblocking(False)
+        failed = connection.connect_ex(address.to)
+        if failed in UNDER_WAY:
+            self._open[connection] = (address, now)
+            self._selector.register(connection, selectors.EVENT_WRITE, connection)
+        else:
+            connection.close()
+            self._trouble[address] = os.strerror(failed)
+
+    def beaten(self, begun: float) -> list[Address]:
+        """The addresses that failed, or have not answered although they were tried before that instant."""
+        return [*self._trouble, *(address for address, since in self._open.values() if since < begun)]
+
+    def _nobody(self) -> OSError:
+        for address, _ in self._open.values():
+            self._trouble[address] = "timed out"
+        for address in self._waiting:
+            self._trouble[address] = "not tried, no time was left"
+        if len(self._trouble) == 1:
+            return OSError(0, *self._trouble.values())
+        told = [f"{address.to[0]} ({why})" for address, why in self._trouble.items()]
+        more = [f"{len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else []
+        return OSError(0, f"none of its addresses answers: {', '.join([*told[:MOST_TOLD], *more])}")
+
+    def close(self) -> None:
+        for connection in self._open:
+            connection.close()
+        self._selector.close()
