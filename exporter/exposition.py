@@ -130,9 +130,9 @@ def respond(method: str, path: str, accepts: Accepts, views: Views, query: str =
         case "/-/ready":
             return _state(views.ready())
         case "/config":
-            return Page("200 OK", views.configuration().encode(), "application/yaml; charset=utf-8")
+            return Page("200 OK", _bytes(views.configuration()), "application/yaml; charset=utf-8")
         case "/":
-            return Page("200 OK", views.status().encode(), HTML)
+            return Page("200 OK", _bytes(views.status()), HTML)
         case "/probe":
             return _probe(method, query, views)
         case _:
@@ -160,4 +160,9 @@ def _state(trouble: str | None) -> Page:
 
 
 def _text(status: str, text: str) -> Page:
-    return Page(status, f"{text}\n".encode())
+    return Page(status, _bytes(f"{text}\n"))
+
+
+def _bytes(text: str) -> bytes:
+    """A character that UTF-8 cannot write must not cost the page."""
+    return text.encode(errors="replace")

@@ -133,10 +133,29 @@ class Observation:
     trace_id: str = ""
 
 
+# Characters, at most: of a detail, which is one line of a log, and of one thing that a server says of itself.
+LONGEST_DETAIL = 1000
+LONGEST_FACT = 200
+
+
+def legible(text: str, longest: int) -> str:
+    """Text from outside as one line of at most so many characters that can be written anywhere: half surrogate pairs,
+    control characters, and what turns the direction of writing or takes no place become U+FFFD.
+    """
+    line = " ".join(text[: 4 * longest].split())
+    if len(line) > longest or len(text) > 4 * longest:
+        line = line[: longest - 1] + "…"
+    return line if line.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in line)
+
+
 class Failure(Exception):
-    """An attempt that ended early: raised inside a probe, turned into data at the attempt's border."""
+    """An attempt that ended early: raised inside a probe, turned into data at the attempt's border.
+
+    Its detail may hold what a server said: it is made `legible` here.
+    """
 
     def __init__(self, outcome: Outcome, code: str, detail: str) -> None:
+        detail = legible(detail, LONGEST_DETAIL)
         super().__init__(outcome, code, detail)
         self.outcome = outcome
         self.code = code

@@ -189,7 +189,7 @@ def _values(group: Group[Any]) -> tuple[int, bytes]:
     with group.changes.lock:
         version = group.changes.count
         readings = [reading for child in group.children.values() for reading in child.readings()]
-    return version, "".join([f"{prefix}{number(value)}\n" for prefix, value in readings]).encode()
+    return version, "".join([f"{prefix}{number(value)}\n" for prefix, value in readings]).encode(errors="replace")
 
 
 def _histogram(family: Family[Any], child: Histogram, group: Group[Any], with_exemplars: bool) -> tuple[int, bytes]:
@@ -209,7 +209,7 @@ def _histogram(family: Family[Any], child: Histogram, group: Group[Any], with_ex
     lines[1::5] = child.edge_texts
     lines[3::5] = words
     lines.append(f"{family.name}_count{labels} {last}\n{family.name}_sum{labels} {number(total)}\n")
-    return version, "".join(lines).encode()
+    return version, "".join(lines).encode(errors="replace")
 
 
 def _exemplar(exemplar: Exemplar) -> str:

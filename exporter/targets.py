@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from exporter import notation
-from exporter.observation import Series
+from exporter.observation import LONGEST_FACT, Series, legible
 from exporter.settings import Settings, Target, Workload
 
 
@@ -39,7 +39,8 @@ class Plan:
 class Facts:
     """What a target says of itself. Empty text and None where it does not say; `ranks` counts the shards of the model.
 
-    `connection` says nothing by itself: another value means that the server was away in between.
+    `connection` says nothing by itself: another value means that the server was away in between. Texts become label
+    values of metrics: they are made `legible` here.
     """
 
     protocol: str
@@ -55,6 +56,10 @@ class Facts:
     max_total_tokens: int | None = None
     max_new_tokens: int | None = None
     connection: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("model", "dtype", "device", "attention"):
+            object.__setattr__(self, name, legible(getattr(self, name), LONGEST_FACT))
 
 
 def plans(settings: Settings) -> dict[str, Plan]:

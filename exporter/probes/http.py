@@ -66,13 +66,12 @@ class HttpFront:
         self._met = True
         try:
             document = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             document = {}
-        found = dialects.facts(
-            self._target.api, document if isinstance(document, dict) else {}, self._target.model or ""
-        )
-        self._model = found.model
-        return found
+        if not isinstance(document, dict):
+            document = {}
+        self._model = self._target.model or dialects.served_model(self._target.api, document)
+        return dialects.facts(self._target.api, document, self._target.model or "")
 
     def measure(self, ask: Callable[[Request], bytes], texts: Sequence[str]) -> list[int] | None:
         return None  # learned from each answer instead

@@ -149,7 +149,7 @@ def parsed(text: str) -> Mapping[str, Any]:
     """One event's JSON. Raises Failure where it is none, or where it is the server's word of an error."""
     try:
         event = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise malformed(f"an event that is no JSON: {shortened(text)}") from None
     if not isinstance(event, dict):
         raise malformed(f"an event that is no object: {shortened(text)}")
@@ -184,7 +184,7 @@ def refused(status: int, body: bytes) -> Failure:
     text = body.decode("utf-8", "replace")
     try:
         event = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         event = None
     failure = error_of(event, status) if isinstance(event, dict) else None
     said = shortened(text) or statuses.http_code(status)
@@ -208,6 +208,14 @@ def facts(api: Api, document: Mapping[str, Any], model: str) -> Facts:
     chosen = next((item for item in models if item.get("id") == model or not model), {})
     limit = _count(chosen.get("max_model_len"))
     return Facts(protocol=f"http/{api}", ranks=1, model=model or _text(chosen, "id"), max_total_tokens=limit)
+
+
+def served_model(api: Api, document: Mapping[str, Any]) -> str:
+    """The name of the first model, as a request must say it: letter by letter, unlike the one in `Facts`."""
+    if api == "tgi":
+        return _text(document, "model_id")
+    listed = document.get("data")
+    return _text(_mapping(listed[0]), "id") if isinstance(listed, list) and listed else ""
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
