@@ -18,6 +18,7 @@ from exporter.notation import split_listen_address
 from exporter.web.access import Guard
 from exporter.web.current import Current
 from exporter.web.listener import Listener
+from exporter.web.negotiation import choose_format, compressed
 from exporter.web.status import POLICY
 
 OFF = "off; set {key}: true (or {variable}=true) and restart"
@@ -140,8 +141,10 @@ def respond(method: str, path: str, accepts: Accepts, views: Views, query: str =
 
 
 def _metrics(registry: Registry, accepts: Accepts) -> Page:
-    form = rendering.choose_format(accepts.format)
-    if rendering.accepts_gzip(accepts.encoding):
+    form, packed = choose_format(accepts.format), compressed(accepts.encoding)
+    if form is None or packed is None:
+        return _text("406 Not Acceptable", "offered: text/plain and application/openmetrics-text, as it is or in gzip")
+    if packed:
         return Page("200 OK", rendering.gzip_page(registry, form, Breath()), form.content_type, "gzip")
     return Page("200 OK", rendering.page(registry, form, Breath()), form.content_type)
 

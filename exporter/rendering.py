@@ -40,31 +40,6 @@ PLAIN_1_0_0 = Format("text/plain; version=1.0.0; charset=utf-8; escaping=undersc
 OPENMETRICS = Format("application/openmetrics-text; version=1.0.0; charset=utf-8", openmetrics=True)
 
 
-def choose_format(accept: str) -> Format:
-    """The first format of an Accept header that we can write. All our names are valid in every escaping scheme."""
-    for offer in (accept or "").split(","):
-        media_type, *parameters = (word.strip() for word in offer.split(";"))
-        version = dict(p.split("=", 1) for p in parameters if "=" in p).get("version", "")
-        if media_type == "application/openmetrics-text" and (not version or _major(version) >= 1):
-            return OPENMETRICS
-        if media_type == "text/plain" and version and _major(version) >= 1:
-            return PLAIN_1_0_0
-    return PLAIN_0_0_4
-
-
-def _major(version: str) -> int:
-    major = version.split(".")[0]
-    return int(major) if major.isdecimal() else 0
-
-
-def accepts_gzip(accept_encoding: str) -> bool:
-    for offer in (accept_encoding or "").split(","):
-        coding, *parameters = (word.strip().lower() for word in offer.split(";"))
-        if coding == "gzip":
-            return not any(parameter in ("q=0", "q=0.0", "q=0.00", "q=0.000") for parameter in parameters)
-    return False
-
-
 # --- a page
 
 

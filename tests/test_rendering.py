@@ -21,7 +21,7 @@ from prometheus_client.utils import floatToGoString
 from exporter import rendering
 from exporter.instruments import Exemplar, Piece, Registry, go_number
 from exporter.process import Process
-from exporter.rendering import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, Format, accepts_gzip, choose_format
+from exporter.rendering import OPENMETRICS, PLAIN_0_0_4, Format
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -315,41 +315,3 @@ def test_compressed_pieces_put_together_are_one_deflate_stream(texts: list[bytes
     assert stream.eof
     assert not stream.unused_data
     assert (piece.length, piece.checksum) == (len(b"".join(texts)), zlib.crc32(b"".join(texts)))
-
-
-PROMETHEUS_3 = (
-    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,"
-    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
-)
-
-
-@pytest.mark.parametrize(
-    ("accept", "form"),
-    [
-        (PROMETHEUS_3, OPENMETRICS),
-        ("application/openmetrics-text", OPENMETRICS),
-        ("application/openmetrics-text;version=0.0.1,text/plain;version=0.0.4", PLAIN_0_0_4),
-        ("text/plain;version=1.0.0;escaping=values", PLAIN_1_0_0),
-        ("text/plain; version=0.0.4", PLAIN_0_0_4),
-        ("text/html,application/xhtml+xml,*/*;q=0.8", PLAIN_0_0_4),
-        ("text/plain;version=banana", PLAIN_0_0_4),
-        ("", PLAIN_0_0_4),
-    ],
-)
-def test_the_format_is_the_first_offered_one_that_we_write(accept: str, form: Format) -> None:
-    assert choose_format(accept) is form
-
-
-@pytest.mark.parametrize(
-    ("header", "accepted"),
-    [
-        ("gzip", True),
-        ("deflate, gzip;q=0.5, br", True),
-        ("GZip", True),
-        ("gzip;q=0", False),
-        ("br", False),
-        ("", False),
-    ],
-)
-def test_a_page_is_compressed_only_where_that_is_asked_for(header: str, accepted: bool) -> None:
-    assert accepts_gzip(header) is accepted

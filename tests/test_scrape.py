@@ -96,6 +96,16 @@ def test_openmetrics_is_served_where_it_is_asked_for(port: int) -> None:
     assert page.endswith(b"# EOF\n")
 
 
+def test_several_accept_headers_are_one_list(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        accept = b"Accept: text/plain;q=0.5\r\nAccept: application/openmetrics-text;version=1.0.0\r\n"
+        packed = b"Accept-Encoding: identity;q=0.5\r\nAccept-Encoding: gzip\r\n"
+        connection.sendall(b"GET /metrics HTTP/1.0\r\n" + accept + packed + b"\r\n")
+        head = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")[0]
+    assert b"application/openmetrics-text" in head
+    assert b"Content-Encoding: gzip" in head
+
+
 def test_head_answers_without_a_page(port: int) -> None:
     response, page = ask(port, "HEAD")
     assert response.status == 200

@@ -87,8 +87,8 @@ def test_a_bucket_of_the_time_to_first_token_names_the_trace_in_openmetrics_only
         Observation(Series("t", "w", 1), 0.0, 0.0, 0.25, Outcome.OK, "OK", streams=(stream,), trace_id=TRACE)
     )
     openmetrics, text = (
-        b"".join(rendering.page(metrics.registry, rendering.choose_format(accept))).decode()
-        for accept in ("application/openmetrics-text; version=1.0.0", "text/plain")
+        b"".join(rendering.page(metrics.registry, form)).decode()
+        for form in (rendering.OPENMETRICS, rendering.PLAIN_0_0_4)
     )
     [line] = [line for line in openmetrics.splitlines() if TRACE in line]
     assert line.startswith("tgi_probe_time_to_first_token_seconds_bucket{")
