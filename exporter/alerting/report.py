@@ -3,6 +3,7 @@
 import argparse
 import http.client
 import json
+import math
 import re
 import ssl
 import sys
@@ -14,11 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import PydanticCustomError
+
 from exporter import notation
 from exporter.alerting import promql
+from exporter.observation import legible
 
 TIMEOUT = 10.0
 RATIO = "slo:sli_error:ratio_rate"
+OBJECTIVE = "slo:objective:ratio"
+LONGEST = 300  # characters of what somebody else says
+LONGEST_REPLY = 64 * 1024 * 1024  # bytes
 # All that is recorded of SLOs and needed here, in one question.
 FACTS = (
     '{__name__=~"slo:(sli_error:ratio_rate.+|objective:ratio|threshold:seconds|time_period:days|period_burn_rate:ratio)",'
@@ -131,7 +138,11 @@ def ask(url: str, query: str, token: str | None = None) -> list[Sample]:
     """An instant query. Raises Unanswered."""
     if not url.startswith(("http://", "https://")):
         raise Unanswered(f"--prometheus: must begin with http:// or https://, not {url!r}")
-    if "@" in urllib.parse.urlsplit(url).netloc:
+    try:
+        netloc = urllib.parse.urlsplit(url).netloc
+    except ValueError as error:
+        raise Unanswered(f"--prometheus: {url!r} is no address: {error}") from None
+    if "@" in netloc:
         raise Unanswered(
             "--prometheus: must not hold a user or password; use --bearer-token-file, or a proxy that signs in"
         )
@@ -139,44 +150,97 @@ def ask(url: str, query: str, token: str | None = None) -> list[Sample]:
     try:
         request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"} if token else {})
         with urllib.request.build_opener(_Here).open(request, timeout=TIMEOUT) as reply:
-            document = json.load(reply)
-        return [Sample(item["metric"], float(item["value"][1])) for item in document["data"]["result"]]
+            kind, body = reply.headers.get_content_type(), reply.read(LONGEST_REPLY)
     except urllib.error.HTTPError as error:
         with error:
-            if 300 <= error.code < 400:
-                raise Unanswered(
-                    f"{url}: answered {error.code} and sends elsewhere, which is not followed; name the final address"
-                ) from None
-            raise Unanswered(f"{url}: answered {error.code} {error.reason}; is it the address of Prometheus?") from None
-    except (ValueError, KeyError, TypeError, http.client.HTTPException) as error:
-        raise Unanswered(f"{url}: is not the address of a Prometheus ({type(error).__name__}: {error})") from None
+            raise Unanswered(f"{url}: {_refusal(error)}") from None
+    except (ValueError, http.client.HTTPException) as error:
+        raise Unanswered(f"{url}: is not the address of a Prometheus ({_line(error)})") from None
     except (OSError, ssl.SSLError) as error:
-        raise Unanswered(f"{url}: cannot be reached: {getattr(error, 'reason', error)}") from None
+        raise Unanswered(f"{url}: cannot be reached: {_line(getattr(error, 'reason', error))}") from None
+    document = _parsed(body)
+    if "error" in document:
+        raise Unanswered(f"{url}: {_line(document['error'])}")
+    try:
+        return [_sample(item["metric"], item["value"][1]) for item in document["data"]["result"]]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        what = f"its answer ({_line(kind)}) is not what Prometheus says to a query"
+        raise Unanswered(f"{url}: {what}; is it the address of Prometheus?") from None
+
+
+def _parsed(body: bytes) -> Mapping[str, Any]:
+    """Empty where it is no JSON object."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    return document if isinstance(document, dict) else {}
+
+
+def _sample(labels: Mapping[str, str], value: str) -> Sample:
+    return Sample({legible(name, LONGEST): legible(text, LONGEST) for name, text in labels.items()}, float(value))
+
+
+def _refusal(error: urllib.error.HTTPError) -> str:
+    """What an error status means, and what Prometheus says of it."""
+    if 300 <= error.code < 400:
+        to = _line(urllib.parse.unquote(error.headers.get("Location", "elsewhere")).partition("?")[0])
+        return f"answered {error.code} and sends to {to}, which is not followed; name the final address"
+    status = f"answered {error.code} {_line(error.reason)}"
+    if error.code in (401, 403):
+        return f"{status}; use --bearer-token-file"
+    try:
+        said = _parsed(error.read(LONGEST_REPLY)).get("error")
+    except (OSError, http.client.HTTPException):
+        said = None
+    return f"{status}: {_line(said)}" if said else f"{status}; is it the address of Prometheus?"
+
+
+def _line(text: object) -> str:
+    return legible(str(text), LONGEST)
 
 
 def answers(facts: Iterable[Sample], firing: Iterable[Sample], measures: Iterable[Sample]) -> list[Answer]:
-    """One for each SLO and target; several where several daemons watch a target of the same name."""
+    """One for each SLO and target; several where several daemons watch a target of the same name.
+
+    Series of the same names that are not ours are passed over.
+    """
     by_name: dict[str, list[Sample]] = {}
     for sample in facts:
-        by_name.setdefault(sample.labels["__name__"], []).append(sample)
+        if {"__name__", "slo", "target"} <= sample.labels.keys():
+            by_name.setdefault(sample.labels["__name__"], []).append(sample)
+    burning = [one for name, many in by_name.items() if _window(name) is not None for one in many]
+    kinds = {sample.labels.get("slo", ""): sample.labels.get("measure", "") for sample in measures}
+    alerts = [alert for alert in firing if "alertname" in alert.labels]
     found = []
-    kinds = {sample.labels["slo"]: sample.labels.get("measure", "") for sample in measures}
-    for fact in by_name.get("slo:objective:ratio", []):
-        slo, target = fact.labels["slo"], fact.labels["target"]
-        period = _of(by_name.get("slo:time_period:days", []), slo, target)
-        threshold = _of(by_name.get("slo:threshold:seconds", []), slo, target)
-        blank = (slo, target, fact.value, period[0].value * 86400 if period else 0.0, kinds.get(slo, ""))
-        limit = threshold[0].value if threshold else None
-        series = _of(by_name.get("slo:period_burn_rate:ratio", []), slo, target)
-        series += [one for name, many in by_name.items() if name.startswith(RATIO) for one in _of(many, slo, target)]
+    objectives = ((one.labels["slo"], one.labels["target"], one.value) for one in by_name.get(OBJECTIVE, []))
+    for slo, target, objective in dict.fromkeys(objectives):
+        if not 0 < objective < 1:
+            continue
+        period = _value(by_name.get("slo:time_period:days", []), slo, target)
+        threshold = _value(by_name.get("slo:threshold:seconds", []), slo, target)
+        blank = (slo, target, objective, (period or 0.0) * 86400, kinds.get(slo, ""))
+        series = _of([*by_name.get("slo:period_burn_rate:ratio", []), *burning], slo, target)
         for key in sorted({_own(one) for one in series}) or [()]:
-            answer = Answer(*blank, limit, dict(key))
+            answer = Answer(*blank, threshold, dict(key))
             for one in series:
-                if _own(one) == key:
+                if _own(one) == key and math.isfinite(one.value):
                     _fill(answer, one)
-            answer.alerts = sorted({_told(alert) for alert in firing if _concerns(alert, answer)})
+            answer.alerts = sorted({_told(alert) for alert in alerts if _concerns(alert, answer)})
             found.append(answer)
     return sorted(found, key=lambda answer: (answer.slo, answer.target, sorted(answer.labels.items())))
+
+
+def _window(name: str) -> float | None:
+    """Of a recording of ratios, in seconds; None where the name is another, or somebody else's."""
+    try:
+        return notation.parse_duration(name.removeprefix(RATIO)) if name.startswith(RATIO) else None
+    except PydanticCustomError:
+        return None
+
+
+def _value(samples: Sequence[Sample], slo: str, target: str) -> float | None:
+    return next((one.value for one in _of(samples, slo, target) if math.isfinite(one.value)), None)
 
 
 def _of(samples: Sequence[Sample], slo: str, target: str) -> list[Sample]:
@@ -192,7 +256,7 @@ def _fill(answer: Answer, sample: Sample) -> None:
     name = sample.labels["__name__"]
     if not name.startswith(RATIO):
         answer.period_burn = sample.value
-    elif abs(notation.parse_duration(name.removeprefix(RATIO)) - answer.period) > answer.period * 1e-6:
+    elif abs((_window(name) or 0.0) - answer.period) > answer.period * 1e-6:
         answer.burn[name.removeprefix(RATIO)] = sample.value / (1 - answer.objective)
 
 
@@ -291,4 +355,4 @@ def as_json(found: Sequence[Answer]) -> str:
             "verdict": answer.verdict.lower(),
         }
 
-    return json.dumps([item(answer) for answer in found], indent=2, ensure_ascii=False)
+    return json.dumps([item(answer) for answer in found], indent=2, ensure_ascii=False, allow_nan=False)

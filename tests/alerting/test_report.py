@@ -1,6 +1,8 @@
 """`tgi-probe slo` against a real Prometheus, and against what is none."""
 
+import contextlib
 import json
+import re
 import signal
 import socket
 import threading
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.alerting.report import Sample, answers, table, why_silent
+from exporter.alerting.report import Sample, answers, as_json, table, why_silent
 from exporter.cli import main
 from tests.alerting.pager import inbox_listening
 from tests.processes import PATIENCE, TGI_PROBE, free_port, running, wait_until
@@ -189,7 +191,10 @@ def test_a_redirect_is_not_followed_and_the_token_stays_where_it_was_meant_for(
         line = said_of(["--prometheus", url, "--bearer-token-file", str(tmp_path / "token")], capsys)
         server.shutdown()
         thread.join()
-    assert line == f"{url}: answered 302 and sends elsewhere, which is not followed; name the final address"
+    assert line == (
+        f"{url}: answered 302 and sends to http://localhost:{server.server_port}/elsewhere, which is not followed; "
+        "name the final address"
+    )
     assert asked == ["Bearer secret"]
 
 
@@ -218,3 +223,147 @@ def test_a_page_that_is_no_prometheus_is_one_clear_line(capsys: pytest.CaptureFi
     with inbox_listening() as (_, port):
         line = said_of(["--prometheus", f"http://127.0.0.1:{port}"], capsys)
     assert "is it the address of Prometheus?" in line
+
+
+# --- other people's series, numbers that are none, and servers that answer something else
+
+
+FAST = (0.99, 30, 0.2, 0.25, 0.002)
+BURN, RATIO = "slo:period_burn_rate:ratio", "slo:sli_error:ratio_rate"
+
+
+def test_series_of_others_with_the_same_names_are_passed_over() -> None:
+    ours = list(recorded("fast", "llama", FAST))
+    own = {"slo": "fast", "target": "llama"}
+    foreign = [
+        Sample({"__name__": f"{RATIO}_total", **own}, 7),
+        Sample({"__name__": f"{RATIO}5x", **own}, 7),
+        Sample({"__name__": f"{RATIO}_by_service:5m", **own}, 7),
+        Sample({"__name__": f"{RATIO}5m", "slo": "fast"}, 7),
+        Sample({"__name__": "slo:objective:ratio", "sloth_slo": "x"}, 0.9),
+        Sample({"__name__": "slo:objective:ratio", "slo": "theirs", "target": "x"}, 99.9),
+        Sample({"__name__": "slo:objective:ratio", "slo": "theirs", "target": "y"}, float("nan")),
+        Sample({"__name__": "slo:objective:ratio", "slo": "theirs", "target": "z"}, 1),
+        Sample(own, 7),
+    ]
+    alerts = [Sample({"alertstate": "firing", "target": "llama"}, 1)]
+    assert answers([*foreign, *ours, *foreign], alerts, [Sample({}, 1)]) == answers(ours, [], [])
+
+
+def test_an_slo_that_is_recorded_twice_is_told_once() -> None:
+    twice = [*recorded("fast", "llama", FAST), *recorded("fast", "llama", FAST)]
+    assert answers(twice, [], []) == answers(list(recorded("fast", "llama", FAST)), [], [])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_is_none_is_no_data_of_its_daemon_alone(value: float) -> None:
+    facts = [
+        *recorded("fast", "llama", (0.99, value, value, 0.5, 0.002), instance="a"),
+        *list(recorded("fast", "llama", (0.99, 30, 0.2, value, value), instance="b"))[3:],
+    ]
+    found = answers(facts, [], [])
+    assert [(one.labels["instance"], one.verdict, one.threshold) for one in found] == [
+        ("a", "met", None),
+        ("b", "no data", None),
+    ]
+    assert found[1].burn == {}
+    json.loads(as_json(found), parse_constant=pytest.fail)
+
+
+@contextlib.contextmanager
+def answering(status: int, body: str | bytes, kind: str = "application/json", **headers: str) -> Iterator[str]:
+    """The address of a server that says this to every question."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Type": kind, **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body if isinstance(body, bytes) else body.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def vector(*samples: Sample) -> str:
+    result = [{"metric": dict(one.labels), "value": [1, str(one.value)]} for one in samples]
+    return json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}})
+
+
+NAN = list(recorded("fast", "llama", (0.99, 30, 0.2, float("nan"), float("inf"))))
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_nan_is_no_data_for_a_pipeline_and_for_programs(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(200, vector(*NAN)) as url:
+        assert main(["slo", "--prometheus", url, "--format", form]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("no data: fast of target llama")
+    assert "nan" not in said.out.lower()
+    if form == "json":
+        [found] = json.loads(said.out, parse_constant=pytest.fail)
+        assert (found["verdict"], found["good_ratio"], found["burn"]) == ("no data", None, {})
+
+
+TOO_MANY = "query processing would load too many samples into memory in query execution"
+HTML = "<html><title>Sign in</title></html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "said"),
+    [
+        (
+            422,
+            json.dumps({"status": "error", "error": TOO_MANY}),
+            "application/json",
+            f"422 Unprocessable .*: {TOO_MANY}$",
+        ),
+        (
+            503,
+            json.dumps({"error": "query\ntimed out"}),
+            "application/json",
+            "503 Service Unavailable: query timed out$",
+        ),
+        (400, json.dumps({"error": "bad \ud83d" + "y" * 9999}), "text/plain", "400 Bad Request: bad \ufffdy+…$"),
+        (200, json.dumps({"status": "error", "error": TOO_MANY}), "application/json", f": {TOO_MANY}$"),
+        (503, HTML, "text/html", "503 Service Unavailable; is it the address of Prometheus[?]$"),
+        (401, HTML, "text/html", "401 Unauthorized; use --bearer-token-file$"),
+        (403, "", "text/plain", "403 Forbidden; use --bearer-token-file$"),
+        (404, "[]", "application/json", "404 Not Found; is it the address of Prometheus[?]$"),
+        (200, HTML, "text/html", r"its answer \(text/html\) is not what Prometheus says.*; is it the address"),
+        (200, b"\xff\xfe", "text/plain", "is not what Prometheus says"),
+        (200, "[" * 100_000, "application/json", "is not what Prometheus says"),
+        (200, "null", "application/json", "is not what Prometheus says"),
+        (200, '{"data": {"result": [1, "7"]}}', "application/json", "is not what Prometheus says"),
+        (200, '{"data": {"result": [{"metric": {"a": 1}, "value": [1, "7"]}]}}', "application/json", "is not what"),
+        (200, '{"data": {"result": [{"metric": {}, "value": [1, "x"]}]}}', "application/json", "is not what"),
+        (200, vector(), "application/json", "has no recordings of SLOs; load the file of `tgi-probe rules`"),
+    ],
+)
+def test_an_answer_that_is_no_result_is_one_line_with_what_the_server_says(
+    status: int, body: str | bytes, kind: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(status, body, kind) as url:
+        line = said_of(["--prometheus", url], capsys)
+    assert line.startswith(f"{url}: ")
+    assert re.search(said, line), line
+    assert len(line) < 500
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://a b", "http://h:port", "http://" + "a" * 70 + "/", "http://é\x00"])
+def test_an_address_that_is_none_is_one_line(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said_of(["--prometheus", url], capsys)
+
+
+def test_a_label_that_cannot_be_printed_is_made_legible(capfd: pytest.CaptureFixture[str]) -> None:
+    with answering(200, vector(*recorded("fast", "half \ud83d\x1b[31m", FAST))) as url:
+        assert main(["slo", "--prometheus", url]) == 0
+    assert "half \ufffd\ufffd[31m" in capfd.readouterr().out
