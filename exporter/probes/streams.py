@@ -83,7 +83,7 @@ class StreamProber:
         for _ in range(TRIES):
             texts = self._composer.texts(workload, batch_size)
             cold = self._composer.cold(workload, texts[0])
-            result, counted = self._fly(workload, texts, stopping, trace_id)
+            result, counted = self._begun(workload, texts, stopping, trace_id)
             if result.outcome is not Outcome.OK:
                 return result
             setups += result.setups
@@ -93,10 +93,23 @@ class StreamProber:
                 break
         raise self._composer.wrong_length(workload, counted)
 
-    def _fly(
+    def _begun(
         self, workload: Workload, texts: Sequence[str], stopping: Callable[[], bool], trace_id: str
     ) -> tuple[Result, float | None]:
-        """Release all at once and watch them to their end. Also the mean length of the prompts, where it was told."""
+        """As `_fly`, and once more, all together, where the server was going away and had not begun what failed."""
+        result, counted, failed = self._fly(workload, texts, stopping, trace_id)
+        if failed and all(flight.not_begun for flight in failed):
+            setups = result.setups
+            result, counted, _ = self._fly(workload, texts, stopping, trace_id)
+            result = replace(result, setups=setups + result.setups)
+        return result, counted
+
+    def _fly(
+        self, workload: Workload, texts: Sequence[str], stopping: Callable[[], bool], trace_id: str
+    ) -> tuple[Result, float | None, list[Flight]]:
+        """Release all at once and watch them to their end. Also the mean length of the prompts, where it was told, and
+        which of them failed on their way.
+        """
         connections = self._connections(len(texts), stopping)
         flights = [
             self._composer.flight(connection, text, workload, trace_id)
@@ -122,7 +135,8 @@ class StreamProber:
             if counted is not None:
                 counts.append(counted)
         result = summed_up(streams, details, self._pool)
-        return result, sum(counts) / len(counts) if counts else None
+        failed = [flight for flight in flights if flight.failure is not None]
+        return result, sum(counts) / len(counts) if counts else None, failed
 
     def _end(self, flights: Sequence[Flight]) -> None:
         """Give up what still flies, keep the connections that can be used again."""

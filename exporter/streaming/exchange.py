@@ -9,6 +9,7 @@ from typing import Protocol
 
 import h2.config
 import h2.connection
+import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
@@ -59,6 +60,10 @@ Heard = Head | Body | End
 
 class Broken(Exception):
     """The other side does not keep to the protocol, or ended the connection in the middle of an answer."""
+
+
+class NotBegun(Broken):
+    """The server has said that it did not begin the request: another connection may be asked the same at once."""
 
 
 class Talk(Protocol):
@@ -300,6 +305,8 @@ class Http2:
         elif isinstance(event, h2.events.StreamEnded) and event.stream_id == self._stream:
             yield self._ended(End(self._trailers))
         elif isinstance(event, h2.events.StreamReset) and event.stream_id == self._stream:
+            if event.error_code == h2.errors.ErrorCodes.REFUSED_STREAM:
+                raise NotBegun("the server refused the request before it began it (RST_STREAM REFUSED_STREAM)")
             self._unsent = b""
             yield self._ended(End({}, int(event.error_code)))
 
@@ -314,7 +321,7 @@ class Http2:
         self.usable = False
         self._going = going
         if self._stream > going.last_stream:
-            raise Broken(f"{self.ending} and has not begun the request")
+            raise NotBegun(f"{self.ending} and has not begun the request")
 
     def reply(self) -> bytes:
         return self._machine.data_to_send()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from exporter.observation import Failure, Outcome
-from exporter.streaming.exchange import Body, Broken, End, Head, Http2, Request, Talk
+from exporter.streaming.exchange import Body, Broken, End, Head, Http2, NotBegun, Request, Talk
 from exporter.streaming.line import Arrival, Endpoint, Line, unreachable
 from exporter.streaming.mistaken import CLOSED, NO_HTTP2
 
@@ -99,7 +99,9 @@ class Connection:
 
 
 class Flight:
-    """One request on one connection, and what came back. `failure` is None while all goes well."""
+    """One request on one connection, and what came back. `failure` is None while all goes well; `not_begun`: the server
+    has said that it did not even begin the request.
+    """
 
     def __init__(self, connection: Connection, request: Request, answer: Answer) -> None:
         """Everything that can be done before the start is done here: encoding, encrypting. Raises Failure."""
@@ -108,6 +110,7 @@ class Flight:
         self.sent = 0.0
         self.ended: float | None = None
         self.failure: Failure | None = None
+        self.not_begun = False
         try:
             connection.line.load(connection.talk.ask(request))
         except Broken as error:
@@ -130,6 +133,7 @@ class Flight:
             if plain is None and self.ended is None:
                 raise Broken(f"{CLOSED} in the middle of the answer")
         except Broken as error:
+            self.not_begun = isinstance(error, NotBegun)
             self.fail(arrival.at, unreachable(self.connection.where, str(error)))
         except Failure as failure:
             self.fail(arrival.at, failure)

@@ -1,7 +1,9 @@
 """What a server may do to an HTTP/2 connection by right: the probe goes well, and grpcio's own client agrees."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 import grpc
@@ -358,12 +360,63 @@ def test_an_answer_before_the_request_was_read_counts_and_the_rest_is_not_sent()
         assert len(server.peers) == 1
 
 
+# --- what the server has not begun: asked once more, on another connection
+
+
+def stale(peer: Peer, stream: int) -> None:
+    """The server went away just before it got the request."""
+    peer.send(peer.go_away(max(0, stream - 2)))
+
+
+def refusing(peer: Peer, stream: int) -> None:
+    peer.body(stream)
+    peer.send(peer.reset(stream, 7))
+
+
+@pytest.mark.parametrize("first", [stale, refusing])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_request_that_the_server_did_not_begin_is_sent_once_more_with_its_whole_batch(
+    first: Script, batch_size: int
+) -> None:
+    turns, requests = count(), list[int]()
+
+    def script(peer: Peer, stream: int) -> None:
+        requests.append(stream)
+        if next(turns) == 0:
+            first(peer, stream)
+        else:
+            peer.body(stream)
+            peer.send(*peer.answer(stream))
+
+    with http2_server(script) as server, probing(server.port) as prober:
+        before = time.perf_counter()
+        result = prober.probe(workload(), batch_size)
+        assert (result.outcome, tokens(result)) == (Outcome.OK, batch_size * TOKENS), result.detail
+        assert len(requests) == 2 * batch_size
+        assert len(result.setups) == batch_size + 1  # one more, in place of the lost one
+        assert all(stream.sent > before for stream in result.streams)
+
+
+@pytest.mark.parametrize("script", [stale, refusing])
+def test_a_server_that_never_begins_is_unreachable_after_two_requests(script: Script) -> None:
+    requests: list[int] = []
+
+    def counting(peer: Peer, stream: int) -> None:
+        requests.append(stream)
+        script(peer, stream)
+
+    with http2_server(counting) as server:
+        result = probe(server.port)
+    assert (result.outcome, len(requests)) == (Outcome.UNREACHABLE, 2)
+    assert "beg" in result.detail
+
+
 # --- what is no answer: unreachable, and the server's reason
 
 
 def abandoned(peer: Peer, stream: int) -> None:
     peer.body(stream)
-    peer.send(peer.go_away(stream - 2))
+    peer.send(peer.go_away(max(0, stream - 2)))
 
 
 def enhance_your_calm(peer: Peer, stream: int) -> None:
@@ -421,7 +474,7 @@ def test_a_connection_that_ends_before_the_answer_is_unreachable_with_the_server
 
 @pytest.mark.parametrize(
     ("code", "outcome"),
-    [(0, Outcome.REJECTED), (2, Outcome.REJECTED), (7, Outcome.UNREACHABLE), (11, Outcome.OVERLOADED)],
+    [(0, Outcome.REJECTED), (2, Outcome.REJECTED), (11, Outcome.OVERLOADED)],
 )
 def test_a_stream_that_is_torn_down_fails_by_its_error_code_and_the_next_goes_well(code: int, outcome: Outcome) -> None:
     requests: list[int] = []
