@@ -3,7 +3,7 @@
 The parsers are h11 and h2. What is heard comes out as `Head`, `Body` and `End`, the same for both.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -271,7 +271,7 @@ class Http2:
                     self._goes_away(frame)
                 else:
                     for event in self._machine.receive_data(frame):
-                        heard += self._understood(event)
+                        self._understand(event, heard)
             if self._unsent and self._stream:
                 self._send_on()
         except (h2.exceptions.ProtocolError, FrameError) as error:
@@ -284,31 +284,31 @@ class Http2:
         after = "" if self._going is None else f", after {self._going}"
         return f"{CLOSED} in the middle of the answer{after}"
 
-    def _understood(self, event: h2.events.Event) -> Iterator[Heard]:
-        if isinstance(event, h2.events.RemoteSettingsChanged):
-            self._settled = True
-        elif isinstance(event, h2.events.PingAckReceived):
-            self.pings += 1
-        elif isinstance(event, h2.events.DataReceived):
+    def _understand(self, event: h2.events.Event, heard: list[Heard]) -> None:
+        if isinstance(event, h2.events.DataReceived):  # first, because nearly all are
             if event.flow_controlled_length:
                 self._machine.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-            yield Body(event.data or b"")
+            heard.append(Body(event.data or b""))
         elif isinstance(event, h2.events.ResponseReceived):
             headers = _text(event.headers)
             status = headers.get(":status", "")
             if not (status.isascii() and status.isdecimal() and len(status) == 3):
                 self.usable = False
                 raise Broken(f"an answer with the HTTP status {status!r}")
-            yield Head(int(status), headers)
+            heard.append(Head(int(status), headers))
         elif isinstance(event, h2.events.TrailersReceived):
             self._trailers = _text(event.headers)
         elif isinstance(event, h2.events.StreamEnded) and event.stream_id == self._stream:
-            yield self._ended(End(self._trailers))
+            heard.append(self._ended(End(self._trailers)))
         elif isinstance(event, h2.events.StreamReset) and event.stream_id == self._stream:
             if event.error_code == h2.errors.ErrorCodes.REFUSED_STREAM:
                 raise NotBegun("the server refused the request before it began it (RST_STREAM REFUSED_STREAM)")
             self._unsent = b""
-            yield self._ended(End({}, int(event.error_code)))
+            heard.append(self._ended(End({}, int(event.error_code))))
+        elif isinstance(event, h2.events.RemoteSettingsChanged):
+            self._settled = True
+        elif isinstance(event, h2.events.PingAckReceived):
+            self.pings += 1
 
     def _ended(self, end: End) -> End:
         if self._unsent:  # answered before it had heard us out: the rest is of no use

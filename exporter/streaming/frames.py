@@ -41,23 +41,24 @@ class Frames:
     """Cuts bytes into frames."""
 
     def __init__(self) -> None:
-        self._data = bytearray()
+        self._rest = b""  # shorter than a frame
 
     def feed(self, data: bytes) -> Iterator[bytes | GoAway]:
         """The frames that are complete now: as bytes for the parser, and GOAWAY. Raises FrameError."""
-        self._data += data
-        while len(self._data) >= HEADER_BYTES:
-            length, kind = int.from_bytes(self._data[:3]), self._data[3]
+        data, at = self._rest + data, 0
+        while len(data) - at >= HEADER_BYTES:
+            length, kind = int.from_bytes(data[at : at + 3]), data[at + 3]
             if length > LARGEST_FRAME:
                 raise FrameError(f"a frame of {length} bytes, over the agreed {LARGEST_FRAME}")
-            if len(self._data) < HEADER_BYTES + length:
-                return
-            frame = bytes(self._data[: HEADER_BYTES + length])
-            del self._data[: HEADER_BYTES + length]
+            end = at + HEADER_BYTES + length
+            if len(data) < end:
+                break
             if kind in PARSED:
-                yield frame
+                yield data[at:end]
             elif kind == GOAWAY:
-                yield _goaway(frame[HEADER_BYTES:])
+                yield _goaway(data[at + HEADER_BYTES : end])
+            at = end
+        self._rest = data[at:]
 
 
 def _goaway(body: bytes) -> GoAway:
