@@ -27,7 +27,7 @@ def choices(header: str) -> list[Choice]:
     """The items of a header, in its order."""
     found = []
     for item in _ITEM.findall(header):
-        name, *parts = (part.strip() for part in _PART.findall(item))
+        name, *parts = [part.strip() for part in _PART.findall(item)] or [""]
         pairs = (part.partition("=") for part in parts if "=" in part)
         parameters = {key.strip().lower(): _unquoted(value.strip()).lower() for key, _, value in pairs}
         found.append(Choice(name.lower(), parameters, _quality(parameters.pop("q", "1"))))

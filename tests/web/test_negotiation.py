@@ -66,7 +66,7 @@ TEXT_FIRST = (
         ("application/json", PLAIN_0_0_4),
         ("application/openmetrics-text;q=much, text/plain;q=0.9", OPENMETRICS),
         ("", PLAIN_0_0_4),
-        (" , ;q=1, ", PLAIN_0_0_4),
+        (" , ;q=1, ;", PLAIN_0_0_4),
         ("*/*;q=0", None),
         ("text/*;q=0, application/*;q=0.000", None),
     ],
