@@ -297,8 +297,7 @@ class Daemon:
                 self._recorder.metrics.narrow(new[name], old[name])
             else:
                 self._recorder.metrics.forget(name)
-            self._recorder.journal.forget(name)
-            self._recorder.scoreboard.forget(name)
+            self._recorder.forget(name)
         self._exchange_metrics(settings, [plan for name, plan in new.items() if name not in what.arriving])
         self._settings = self._recorder.settings = settings
         set_up(settings.log_level, settings.log_format)

@@ -5,6 +5,7 @@ from exporter.metrics import Metrics
 from exporter.observation import Observation, Series, SkipReason
 from exporter.scoreboard import Scoreboard
 from exporter.settings import Settings
+from exporter.standing import Standing
 from exporter.targets import Facts, deadlock
 
 
@@ -20,12 +21,18 @@ class Recorder:
         self.scoreboard = Scoreboard()
         self.kinds: dict[str, str] = {}
         self._inflight: dict[str, dict[str, int]] = {}
-        self._warned: set[str] = set()
+        self._warned: set[tuple[str, str]] = set()
+        self._standings: dict[str, Standing] = {}
 
     def record(self, observation: Observation) -> None:
         self.metrics.record(observation)
         self.journal.attempt(observation)
         self.scoreboard.record(observation, self.settings)
+        series = observation.series
+        intervals = (one.interval for one in self.settings.workloads if one.name == series.workload)
+        standing = self._standing(series.target)
+        standing.probed(series, observation.outcome, observation.code, observation.ended, next(intervals, 0.0))
+        self._show(series.target, standing)
 
     def skipped(self, series: Series, reason: SkipReason) -> None:
         self.metrics.skipped(series, reason)
@@ -43,10 +50,31 @@ class Recorder:
         self.metrics.inflight(target, sum(list(parts.values())))
 
     def up(self, target: str, facts: Facts | None) -> None:
+        """A check: what the target says of itself, None where it is not reachable."""
         known = next((known for known in self.settings.targets if known.name == target), None)
-        danger = deadlock(known, facts) if known is not None and facts is not None else None
-        if danger is not None and target not in self._warned:
-            self._warned.add(target)
-            logger.warning("%s", danger)
-        self.metrics.up(target, self.kinds.get(target, ""), facts)
-        self.scoreboard.up(target, facts)
+        if known is not None and facts is not None:
+            self._warn(target, "ranks", deadlock(known, facts) or "")
+            self._warn(target, "advice", f"target {target}: {facts.advice}" if facts.advice else "")
+        standing = self._standing(target)
+        standing.checked(facts)
+        self._show(target, standing)
+
+    def forget(self, target: str) -> None:
+        """It leaves, or is another one from now on."""
+        self.journal.forget(target)
+        self.scoreboard.forget(target)
+        self._standings.pop(target, None)
+        self._warned.discard((target, "advice"))
+
+    def _standing(self, target: str) -> Standing:
+        return self._standings.setdefault(target, Standing())
+
+    def _show(self, target: str, standing: Standing) -> None:
+        self.metrics.up(target, self.kinds.get(target, ""), standing.facts)
+        self.scoreboard.up(target, standing.facts)
+
+    def _warn(self, target: str, kind: str, line: str) -> None:
+        """Once of each kind."""
+        if line and (target, kind) not in self._warned:
+            self._warned.add((target, kind))
+            logger.warning("%s", line)

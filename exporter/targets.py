@@ -1,7 +1,8 @@
 """Who is probed with what, and what may be sent to whom. Pure."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from exporter import notation
 from exporter.observation import LONGEST_FACT, Series, legible
@@ -41,6 +42,10 @@ class Facts:
 
     `connection` says nothing by itself: another value means that the server was away in between. Texts become label
     values of metrics: they are made `legible` here.
+
+    `page` is what became of the request for these facts, which a server need not answer: read, refused (it has other
+    words for it), or silent (no answer in time, or a gateway's that its server gives none). `advice` is what a person
+    should do about that, if anything.
     """
 
     protocol: str
@@ -56,6 +61,8 @@ class Facts:
     max_total_tokens: int | None = None
     max_new_tokens: int | None = None
     connection: tuple[int, ...] = ()
+    page: Literal["read", "refused", "silent"] = field(default="read", compare=False)
+    advice: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         for name in ("model", "dtype", "device", "attention"):
@@ -142,7 +149,7 @@ def over_limits(facts: Facts, workload: Workload) -> str | None:
         ("decode_length", workload.decode_length, "max_new_tokens", facts.max_new_tokens),
         ("sequence_length + decode_length", tokens, "max_total_tokens", facts.max_total_tokens),
     ):
-        if limit is not None and value > limit:
+        if limit and value > limit:  # 0 is no limit
             return f"{what} is {value}, over the server's {name} {limit}; make it shorter"
     return None
 
@@ -154,6 +161,23 @@ def too_large(settings: Settings) -> list[str]:
         for plan in plans(settings).values()
         for series, workload in plan.series()
         if (why := excess(plan.target, workload, series.batch_size)) is not None
+    ]
+
+
+# A chat template alone often adds 20 to 40 tokens to a prompt.
+SHORT_FOR_A_CHAT = 64
+
+
+def too_short(settings: Settings) -> list[str]:
+    """A line for every workload whose prompts a chat template may make longer than its sequence_length."""
+    return [
+        f"target {plan.target.name}, workload {workload.name}: sequence_length {workload.sequence_length} is short for "
+        "api: chat, where it includes what the chat template adds, often 20 to 40 tokens; choose "
+        f"{SHORT_FOR_A_CHAT} or more"
+        for plan in plans(settings).values()
+        if plan.target.kind == "http" and plan.target.api == "chat"
+        for workload in plan.workloads
+        if workload.sequence_length < SHORT_FOR_A_CHAT
     ]
 
 

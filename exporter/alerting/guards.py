@@ -77,7 +77,7 @@ def _target_down(options: Options) -> Alert:
         "page",
         summary=f"{TARGET} is down",
         description=(
-            f"{TARGET} has not been reachable, or has not said what it is, for {promql.duration(options.minutes(2))} "
+            f"{TARGET} has not been reachable, or has rejected every probe, for {promql.duration(options.minutes(2))} "
             "(tgi_probe_target_up is 0)."
         ),
         wait=options.minutes(2),
@@ -165,8 +165,9 @@ def _refused(settings: Settings, options: Options) -> Alert:
         "ticket",
         summary=f"tgi-probe refuses to probe {TARGET}",
         description=(
-            f"{{{{ $value | humanize }}}} probes of workload {WORKLOAD} in the last {window} were refused, because "
-            f"probing {TARGET} is not known to be safe. They are not judged, so no objective of it can alert."
+            f"{{{{ $value | humanize }}}} probes of workload {WORKLOAD} in the last {window} were not sent, because "
+            f"probing {TARGET} is not known to be safe, or it cannot take prompts of that length. They are not judged, "
+            "so no objective of it can alert."
         ),
         wait=options.minutes(5),
     )
