@@ -172,6 +172,11 @@ class Catalogue:
         self.generated_tokens = self._counter(
             "tgi_probe_generated_tokens_total", "Tokens received in successful probes."
         )
+        self.corrections = self._counter(
+            "tgi_probe_correction_requests_total",
+            "Requests that only found out, or put right, how many tokens a prompt has.",
+            ("target", "workload"),
+        )
         self.verdicts = self._counter(
             "tgi_probe_slo_requests_total",
             "Requests judged by an SLO; failed ones are bad.",
@@ -196,7 +201,11 @@ class Catalogue:
         self.last_success = self._gauge(
             "tgi_probe_last_success_timestamp_seconds", "Unix time of the newest success, 0 before the first."
         )
-        self.target_up = self._gauge("tgi_probe_target_up", "Whether the target is reachable and answers.", ("target",))
+        self.target_up = self._gauge(
+            "tgi_probe_target_up",
+            "Whether the target is reachable, answers, and does not reject every probe.",
+            ("target",),
+        )
         self.target_info = self._gauge(
             "tgi_probe_target_info",
             "What the target says of itself; always 1.",
@@ -206,6 +215,11 @@ class Catalogue:
             "tgi_probe_workload_info",
             "What a workload sends; always 1.",
             ("workload", "mode", "prompt_cache", "sequence_length", "decode_length"),
+        )
+        self.estimated = self._gauge(
+            "tgi_probe_token_counts_estimated",
+            "Whether token counts are estimated, because the server tells none that can be true.",
+            ("target", "workload", "count"),
         )
         self.in_flight = self._gauge("tgi_probe_inflight", "Probes in flight.", ("target",))
         self.objective = self._gauge("tgi_probe_slo_objective_ratio", "Share of requests that must be good.", ("slo",))

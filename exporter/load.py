@@ -124,7 +124,7 @@ class LoadRunner:
             if self._stop.is_set():
                 return
             started = self._clock.now()
-            self._promise(2 * CONNECT_TIMEOUT + self._workload.timeout)
+            self._promise(2 * CONNECT_TIMEOUT + 3 * self._workload.timeout)
             self._background.connect(CONNECT_TIMEOUT)
             self._background.warm(self._stop.is_set)
             self._failures = 0
@@ -140,7 +140,8 @@ class LoadRunner:
         except Abandoned:
             return
         except Failure as failure:
-            self._record(Result((), failure.outcome, failure.code, failure.detail), started)
+            result = Result((), failure.outcome, failure.code, failure.detail, corrections=failure.corrections)
+            self._record(result, started)
             self._begin()
 
     def _watch_out(self) -> None:
@@ -281,7 +282,16 @@ class LoadRunner:
             started, ended = stream.sent, stream.ended
             due = started if stream.intended is None else stream.intended
         observation = Observation(
-            self._series, due, started, ended, result.outcome, result.code, result.detail, result.streams, result.setups
+            self._series,
+            due,
+            started,
+            ended,
+            result.outcome,
+            result.code,
+            result.detail,
+            result.streams,
+            result.setups,
+            corrections=result.corrections,
         )
         self._ledger.record(observation)
         self.attempted = True

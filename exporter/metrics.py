@@ -105,6 +105,9 @@ class Metrics:
         self._child(self.families.lateness, name)
         if plan.target.kind != "shard":
             self._child(self.families.setup, name)
+        for workload in plan.workloads:
+            self._child(self.families.corrections, name, workload.name)
+            self._child(self.families.estimated, name, workload.name, "prompt")
         for series, _ in plan.series():
             self._announce_series(series, plan.target.kind)
             if plan.target.kind != "shard" and series.batch_size > 1:
@@ -175,11 +178,14 @@ class Metrics:
             self._forget(name)
             return
         planned = {(series.workload, str(series.batch_size)) for series, _ in plan.series()}
+        workloads = {workload.name for workload in plan.workloads}
         for family in self.registry.families:
             if "batch_size" in family.label_names:
                 family.keep(
                     lambda labels: labels["target"] != name or (labels["workload"], labels["batch_size"]) in planned
                 )
+        for family in (self.families.corrections, self.families.estimated):
+            family.keep(lambda labels: labels["target"] != name or labels["workload"] in workloads)
 
     # --- what happens
 
@@ -195,9 +201,12 @@ class Metrics:
             verdicts = slo.judge(objective, observation)
             self._verdict(objective.name, series, "good").inc(verdicts.good)
             self._verdict(objective.name, series, "bad").inc(verdicts.bad)
+        self._child(self.families.corrections, series.target, series.workload).inc(observation.corrections)
         for opened in observation.setups:
             self._child(self.families.setup, series.target).observe(opened.ready - opened.begun)
         if ok:
+            estimated = any(stream.prompt_estimated for stream in observation.streams)
+            self._child(self.families.estimated, series.target, series.workload, "prompt").set(estimated)
             self._of(self.families.last_success, series).set(self._unix_time())
             self._record_latency(observation)
             if (seconds := timeline.start_spread(observation)) is not None:

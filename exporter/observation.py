@@ -82,7 +82,8 @@ class Stream:
 
     A shard answers all `requests` of a batch in the same call, so they share every instant. `sent` is when the first
     call or message left, `ended` when the last answer was in. The first step is the prefill, the others are decode.
-    `intended` is when a background load wanted it sent, where that is what its waiting counts from.
+    `intended` is when a background load wanted it sent, where that is what its waiting counts from. `prompt_estimated`:
+    the server counts no prompts, so `prompt_tokens` is one for each word.
     """
 
     requests: int
@@ -93,6 +94,7 @@ class Stream:
     outcome: Outcome = Outcome.OK
     code: str = "OK"
     intended: float | None = None
+    prompt_estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,8 @@ class Observation:
 
     `due` is when the schedule wanted it, `started` when it really began, `ended` when it was over. `code` is the gRPC
     or HTTP status name. `detail` is one line for people, empty when all went well. `streams` is empty where nothing
-    was sent. `trace_id` is what the server was told, 32 hexadecimal digits.
+    was sent. `trace_id` is what the server was told, 32 hexadecimal digits. `corrections` counts the requests that only
+    found out, or put right, how long prompts are.
     """
 
     series: Series
@@ -131,6 +134,7 @@ class Observation:
     streams: tuple[Stream, ...] = ()
     setups: tuple[Setup, ...] = ()
     trace_id: str = ""
+    corrections: int = 0
 
 
 # Characters, at most: of a detail, which is one line of a log, and of one thing that a server says of itself.
@@ -151,15 +155,16 @@ def legible(text: str, longest: int) -> str:
 class Failure(Exception):
     """An attempt that ended early: raised inside a probe, turned into data at the attempt's border.
 
-    Its detail may hold what a server said: it is made `legible` here.
+    Its detail may hold what a server said: it is made `legible` here. `corrections`: see `Observation`.
     """
 
-    def __init__(self, outcome: Outcome, code: str, detail: str) -> None:
+    def __init__(self, outcome: Outcome, code: str, detail: str, corrections: int = 0) -> None:
         detail = legible(detail, LONGEST_DETAIL)
         super().__init__(outcome, code, detail)
         self.outcome = outcome
         self.code = code
         self.detail = detail
+        self.corrections = corrections
 
     def __str__(self) -> str:
         return f"{self.outcome} ({self.code}): {self.detail}"

@@ -19,13 +19,17 @@ class Abandoned(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one probe saw. With several streams some may have ended badly; `outcome` speaks for the whole."""
+    """What one probe saw. With several streams some may have ended badly; `outcome` speaks for the whole.
+
+    `corrections`: see `Observation`.
+    """
 
     streams: tuple[Stream, ...]
     outcome: Outcome = Outcome.OK
     code: str = "OK"
     detail: str = ""
     setups: tuple[Setup, ...] = ()
+    corrections: int = 0
 
 
 class Census:

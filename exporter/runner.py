@@ -210,7 +210,7 @@ class Runner:
     def _promise(self, started: float, workload: Workload) -> None:
         """Until when a probe that starts now must be over, or the runner counts as standing still."""
         self._promised = (
-            started + 2 * CONNECT_TIMEOUT + SETTLE_TIMEOUT + (workload.warmups + 1) * workload.timeout + PATIENCE
+            started + 2 * CONNECT_TIMEOUT + SETTLE_TIMEOUT + (workload.warmups + 3) * workload.timeout + PATIENCE
         )
 
     def _start(self, key: Hashable, due: float) -> None:
@@ -254,7 +254,7 @@ class Runner:
         try:
             result = self._probe(series, workload, trace_id)
         except Failure as failure:
-            result = Result((), failure.outcome, failure.code, failure.detail)
+            result = Result((), failure.outcome, failure.code, failure.detail, corrections=failure.corrections)
         except (Abandoned, GiveWay):
             raise
         except Exception as error:  # a bug of ours: it must be seen, but must not end the watching of this target
@@ -275,6 +275,7 @@ class Runner:
             result.streams,
             result.setups,
             trace_id,
+            result.corrections,
         )
 
     def _probe(self, series: Series, workload: Workload, trace_id: str) -> Result:
@@ -288,15 +289,17 @@ class Runner:
         if self._users_may_wait():
             raise GiveWay
         setups: list[Setup] = []
+        corrections = 0
         if series not in self._warm:
             for _ in range(workload.warmups):
                 result = self._prober.probe(workload, series.batch_size, self._stop.is_set)
-                if result.outcome is not Outcome.OK:
-                    return result
                 setups += result.setups
+                corrections += result.corrections
+                if result.outcome is not Outcome.OK:
+                    return replace(result, corrections=corrections)
             self._warm.add(series)
         result = self._prober.probe(workload, series.batch_size, self._stop.is_set, trace_id)
-        return replace(result, setups=(*setups, *result.setups))
+        return replace(result, setups=(*setups, *result.setups), corrections=corrections + result.corrections)
 
     def _users_may_wait(self) -> bool:
         """Also where that cannot be told: no request was sent that could be judged, and none is sent blindly."""

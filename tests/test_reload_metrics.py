@@ -1,5 +1,6 @@
 """What a reload does to series that were already counting."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from exporter.catalogue import layout
@@ -55,3 +56,22 @@ def test_a_target_with_other_labels_starts_again() -> None:
     labels = {"target": "a", "workload": "w", "batch_size": "1", "outcome": "ok", "code": "OK", "zone": "x"}
     assert metrics.registry.get_sample_value("tgi_probe_attempts_total", labels) == 0
     assert attempts(metrics, Series("a", "w", 1)) is None
+
+
+def test_corrections_and_estimates_are_recorded_by_workload_and_leave_with_it() -> None:
+    before = settings([1])
+    metrics = counting(before)
+    series = Series("a", "w", 1)
+    stream = Stream(1, 10, 0.0, 0.1, (Step(0.0, 0.1, 1),), prompt_estimated=True)
+    metrics.record(Observation(series, 0.0, 0.0, 0.1, Outcome.OK, "OK", streams=(stream,), corrections=3))
+    metrics.record(Observation(series, 0.0, 0.0, 0.1, Outcome.REFUSED, "REFUSED", corrections=2))
+
+    def read(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(name, {"target": "a", "workload": "w", **labels})
+
+    assert read("tgi_probe_correction_requests_total") == 5
+    assert read("tgi_probe_token_counts_estimated", count="prompt") == 1
+    plan = plans(before)["a"]
+    metrics.narrow(replace(plan, workloads=()), plan)
+    assert read("tgi_probe_correction_requests_total") is None
+    assert read("tgi_probe_token_counts_estimated", count="prompt") is None

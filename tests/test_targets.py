@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.settings import Target, Workload
-from exporter.targets import Facts, Plan, change, deadlock, excess, refusal
+from exporter.settings import Settings, Target, Workload
+from exporter.targets import Facts, Plan, change, deadlock, excess, refusal, too_short
 
 PLANS = st.builds(
     lambda address, interval, share: Plan(
@@ -73,3 +73,19 @@ def test_a_batch_is_too_large_exactly_over_a_limit(size: int, prompt: int, answe
     too_large = size * (prompt + answer) > batch or prompt + answer > total
     assert (excess(target, work, size) is not None) == too_large
     assert excess(Target(name="t", address="h:1"), work, size) is None
+
+
+def test_a_short_prompt_in_the_chat_form_has_a_warning_that_says_why() -> None:
+    settings = Settings.model_validate(
+        {
+            "targets": [
+                {"name": "chat", "kind": "http", "api": "chat", "address": "http://h"},
+                {"name": "tgi", "kind": "http", "address": "http://h"},
+            ],
+            "workloads": [{"name": "default"}, {"name": "long", "sequence_length": 64}],
+        }
+    )
+    assert too_short(settings) == [
+        "target chat, workload default: sequence_length 10 is short for api: chat, where it includes what the chat "
+        "template adds, often 20 to 40 tokens; choose 64 or more"
+    ]

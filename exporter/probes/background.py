@@ -10,10 +10,12 @@ from exporter.observation import Failure, Outcome, Stream
 from exporter.prober import Abandoned, Census, Result
 from exporter.probes.composer import Composer
 from exporter.probes.front import Front
+from exporter.probes.introduction import Introduction
 from exporter.probes.pool import LOOK, Pool
 from exporter.probes.standby import Crowd, Standby
-from exporter.probes.streams import TRIES, summed_up
+from exporter.probes.streams import summed_up
 from exporter.settings import Target, Workload
+from exporter.streaming.exchange import Request
 from exporter.streaming.flights import Flight, Flights
 from exporter.targets import Facts
 
@@ -46,6 +48,7 @@ class StreamBackground:
         self._clock = clock
         self._pool = Pool(front, clock)
         self._composer = Composer(target, front, seed)
+        self._introduction = Introduction(front, self._pool, clock)
         self._flights = Flights(clock)
         self._underway: deque[Underway] = deque()
         self._next: Flight | None = None
@@ -56,8 +59,9 @@ class StreamBackground:
 
     def connect(self, timeout: float) -> Facts:
         self._user = threading.get_ident()
-        self._facts = self._front.facts(lambda request: self._pool.ask(request, timeout))
-        self._composer.measure(lambda request: self._pool.ask(request, timeout))
+        self._facts = self._introduction.facts(timeout)
+        if self._introduction.changed():
+            self._composer.forget()
         self._crowd.look()
         self._standby.forget()
         self._crowd.forget()
@@ -71,22 +75,36 @@ class StreamBackground:
         return len(self._underway)
 
     def warm(self, stopping: Callable[[], bool]) -> None:
-        counted = None
-        for _ in range(TRIES):
-            text = self._composer.texts(self._workload, 1)[0]
-            cold = self._composer.cold(self._workload, text)
-            stream, detail, counted = self._alone(text, stopping)
-            if stream.outcome is not Outcome.OK:
-                raise Failure(stream.outcome, stream.code, detail)
-            if not self._composer.corrected(self._workload, counted) and not cold:
-                self._standby.keep(self._pool.take())
-                return
-        raise self._composer.wrong_length(self._workload, counted)
-
-    def _alone(self, text: str, stopping: Callable[[], bool]) -> tuple[Stream, str, int | None]:
-        """One request, watched to its end."""
         self._composer.check_limits(self._facts, self._workload)
-        flight = self._composer.flight(self._pool.take(), text, self._workload)
+        self._composer.check_length(self._workload)
+
+        def single(workload: Workload, text: str) -> tuple[Stream, str, int | None]:
+            return self._alone(workload, text, stopping)
+
+        late = self._clock() + self._workload.timeout
+        try:
+            self._composer.fit(self._workload, single, self._ask, lambda: self._clock() > late)
+            while True:
+                text = self._composer.texts(self._workload, 1)[0]
+                self._composer.fill_cache(self._workload, text, single)
+                stream, detail, counted = single(self._workload, text)
+                if stream.outcome is not Outcome.OK:
+                    raise Failure(stream.outcome, stream.code, detail)
+                if counted is None or not self._composer.off(self._workload, [counted]):
+                    break
+        except Failure as failure:
+            if failure.outcome is Outcome.UNREACHABLE:
+                self._introduction.lost()
+            corrections = self._composer.corrections()
+            raise Failure(failure.outcome, failure.code, failure.detail, corrections) from None
+        self._standby.keep(self._pool.take())
+
+    def _ask(self, request: Request) -> bytes:
+        return self._pool.ask(request, self._workload.timeout)
+
+    def _alone(self, workload: Workload, text: str, stopping: Callable[[], bool]) -> tuple[Stream, str, int | None]:
+        """One request, watched to its end."""
+        flight = self._composer.flight(self._pool.take(), text, workload)
         self._flights.launch(flight)
         deadline = flight.sent + self._workload.timeout
         while flight.ended is None and self._clock() < deadline:
@@ -98,7 +116,7 @@ class StreamBackground:
             self._flights.end(flight, LATE)
         if flight.reusable:
             self._pool.keep(flight.connection)
-        return self._composer.stream(flight, self._workload)
+        return self._composer.stream(flight, workload)
 
     def foresee(self, requests: int) -> None:
         self._crowd.ask()
@@ -111,6 +129,7 @@ class StreamBackground:
             self._next.connection.close()
             self._next = None
         self._composer.check_limits(self._facts, self._workload)
+        self._composer.check_length(self._workload)
         connection = self._standby.take()
         if connection is not None:
             text = self._composer.texts(self._workload, 1)[0]
@@ -147,9 +166,13 @@ class StreamBackground:
         if one.flight.reusable:
             self._standby.keep(one.flight.connection)
         stream, detail, counted = self._composer.stream(one.flight, self._workload, one.intended)
-        self._composer.corrected(self._workload, counted)
+        if counted is not None:
+            self._composer.learn(self._workload, counted)
+        if stream.outcome is Outcome.UNREACHABLE:
+            self._introduction.lost()
         result = summed_up([stream], [detail], self._pool)
-        return replace(result, setups=result.setups + self._standby.setups())
+        setups = result.setups + self._standby.setups()
+        return replace(result, setups=setups, corrections=self._composer.corrections())
 
     def close(self) -> None:
         """While another thread sends, it ends at its next `turn`; whose it is closes again afterwards."""

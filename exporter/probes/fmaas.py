@@ -5,14 +5,15 @@ behind the server's record with one stream, 1.2 to 2.6 ms with 64; see `line`. W
 little: a prefix for each message, a status in the trailers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
 from exporter import notation, statuses
 from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
-from exporter.probes.front import Place, Told, WholeAnswer
+from exporter.probes.front import Ask, Place, Told, WholeAnswer
 from exporter.settings import Target, Tls, Workload
 from exporter.streaming.addresses import Addresses
 from exporter.streaming.dialects import shortened
@@ -32,6 +33,8 @@ INCOMPLETE = (pb.NOT_FINISHED, pb.CANCELLED, pb.ERROR)
 class FmaasFront:
     """See `Front`."""
 
+    truncates = True
+
     def __init__(self, target: Target) -> None:
         self._target = target
         self._trust = Trust(target.address, target.tls, "h2") if target.tls is not None else None
@@ -40,6 +43,7 @@ class FmaasFront:
             host, _, port = target.address.rpartition(":")
             self._addresses = Addresses(host.strip("[]"), int(port))
         self._met = False
+        self._facts = Facts(protocol="fmaas", ranks=1, model=target.model_id)
 
     def endpoint(self) -> Endpoint:
         known = self._addresses
@@ -55,30 +59,37 @@ class FmaasFront:
     def warming(self) -> Request | None:
         return None  # HTTP/2 has its ping
 
-    def facts(self, ask: Callable[[Request], bytes]) -> Facts:
+    def facts(self, ask: Ask) -> Facts:
+        """Nothing of ModelInfo is needed: however it fails, the probes will tell. Then what it said last holds."""
         try:
             body = ask(call("ModelInfo", pb.ModelInfoRequest(model_id=self._target.model_id)))
+            info = parsed(pb.ModelInfoResponse, body)
         except Failure as failure:
-            raise hinted(failure, "fmaas", self._trust is not None, self._met) from None
+            if failure.outcome is Outcome.UNREACHABLE:
+                raise hinted(failure, "fmaas", self._trust is not None, self._met) from None
+            self._met = True
+            return replace(self._facts, page="silent" if failure.outcome is Outcome.TIMEOUT else "refused")
         self._met = True
-        info = parsed(pb.ModelInfoResponse, body)
-        return Facts(
-            protocol="fmaas",
-            ranks=1,
-            model=self._target.model_id,
+        self._facts = replace(
+            self._facts,
             max_total_tokens=info.max_sequence_length or None,
             max_new_tokens=info.max_new_tokens or None,
         )
+        return self._facts
 
-    def measure(self, ask: Callable[[Request], bytes], texts: Sequence[str]) -> list[int] | None:
-        requests = [pb.TokenizeRequest(text=text) for text in texts]
+    def tokenize(self, ask: Ask, text: str) -> int | None:
+        requests = [pb.TokenizeRequest(text=text)]
         try:
             body = ask(call("Tokenize", pb.BatchedTokenizeRequest(model_id=self._target.model_id, requests=requests)))
+            found = parsed(pb.BatchedTokenizeResponse, body).responses
         except Failure as failure:
-            if failure.code == "UNIMPLEMENTED":
-                return None
-            raise
-        return [response.token_count for response in parsed(pb.BatchedTokenizeResponse, body).responses]
+            if failure.outcome is Outcome.UNREACHABLE:
+                raise
+            return None
+        return found[0].token_count or None if found else None
+
+    def count(self, ask: Ask, text: str, workload: Workload) -> int | None:
+        return None  # each stream has it
 
     def request(self, prompt: str, workload: Workload, seed: int) -> Request:
         length = workload.decode_length
@@ -91,6 +102,7 @@ class FmaasFront:
                 # There is no ignore_eos: the least and the most together fix the length.
                 stopping=pb.StoppingCriteria(max_new_tokens=length, min_new_tokens=length),
                 decoding=_decoding(workload),
+                truncate_input_tokens=workload.sequence_length,
             ),
         )
         return call("GenerateStream", single, workload.timeout)
@@ -103,6 +115,9 @@ class FmaasFront:
 
     def discreet(self, failure: Failure) -> Failure:
         return failure  # a certificate's key never leaves this machine
+
+    def explained(self, failure: Failure) -> Failure:
+        return hinted(failure, "fmaas", self._trust is not None, met=True)
 
     def metrics(self) -> Place | None:
         url = self._target.metrics_url

@@ -1,6 +1,6 @@
 """What the two router protocols must be able to say; see `streams` for what they have in common."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,9 @@ from exporter.streaming.exchange import End, Request, Talk
 from exporter.streaming.flights import Answer
 from exporter.streaming.line import Endpoint
 from exporter.targets import Facts
+
+# Sends one request that is no stream and answers its body. Raises Failure.
+Ask = Callable[[Request], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,12 @@ class Place:
 
 
 class Front(Protocol):
-    """One protocol of one target: how to talk, what to ask, what the answers mean."""
+    """One protocol of one target: how to talk, what to ask, what the answers mean.
+
+    `truncates`: a request asks the server to cut its prompt to the wanted length.
+    """
+
+    truncates: bool
 
     def endpoint(self) -> Endpoint:
         """Where to connect. Reads certificates: raises Failure."""
@@ -56,11 +64,14 @@ class Front(Protocol):
     def warming(self) -> Request | None:
         """A cheap request that wakes an idle connection, where the protocol itself has no such thing."""
 
-    def facts(self, ask: Callable[[Request], bytes]) -> Facts:
-        """Who is there. `ask` sends one request and answers its body. Raises Failure."""
+    def facts(self, ask: Ask) -> Facts:
+        """Who is there, as far as it says so. Raises Failure where nobody is, or a needed fact is not to be had now."""
 
-    def measure(self, ask: Callable[[Request], bytes], texts: Sequence[str]) -> list[int] | None:
-        """How many tokens the texts have; None where the server does not say. Raises Failure."""
+    def tokenize(self, ask: Ask, text: str) -> int | None:
+        """How many tokens a text has, without anything being generated; None where the server does not say."""
+
+    def count(self, ask: Ask, text: str, workload: Workload) -> int | None:
+        """As `tokenize`, from a request of one token that is no stream."""
 
     def request(self, prompt: str, workload: Workload, seed: int) -> Request:
         """One request for a stream of tokens. Raises Failure."""
@@ -73,6 +84,9 @@ class Front(Protocol):
 
     def discreet(self, failure: Failure) -> Failure:
         """Without our secrets: a server may repeat what it was sent, and a detail goes to the log."""
+
+    def explained(self, failure: Failure) -> Failure:
+        """The failure of a probe, with what to do about it where that is known."""
 
     def metrics(self) -> Place | None:
         """Where the router's own metrics are; None where the target does not name them. Raises Failure."""

@@ -5,12 +5,15 @@ Each request has a connection of its own, kept alive; h11 parses what was read. 
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 from exporter import notation
-from exporter.observation import Failure
+from exporter.observation import Failure, Outcome
 from exporter.probes.fmaas import metrics_place
-from exporter.probes.front import Page, Place, Told
+from exporter.probes.front import Ask, Page, Place, Told
 from exporter.secret import Secret
 from exporter.settings import Api, Target, Tls, Workload
 from exporter.streaming import dialects
@@ -26,6 +29,10 @@ from exporter.targets import Facts
 LONGEST_ERROR = 65536
 
 
+# Trouble that may be over the next time.
+PASSING = (Outcome.TIMEOUT, Outcome.OVERLOADED, Outcome.UNREACHABLE)
+
+
 class HttpFront:
     """See `Front`."""
 
@@ -36,7 +43,10 @@ class HttpFront:
         secure = self._url.scheme == "https"
         self._trust = Trust(target.address, target.tls or Tls(), "http/1.1") if secure else None
         self._addresses = Addresses(self._url.hostname or "", self._url.port or (443 if secure else 80))
+        self.truncates = target.api == "tgi"
         self._model = target.model or ""
+        self._facts: Facts | None = None
+        self._advice = ""
         self._token: str | None = None
         self._secret = Secret("")
         self._met = False
@@ -53,34 +63,65 @@ class HttpFront:
     def warming(self) -> Request | None:
         return self._get(dialects.FACTS_PATHS[self._target.api])
 
-    def facts(self, ask: Callable[[Request], bytes]) -> Facts:
+    def facts(self, ask: Ask) -> Facts:
+        """What the page of facts says is optional, but for the name of a model that the configuration leaves out:
+        however it fails, the probes will tell. Then what it said last holds.
+        """
         self._token = bearer_token(self._target.address, self._target.bearer_token_env, self._target.bearer_token_file)
         self._secret = Secret(self._token or "")
         try:
             body = ask(self._get(dialects.FACTS_PATHS[self._target.api]))
         except Failure as failure:
-            # A proxy may let nothing through but the requests themselves: then nothing is known, and that is fine.
-            if failure.code not in ("NOT_FOUND", "METHOD_NOT_ALLOWED"):
+            if (failure.outcome, failure.code) == (Outcome.UNREACHABLE, "UNAVAILABLE"):
                 raise hinted(failure, "http", self._trust is not None, self._met) from None
-            body = b"{}"
+            self._met = True
+            self._advise(failure.detail + (self._of_the_path() if failure.code == "NOT_FOUND" else ""))
+            if self._advice and failure.outcome in PASSING:
+                raise Failure(failure.outcome, failure.code, self._advice) from None
+            silent = failure.outcome in (Outcome.TIMEOUT, Outcome.UNREACHABLE)
+            return replace(self._known(), page="silent" if silent else "refused", advice=self._advice)
         self._met = True
-        try:
-            document = json.loads(body)
-        except (ValueError, RecursionError):
-            document = {}
-        if not isinstance(document, dict):
-            document = {}
-        self._model = self._target.model or dialects.served_model(self._target.api, document)
-        return dialects.facts(self._target.api, document, self._target.model or "")
+        document = _document(body)
+        read = bool(document) and "error" not in document
+        if read:
+            self._model = self._target.model or dialects.served_model(self._target.api, document)
+            self._facts = dialects.facts(self._target.api, document, self._target.model or "")
+        path = self._base + dialects.FACTS_PATHS[self._target.api]
+        self._advise(f"{path} answers {dialects.shortened(_legible(body, self._secret)) or 'nothing'}")
+        return replace(self._known(), page="read" if read else "refused", advice=self._advice)
 
-    def measure(self, ask: Callable[[Request], bytes], texts: Sequence[str]) -> list[int] | None:
-        return None  # learned from each answer instead
+    def _known(self) -> Facts:
+        return self._facts or dialects.facts(self._target.api, {}, self._target.model or "")
+
+    def _advise(self, said: str) -> None:
+        """Where a model has to be named and nobody does."""
+        missing = self._target.api != "tgi" and not self._model
+        self._advice = f"{said}; it names no model: set model: to the one to ask for" if missing else ""
+
+    def tokenize(self, ask: Ask, text: str) -> int | None:
+        return None
+
+    def count(self, ask: Ask, text: str, workload: Workload) -> int | None:
+        api = self._target.api
+        if api == "tgi":
+            return None
+        body = dialects.request_body(api, text, workload, self._model, self._target.extra_body, None)
+        try:
+            answer = ask(self._post(dialects.PATHS[api], dialects.counting_body(body), "application/json"))
+        except Failure as failure:
+            if failure.outcome in PASSING:
+                raise
+            return None
+        return dialects.counted_prompt(_document(answer))
 
     def request(self, prompt: str, workload: Workload, seed: int) -> Request:
         api = self._target.api
         body = dialects.request_body(api, prompt, workload, self._model, self._target.extra_body, seed)
-        headers = (("content-type", "application/json"), ("accept", "text/event-stream"))
-        return Request("POST", self._base + dialects.PATHS[api], (*self._headers(), *headers), body)
+        return self._post(dialects.PATHS[api], body, "text/event-stream")
+
+    def _post(self, path: str, body: bytes, accept: str) -> Request:
+        headers = (("content-type", "application/json"), ("accept", accept))
+        return Request("POST", self._base + path, (*self._headers(), *headers), body)
 
     def answer(self) -> "EventStream":
         return EventStream(self._target.api, self._secret)
@@ -91,6 +132,30 @@ class HttpFront:
 
     def discreet(self, failure: Failure) -> Failure:
         return Failure(failure.outcome, failure.code, self._secret.hidden_cut(failure.detail))
+
+    def explained(self, failure: Failure) -> Failure:
+        said, target = failure.detail, self._target
+        if failure.code in ("UNAUTHORIZED", "FORBIDDEN"):
+            said = f"{said}; {self._token_source()}"
+        elif failure.code in ("NOT_FOUND", "METHOD_NOT_ALLOWED"):
+            said = f"{said}; asked for POST {self._base}{dialects.PATHS[target.api]}{self._of_the_path()}"
+        if failure.outcome is Outcome.REJECTED and self._advice:
+            said = f"{said}; {self._advice}"
+        failure = Failure(failure.outcome, failure.code, said)
+        return failure if self._facts else hinted(failure, "http", self._trust is not None, met=True)
+
+    def _of_the_path(self) -> str:
+        """The commonest slip: an address with the path that an api adds itself."""
+        found = re.search(r"/(v1|generate|generate_stream|info)(/|$)", self._base)
+        return f"; remove {self._base[found.start() :]} from the address" if found else ""
+
+    def _token_source(self) -> str:
+        target = self._target
+        if target.bearer_token_env is not None:
+            return f"the token is that of bearer_token_env: {target.bearer_token_env}"
+        if target.bearer_token_file is not None:
+            return f"the token is that of bearer_token_file: {target.bearer_token_file}"
+        return "no token was sent: set bearer_token_env or bearer_token_file if the server wants one"
 
     def metrics(self) -> Place | None:
         url = self._target.metrics_url or f"{self._url.scheme}://{self._url.netloc}{self._base}/metrics"
@@ -162,6 +227,17 @@ class EventStream:
         except Failure:  # once more, for what it says: a search through every good answer would cost more
             reading = dialects.read(self._api, [(at, self._secret.hidden(event)) for at, event in self.events])
         return Told(steps(sent, reading.arrivals), reading.prompt_tokens)
+
+
+def _document(body: bytes) -> Mapping[str, Any]:
+    """The JSON object of an answer, or its bare list of models; empty where it is neither."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    if isinstance(document, list):
+        return {"data": document}
+    return document if isinstance(document, dict) else {}
 
 
 def _refused(status: int, body: bytes, secret: Secret) -> Failure:

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from exporter.observation import Failure, Setup
+from exporter.observation import Failure, Outcome, Setup
 from exporter.probes.front import Front, Page, Place, WholeAnswer
 from exporter.streaming.exchange import Request
 from exporter.streaming.flights import Connection, Flight, Flights
@@ -13,6 +13,9 @@ CONNECT_TIMEOUT = 5.0
 # How often a flight looks whether the daemon wants to stop. It costs no accuracy: arrivals carry their instants.
 LOOK = 0.1
 SHORTEST = 0.001
+# A warming request that takes longer keeps the probe waiting for nothing; it is not tried again for a while.
+WARM_TIMEOUT = 1.0
+UNWARMED_SECONDS = 60.0
 
 
 class Pool:
@@ -24,6 +27,7 @@ class Pool:
         self._clock = clock
         self._free: list[Connection] = []
         self._setups: list[Setup] = []
+        self._unwarmed_until = float("-inf")
 
     def setups(self) -> tuple[Setup, ...]:
         """The connections opened since last asked."""
@@ -39,11 +43,13 @@ class Pool:
         deadline = self._clock() + timeout
         warming = self._front.warming()
         while (connection := self._kept(deadline)) is not None:
-            if not connection.idle or warming is None:
+            if not connection.idle or warming is None or self._clock() < self._unwarmed_until:
                 return connection
             try:
-                self.fetch(connection, warming, Page(), max(SHORTEST, deadline - self._clock()))
-            except Failure:
+                self.fetch(connection, warming, Page(), min(WARM_TIMEOUT, max(SHORTEST, deadline - self._clock())))
+            except Failure as failure:
+                if failure.outcome is Outcome.TIMEOUT:
+                    self._unwarmed_until = self._clock() + UNWARMED_SECONDS
                 continue
             if connection.talk.usable:
                 return connection

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from exporter.observation import NOT_JUDGED, Failure, Outcome, Setup, Stream
+from exporter.observation import NOT_JUDGED, Failure, Outcome, Stream
 from exporter.prober import Abandoned, Census, Result
 from exporter.probes.composer import Composer
-from exporter.probes.front import Front, Page
+from exporter.probes.front import Ask, Front, Page
+from exporter.probes.introduction import Introduction
 from exporter.probes.pool import LOOK, Pool
 from exporter.settings import Target, Workload
 from exporter.streaming.crowd import users_waiting
@@ -23,8 +24,6 @@ from exporter.streaming.dialects import refused
 from exporter.streaming.flights import Connection, Flight, Flights
 from exporter.targets import Facts
 
-# How often prompts of the wrong length are corrected before we give up, and once more for a cache to be filled.
-TRIES = 5
 # For a batch that ends in several ways: which one speaks for it.
 GRAVITY = (
     Outcome.UNREACHABLE,
@@ -53,14 +52,16 @@ class StreamProber:
         self._clock = clock
         self._pool = Pool(front, clock)
         self._composer = Composer(target, front, seed)
+        self._introduction = Introduction(front, self._pool, clock)
         self._flights = Flights(clock)
         self._facts: Facts | None = None
         self._in_use = threading.Lock()
 
     def connect(self, timeout: float) -> Facts:
         with self._in_use:
-            self._facts = self._front.facts(lambda request: self._pool.ask(request, timeout))
-            self._composer.measure(lambda request: self._pool.ask(request, timeout))
+            self._facts = self._introduction.facts(timeout)
+            if self._introduction.changed():
+                self._composer.forget()
             return self._facts
 
     def refusal(self, facts: Facts) -> str | None:
@@ -72,44 +73,54 @@ class StreamProber:
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
         with self._in_use:
-            return self._corrected(workload, batch_size, stopping, trace_id)
+            self._composer.check_limits(self._facts, workload)
+            self._composer.check_length(workload)
+            try:
+                result = self._measured(workload, batch_size, stopping, trace_id)
+            except Failure as failure:
+                result = Result((), failure.outcome, failure.code, failure.detail)
+            if result.outcome is Outcome.UNREACHABLE:
+                self._introduction.lost()
+            return replace(result, corrections=self._composer.corrections())
 
-    def _corrected(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str) -> Result:
-        """Probe until the prompts had the right length, and a cache what it shall hold; nearly always at once."""
-        self._composer.check_limits(self._facts, workload)
-        counted: float | None = None
-        begun = self._clock()
-        setups: tuple[Setup, ...] = ()
-        for _ in range(TRIES):
+    def _measured(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str) -> Result:
+        """The first time the length of prompts is found out. Raises Failure."""
+
+        def single(workload: Workload, text: str) -> tuple[Stream, str, int | None]:
+            [alone] = self._begun(workload, [text], stopping, "")
+            return alone
+
+        late = self._clock() + workload.timeout
+        ask = self._asking(workload.timeout)
+        self._composer.fit(workload, single, ask, lambda: self._clock() > late)
+        while True:
             texts = self._composer.texts(workload, batch_size)
-            cold = self._composer.cold(workload, texts[0])
-            result, counted = self._begun(workload, texts, stopping, trace_id)
-            if result.outcome is not Outcome.OK:
+            self._composer.fill_cache(workload, texts[0], single)
+            flown = self._begun(workload, texts, stopping, trace_id)
+            result = summed_up([stream for stream, _, _ in flown], [detail for _, detail, _ in flown], self._pool)
+            counts = [counted for _, _, counted in flown if counted is not None]
+            if result.outcome is not Outcome.OK or not self._composer.off(workload, counts):
                 return result
-            setups += result.setups
-            if not self._composer.corrected(workload, counted) and not cold:
-                return replace(result, setups=setups)
-            if self._clock() - begun > workload.timeout:
-                break
-        raise self._composer.wrong_length(workload, counted)
+
+    def _asking(self, timeout: float) -> Ask:
+        return lambda request: self._pool.ask(request, timeout)
 
     def _begun(
         self, workload: Workload, texts: Sequence[str], stopping: Callable[[], bool], trace_id: str
-    ) -> tuple[Result, float | None]:
-        """As `_fly`, and once more, all together, where the server was going away and had not begun what failed."""
-        result, counted, failed = self._fly(workload, texts, stopping, trace_id)
+    ) -> list[tuple[Stream, str, int | None]]:
+        """As `_fly`, and once more, all together, where the server was going away and had not begun what failed. Each
+        with its prompt's length, where that was told.
+        """
+        flights = self._fly(workload, texts, stopping, trace_id)
+        failed = [flight for flight in flights if flight.failure is not None]
         if failed and all(flight.not_begun for flight in failed):
-            setups = result.setups
-            result, counted, _ = self._fly(workload, texts, stopping, trace_id)
-            result = replace(result, setups=setups + result.setups)
-        return result, counted
+            flights = self._fly(workload, texts, stopping, trace_id)
+        return [self._composer.stream(flight, workload) for flight in flights]
 
     def _fly(
         self, workload: Workload, texts: Sequence[str], stopping: Callable[[], bool], trace_id: str
-    ) -> tuple[Result, float | None, list[Flight]]:
-        """Release all at once and watch them to their end. Also the mean length of the prompts, where it was told, and
-        which of them failed on their way.
-        """
+    ) -> list[Flight]:
+        """Release all at once and watch them to their end."""
         connections = self._connections(len(texts), stopping)
         flights = [
             self._composer.flight(connection, text, workload, trace_id)
@@ -125,18 +136,7 @@ class StreamProber:
                     raise Abandoned
         finally:
             self._end(flights)
-        streams: list[Stream] = []
-        details: list[str] = []
-        counts: list[int] = []
-        for flight in flights:
-            stream, detail, counted = self._composer.stream(flight, workload)
-            streams.append(stream)
-            details.append(detail)
-            if counted is not None:
-                counts.append(counted)
-        result = summed_up(streams, details, self._pool)
-        failed = [flight for flight in flights if flight.failure is not None]
-        return result, sum(counts) / len(counts) if counts else None, failed
+        return flights
 
     def _end(self, flights: Sequence[Flight]) -> None:
         """Give up what still flies, keep the connections that can be used again."""

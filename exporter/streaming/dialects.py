@@ -191,6 +191,19 @@ def refused(status: int, body: bytes) -> Failure:
     return failure or Failure(statuses.of_http(status), statuses.http_code(status), said)
 
 
+def counting_body(body: bytes) -> bytes:
+    """The same request of an OpenAI form for one token, and not as a stream: to be told how long its prompt is."""
+    said = json.loads(body)
+    for key in ("stream_options", "min_tokens", "max_completion_tokens"):
+        said.pop(key, None)
+    return json.dumps({**said, "stream": False, "max_tokens": 1}).encode()
+
+
+def counted_prompt(document: Mapping[str, Any]) -> int | None:
+    """The length of the prompt, as an answer of an OpenAI form that is no stream tells it."""
+    return _count(_mapping(document.get("usage")).get("prompt_tokens"))
+
+
 def facts(api: Api, document: Mapping[str, Any], model: str) -> Facts:
     """What /info or /v1/models says. `model` is what the configuration asks for, if it does."""
     if api == "tgi":

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.observation import Outcome
 from exporter.prober import Result
 from exporter.probes.fmaas import FmaasFront
 from exporter.probes.front import Front
@@ -96,7 +95,8 @@ class Probing:
         self.prober.connect(5.0)
         self.front.prompts.clear()
         result = self.prober.probe(workload, batch_size, lambda: False)
-        assert len(self.front.prompts) >= batch_size or result.outcome is Outcome.REFUSED
+        assert len(self.front.prompts) >= batch_size or not result.streams
+        del self.front.prompts[:-batch_size]
         return result
 
     @property

@@ -1,13 +1,15 @@
 """Prompts: as long as wanted, and never the beginning of an earlier one."""
 
 import random
+import zlib
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.prompts import WORDS, Prompts, Ruler, off
+from exporter.probes.composer import TRIES
+from exporter.prompts import WORDS, Lengths, Prompts
 
 
 @given(st.integers(1, 2000), st.integers(1, 40), st.integers(0, 10))
@@ -40,57 +42,128 @@ def test_words_are_short_and_different() -> None:
     assert all(word.isalpha() and word.islower() and len(word) <= 4 for word in WORDS)
 
 
-def uneven(text: str) -> int:
-    """A tokenizer that has two tokens for some words."""
-    return sum(2 if "q" in word or "z" in word or word < "b" else 1 for word in text.split())
+# --- how many words make a length
 
 
-def template(text: str) -> int:
-    return 33 + uneven(text)
+def varying(most: int) -> Callable[[str], int]:
+    """Words of one to `most` tokens, each always the same."""
+    return lambda text: sum(1 + zlib.crc32(word.encode()) % most for word in text.split())
 
 
-def long_words(text: str) -> int:
-    return sum(-(-len(word) // 2) for word in text.split()) + 1
-
-
-SERVERS: dict[str, Callable[[str], int]] = {
+TOKENIZERS: dict[str, Callable[[str], int]] = {
     "one to one": lambda text: len(text.split()),
-    "a first token": lambda text: 1 + len(text.split()),
+    "two tokens for some words": lambda text: sum(2 if word < "f" else 1 for word in text.split()),
+    "one to three tokens": varying(3),
+    "pieces of two letters": lambda text: sum(-(-len(word) // 2) for word in text.split()),
+    "single letters": len,
 }
-SERVERS |= {"two tokens for some words": uneven, "chat template": template, "short pieces": long_words}
 
 
-@pytest.mark.parametrize("count", SERVERS.values(), ids=SERVERS)
-@pytest.mark.parametrize("wanted", [100, 512, 4000])
-def test_after_a_few_corrections_the_length_is_right_to_one_percent_and_stays(
-    count: Callable[[str], int], wanted: int
+def found(lengths: Lengths, prompts: Prompts, wanted: int, count: Callable[[str], int | None]) -> int:
+    """Finds a length out; answers how many texts that took."""
+    asked = 0
+    while not lengths.settled(wanted):
+        words = lengths.next_words(wanted)
+        lengths.learn(wanted, words, count(prompts.texts(1, words)[0]))
+        asked += 1
+        assert asked <= TRIES
+    return asked
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
+@pytest.mark.parametrize("added", [0, 1, 12, 36, 200])
+@pytest.mark.parametrize("wanted", [10, 32, 64, 128, 512, 4000])
+@pytest.mark.parametrize("truncates", [False, True])
+def test_a_few_texts_tell_how_many_words_make_a_length_or_that_none_do(
+    tokenizer: Callable[[str], int], added: int, wanted: int, truncates: bool
 ) -> None:
-    prompts, ruler = Prompts(random.Random(2)), Ruler()
-    for _ in range(4):
-        words = ruler.words(wanted)
-        mean = sum(map(count, prompts.texts(8, words))) / 8
-        if off(mean, wanted):
-            ruler.learn(words, mean)
-    lengths = [count(text) for _ in range(20) for text in prompts.texts(8, ruler.words(wanted))]
-    assert all(abs(length - wanted) <= max(1.5, wanted / 100) for length in lengths)
+    prompts, lengths = Prompts(random.Random(5)), Lengths(truncates)
+
+    def count(text: str) -> int:
+        return min(wanted, tokenizer(text) + added) if truncates else tokenizer(text) + added
+
+    found(lengths, prompts, wanted, count)
+    if (least := lengths.least(wanted)) is not None:
+        assert not truncates
+        assert added + 4 >= least[0] - 1 >= wanted
+        return
+    assert truncates or added <= wanted
+    for _ in range(20):
+        counts = [count(text) for text in prompts.texts(8, lengths.words(wanted))]
+        assert not lengths.check(wanted, sum(counts) / 8)
+        assert max(abs(tokens - wanted) for tokens in counts) <= (1 if truncates else max(6, wanted / 66))
 
 
-def test_two_measured_lengths_tell_what_a_word_counts_and_what_the_server_adds() -> None:
-    ruler = Ruler()
-    ruler.learn(8, 8 * 1.5 + 5)
-    ruler.learn(256, 256 * 1.5 + 5)
-    assert ruler.words(305) == 200
+def test_no_text_that_is_counted_is_much_longer_than_wanted() -> None:
+    """It could be over the server's limits."""
+    for wanted in (10, 64, 4000):
+        prompts, lengths = Prompts(random.Random(5)), Lengths()
+        seen: list[int] = []
+
+        def count(text: str, seen: list[int] = seen) -> int:
+            seen.append(36 + sum(1 + (word < "f") for word in text.split()))
+            return seen[-1]
+
+        found(lengths, prompts, wanted, count)
+        assert max(seen) <= max(1.1 * wanted, 36 + 16)
 
 
-def test_a_prompt_has_at_least_one_word_however_much_the_server_adds() -> None:
-    ruler = Ruler()
-    ruler.learn(10, 50)
-    assert ruler.words(10) == 1
+def test_the_fewest_tokens_of_a_prompt_are_told_with_what_the_server_adds() -> None:
+    lengths = Lengths()
+    assert found(lengths, Prompts(random.Random(1)), 10, lambda text: 36 + len(text.split())) <= 3
+    assert lengths.least(10) == (37, 36)
+    assert lengths.least(64) is None
 
 
-def test_the_same_length_seen_again_changes_nothing() -> None:
-    ruler = Ruler()
-    ruler.learn(10, 13)
-    first = ruler.words(100)
-    ruler.learn(10, 13)
-    assert ruler.words(100) == first
+NO_COUNTS: dict[str, Callable[[str], int | None]] = {
+    "nothing": lambda text: None,
+    "zero": lambda text: 0,
+    "always one": lambda text: 1,
+    "always a hundred": lambda text: 100,
+    "what a cache did not hold": lambda text: len(text.split()) - 1,
+}
+
+
+@pytest.mark.parametrize("count", NO_COUNTS.values(), ids=NO_COUNTS)
+def test_what_cannot_be_a_count_is_none_and_the_length_is_estimated(count: Callable[[str], int | None]) -> None:
+    lengths = Lengths()
+    assert found(lengths, Prompts(random.Random(1)), 64, count) <= 3
+    assert lengths.estimated
+    assert (lengths.words(64), lengths.tokens(64, 64)) == (64, 64)
+
+
+def test_a_server_that_cuts_to_the_length_needs_no_count() -> None:
+    lengths = Lengths(truncates=True)
+    assert found(lengths, Prompts(random.Random(1)), 64, lambda text: None) == 1
+    assert not lengths.estimated
+    assert (lengths.words(64), lengths.tokens(64, 64)) == (64, 64)
+
+
+def test_another_length_at_the_same_server_takes_one_text_more() -> None:
+    lengths, prompts = Lengths(), Prompts(random.Random(1))
+    found(lengths, prompts, 512, lambda text: 36 + len(text.split()))
+    assert found(lengths, prompts, 100, lambda text: 36 + len(text.split())) == 1
+    assert lengths.words(100) == 64
+
+
+@pytest.mark.parametrize("added", [36, 40, 136])
+def test_a_server_that_came_back_is_asked_again_and_one_that_is_another_is_learned_anew(added: int) -> None:
+    lengths, prompts = Lengths(), Prompts(random.Random(1))
+    found(lengths, prompts, 512, lambda text: 36 + len(text.split()))
+    lengths.forget()
+    asked = found(lengths, prompts, 512, lambda text: added + len(text.split()))
+    assert lengths.words(512) == pytest.approx(512 - added, abs=1)
+    assert asked == 1 or added != 36
+
+
+@given(st.integers(1, 400), st.lists(st.none() | st.integers(0, 10**12), min_size=TRIES, max_size=20), st.booleans())
+def test_whatever_is_counted_there_is_a_length_to_send(wanted: int, counts: list[int | None], truncates: bool) -> None:
+    lengths = Lengths(truncates)
+    for tokens in counts:
+        words = lengths.next_words(wanted)
+        assert 1 <= words <= 20 * wanted + 256
+        lengths.learn(wanted, words, tokens)
+        if tokens is not None and lengths.plausible(words, wanted, tokens):
+            lengths.check(wanted, tokens)
+        assert lengths.words(wanted) >= 1
+        assert lengths.tokens(words, wanted) >= 1

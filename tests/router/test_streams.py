@@ -167,7 +167,7 @@ def test_a_probe_out_of_time_is_cancelled_on_the_server(door: str) -> None:
 
 def test_a_stop_abandons_the_probe_and_cancels_it_on_the_server(door: str) -> None:
     with Router(RouterConfig()) as router, probing(door, router) as client:
-        client.prober.connect(5.0)
+        client.probe(workload(), 1)
         router.slow_down(500)
         with pytest.raises(Abandoned):
             client.prober.probe(workload(), 2, lambda: router.state()["in_flight"] == 2)
@@ -188,7 +188,7 @@ def once_in_flight(router: Router, then: Callable[[], None]) -> threading.Thread
 
 def test_closing_from_another_thread_ends_the_probe(door: str) -> None:
     with Router(RouterConfig()) as router, probing(door, router) as client:
-        client.prober.connect(5.0)
+        client.probe(workload(), 1)
         router.slow_down(500)
         closer = once_in_flight(router, client.prober.close)
         with pytest.raises(Abandoned):
@@ -198,7 +198,7 @@ def test_closing_from_another_thread_ends_the_probe(door: str) -> None:
 
 def test_a_server_that_dies_in_the_middle_is_unreachable(door: str) -> None:
     with Router(RouterConfig()) as router, probing(door, router) as client:
-        client.prober.connect(5.0)
+        client.probe(workload(), 1)
         router.slow_down(50)
         killer = once_in_flight(router, router.restart)
         result = client.prober.probe(workload(decode_length=200), 2, lambda: False)
