@@ -54,6 +54,6 @@ class Standing:
         """What the target says of itself, while it is up."""
         if self._facts is None:
             return None
-        served = any(until >= self._now for until in self._served.values())
+        served = any(until >= self._now for until in list(self._served.values()))  # loads have threads of their own
         down = bool(self._rejected) or self._facts.page == "silent"
         return self._facts if served or not down else None

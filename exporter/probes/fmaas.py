@@ -77,6 +77,9 @@ class FmaasFront:
         )
         return self._facts
 
+    def needs_facts(self) -> bool:
+        return False
+
     def tokenize(self, ask: Ask, text: str) -> int | None:
         requests = [pb.TokenizeRequest(text=text)]
         try:

@@ -67,6 +67,9 @@ class Front(Protocol):
     def facts(self, ask: Ask) -> Facts:
         """Who is there, as far as it says so. Raises Failure where nobody is, or a needed fact is not to be had now."""
 
+    def needs_facts(self) -> bool:
+        """Whether no request can be made well without them."""
+
     def tokenize(self, ask: Ask, text: str) -> int | None:
         """How many tokens a text has, without anything being generated; None where the server does not say."""
 

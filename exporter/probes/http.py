@@ -95,8 +95,10 @@ class HttpFront:
 
     def _advise(self, said: str) -> None:
         """Where a model has to be named and nobody does."""
-        missing = self._target.api != "tgi" and not self._model
-        self._advice = f"{said}; it names no model: set model: to the one to ask for" if missing else ""
+        self._advice = f"{said}; it names no model: set model: to the one to ask for" if self.needs_facts() else ""
+
+    def needs_facts(self) -> bool:
+        return self._target.api != "tgi" and not self._model
 
     def tokenize(self, ask: Ask, text: str) -> int | None:
         return None

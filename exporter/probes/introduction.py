@@ -11,6 +11,8 @@ from exporter.targets import Facts
 
 # A request for facts that fails, or takes longer than this, is made again only after a while; a check comes each 10 s.
 SLOW_SECONDS = 1.0
+# How long an answer is waited for that nothing depends on.
+OPTIONAL_SECONDS = 3.0
 AGAIN_SECONDS = 9.0
 SHARE = 0.05
 
@@ -31,8 +33,9 @@ class Introduction:
             if self._facts is not None and begun < self._again:
                 self._pool.keep(self._pool.take(timeout))  # is it still there?
                 return self._facts
-            if self._facts is not None and self._facts.page == "silent":
-                timeout = min(timeout, SLOW_SECONDS)
+            if not self._front.needs_facts():
+                silent = self._facts is not None and self._facts.page == "silent"
+                timeout = min(timeout, SLOW_SECONDS if silent else OPTIONAL_SECONDS)
             facts = self._front.facts(lambda request: self._pool.ask(request, timeout))
         except Failure:
             self.lost()
