@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from exporter import notation
-from exporter.observation import LONGEST_FACT, Series, legible
+from exporter.observation import LONGEST_DETAIL, LONGEST_FACT, Series, legible
 from exporter.settings import Settings, Target, Workload
 
 
@@ -67,6 +67,7 @@ class Facts:
     def __post_init__(self) -> None:
         for name in ("model", "dtype", "device", "attention"):
             object.__setattr__(self, name, legible(getattr(self, name), LONGEST_FACT))
+        object.__setattr__(self, "advice", legible(self.advice, LONGEST_DETAIL))
 
 
 def plans(settings: Settings) -> dict[str, Plan]:

@@ -84,7 +84,7 @@ class HttpFront:
         document = _document(body)
         read = bool(document) and "error" not in document
         if read:
-            self._model = self._target.model or dialects.served_model(self._target.api, document)
+            self._model = self._target.model or dialects.served_model(self._target.api, document) or self._model
             self._facts = dialects.facts(self._target.api, document, self._target.model or "")
         path = self._base + dialects.FACTS_PATHS[self._target.api]
         self._advise(f"{path} answers {dialects.shortened(_legible(body, self._secret)) or 'nothing'}")

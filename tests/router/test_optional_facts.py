@@ -11,7 +11,7 @@ from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
 from exporter.targets import Facts
 from tests.processes import free_port
-from tests.router.openai_server import chat_server
+from tests.router.openai_server import MODELS, chat_server
 from tests.router.parts import Probing, target, workload
 
 PAGES: dict[str, tuple[int, bytes]] = {
@@ -81,6 +81,17 @@ def test_what_the_server_said_of_itself_stays_known_when_its_page_fails() -> Non
         page = (500, b"")
         assert client.prober.connect(5.0) == known
         assert client.probe(workload(), 1).outcome is Outcome.OK
+        assert server.bodies[-1]["model"] == "m"
+
+
+def test_a_list_that_is_empty_for_a_while_does_not_unname_the_model() -> None:
+    page = (200, MODELS)
+    with chat_server(page=lambda: page) as server, server.client() as client:
+        client.prober.connect(5.0)
+        page = (200, b'{"data": []}')
+        assert client.prober.connect(5.0).advice == ""
+        assert client.probe(workload(), 1).outcome is Outcome.OK
+        assert server.bodies[-1]["model"] == "m"
 
 
 NO_MODEL = [name for name in PAGES if name not in ("429", "502", "503", "504", "a limit of nothing")]
