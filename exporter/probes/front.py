@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from exporter.observation import Failure, Step
+from exporter.observation import Failure, Outcome, Step
 from exporter.settings import Workload
 from exporter.streaming.exchange import End, Request, Talk
 from exporter.streaming.flights import Answer
@@ -13,6 +13,8 @@ from exporter.targets import Facts
 
 # Sends one request that is no stream and answers its body. Raises Failure.
 Ask = Callable[[Request], bytes]
+# Bytes. The metrics pages of routers have some hundred kilobytes.
+LONGEST_PAGE = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +98,16 @@ class Front(Protocol):
 
 
 class Page:
-    """The whole body of an answer. `refused` makes the Failure of an error status; without it every status will do."""
+    """The whole body of an answer. `refused` makes the Failure of an error status; without it every status will do.
+
+    A body longer than LONGEST_PAGE is malformed: it would fill our memory.
+    """
 
     def __init__(self, refused: Callable[[int, bytes], Failure] | None = None) -> None:
         self._refused = refused
         self._status = 0
         self._pieces: list[bytes] = []
+        self._length = 0
 
     @property
     def content(self) -> bytes:
@@ -111,6 +117,9 @@ class Page:
         self._status = status
 
     def body(self, at: float, data: bytes) -> None:
+        self._length += len(data)
+        if self._length > LONGEST_PAGE:
+            raise Failure(Outcome.MALFORMED, "OK", f"an answer of more than {LONGEST_PAGE >> 20} MiB")
         self._pieces.append(data)
 
     def end(self, at: float, end: End) -> None:

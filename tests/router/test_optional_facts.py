@@ -9,6 +9,7 @@ import pytest
 
 from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
+from exporter.probes.front import LONGEST_PAGE
 from exporter.targets import Facts
 from tests.processes import free_port
 from tests.router.openai_server import MODELS, chat_server
@@ -30,6 +31,7 @@ PAGES: dict[str, tuple[int, bytes]] = {
     "nested too deeply": (200, b"[" * 100_000),
     "a link in the words": (400, b"see https://docs.example"),
     "no text": (200, b"\xff\xfe\x00"),
+    "more than anyone would say": (200, b" " * (LONGEST_PAGE + 1)),
     "a limit of nothing": (200, b'{"data": [{"id": "m", "max_model_len": 0}]}'),
 }
 
