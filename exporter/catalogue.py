@@ -14,6 +14,8 @@ from exporter.observation import Outcome
 from exporter.process import Process
 from exporter.settings import Settings
 
+# What tgi_probe_token_counts_estimated tells apart.
+COUNTS = ("prompt", "generated")
 PHASES = ("forward", "decode", "concat", "total")
 SERIES = ("target", "workload", "batch_size")
 # The codes that each outcome usually has; they exist from the start, so that a first failure is an increase from 0.
@@ -40,7 +42,7 @@ HTTP_CODES = CODES | {
         "UNAUTHORIZED",
         "UNPROCESSABLE_ENTITY",
     ),
-    Outcome.OVERLOADED: ("TOO_MANY_REQUESTS",),
+    Outcome.OVERLOADED: ("TOO_MANY_REQUESTS", "SERVICE_UNAVAILABLE"),
 }
 
 

@@ -13,7 +13,7 @@ from functools import wraps
 from typing import Concatenate, ParamSpec
 
 from exporter import slo, timeline
-from exporter.catalogue import CODES, HTTP_CODES, PHASES, Catalogue, Layout, layout
+from exporter.catalogue import CODES, COUNTS, HTTP_CODES, PHASES, Catalogue, Layout, layout
 from exporter.instruments import ChildType, Exemplar, Family, Labels, Registry, Value
 from exporter.observation import Method, Observation, Outcome, Series, ServerTimings, SkipReason, Step
 from exporter.settings import Kind, Settings, Slo
@@ -107,7 +107,8 @@ class Metrics:
             self._child(self.families.setup, name)
         for workload in plan.workloads:
             self._child(self.families.corrections, name, workload.name)
-            self._child(self.families.estimated, name, workload.name, "prompt")
+            for count in COUNTS:
+                self._child(self.families.estimated, name, workload.name, count)
         for series, _ in plan.series():
             self._announce_series(series, plan.target.kind)
             if plan.target.kind != "shard" and series.batch_size > 1:
@@ -205,9 +206,10 @@ class Metrics:
         for opened in observation.setups:
             self._child(self.families.setup, series.target).observe(opened.ready - opened.begun)
         if ok:
-            estimated = any(stream.prompt_estimated for stream in observation.streams)
-            self._child(self.families.estimated, series.target, series.workload, "prompt").set(estimated)
             self._of(self.families.last_success, series).set(self._unix_time())
+            for count in COUNTS:
+                estimated = any(getattr(stream, f"{count}_estimated") for stream in observation.streams)
+                self._child(self.families.estimated, series.target, series.workload, count).set(estimated)
             self._record_latency(observation)
             if (seconds := timeline.start_spread(observation)) is not None:
                 self._of(self.families.spread, series).observe(seconds)

@@ -83,7 +83,8 @@ class Stream:
     A shard answers all `requests` of a batch in the same call, so they share every instant. `sent` is when the first
     call or message left, `ended` when the last answer was in. The first step is the prefill, the others are decode.
     `intended` is when a background load wanted it sent, where that is what its waiting counts from. `prompt_estimated`:
-    the server counts no prompts, so `prompt_tokens` is one for each word.
+    the server counts no prompts, so `prompt_tokens` is one for each word. `generated_estimated`: it gave no count of
+    the generated tokens that can be true.
     """
 
     requests: int
@@ -95,6 +96,7 @@ class Stream:
     code: str = "OK"
     intended: float | None = None
     prompt_estimated: bool = False
+    generated_estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What a status means: gRPC codes and HTTP statuses to outcomes. Pure; the one table of each."""
 
+import re
 from http import HTTPStatus
 
 from exporter.observation import Outcome
@@ -33,12 +34,20 @@ _GRPC_OUTCOMES = {
     "CANCELLED": Outcome.UNREACHABLE,
     "RESOURCE_EXHAUSTED": Outcome.OVERLOADED,
 }
+# With what gateways of Cloudflare (520 to 530), Groq (498) and nginx (499) say of a server behind them.
 _HTTP_OUTCOMES: dict[int, Outcome] = {
-    HTTPStatus.TOO_MANY_REQUESTS: Outcome.OVERLOADED,
-    HTTPStatus.BAD_GATEWAY: Outcome.UNREACHABLE,
-    HTTPStatus.SERVICE_UNAVAILABLE: Outcome.UNREACHABLE,
-    HTTPStatus.GATEWAY_TIMEOUT: Outcome.TIMEOUT,
+    **dict.fromkeys((408, 499, 504, 524), Outcome.TIMEOUT),
+    **dict.fromkeys((502, 503, 520, 521, 522, 523, 525, 526, 527, 530), Outcome.UNREACHABLE),
+    **dict.fromkeys((429, 498, 529), Outcome.OVERLOADED),
 }
+# How servers and gateways say that they have too much to do, where the status does not.
+_OVERLOADED = re.compile(
+    r"overload|throttl|rate.?limit|resource.?exhausted|reset reason: overflow|no (free |available )?slots?\b"
+    r"|queue\b[^.]{0,40}\b(full|exceed|overflow)|(exceed|full|maximum)\w*\b[^.]{0,20}\bqueue|queue.?full"
+    r"|(too many|maximum|max)\b[^.]{0,20}\b(requests|concurren)|\b(at|over|exceed\w*) (its |the )?capacity"
+    r"|capacity exceeded|\b(server|engine|model|system|service)( is)?( too| currently)? busy",
+    re.IGNORECASE,
+)
 # What gRPC's own clients make of an answer that has no gRPC status in it.
 _HTTP_TO_GRPC = {
     400: "INTERNAL",
@@ -54,7 +63,10 @@ _HTTP_TO_GRPC = {
 _RESET_TO_GRPC = {7: "UNAVAILABLE", 8: "CANCELLED", 11: "RESOURCE_EXHAUSTED", 12: "PERMISSION_DENIED"}
 
 
-def of_grpc(code: str) -> Outcome:
+def of_grpc(code: str, said: str = "") -> Outcome:
+    """What a gRPC code means. A server's own error whose text says that it has too much to do is overloaded."""
+    if code in ("UNAVAILABLE", "UNKNOWN", "INTERNAL") and says_overloaded(said):
+        return Outcome.OVERLOADED
     return _GRPC_OUTCOMES.get(code, Outcome.REJECTED)
 
 
@@ -71,11 +83,20 @@ def grpc_code_of_reset(error_code: int) -> str:
     return _RESET_TO_GRPC.get(error_code, "INTERNAL")
 
 
-def of_http(status: int) -> Outcome:
-    """429 is a server that protects itself, and 502 to 504 are what a gateway says of one that it does not reach or
-    wait for any longer; other errors are what the server said of the request.
+def of_http(status: int, said: str = "") -> Outcome:
+    """What an HTTP status means. 429 is a server that protects itself, and 502 to 504 are what a gateway says of one
+    that it does not reach or wait for any longer; other errors are what the server said of the request. A server's own
+    error (5xx) whose text says that it has too much to do is overloaded.
     """
-    return Outcome.OK if status < 300 else _HTTP_OUTCOMES.get(status, Outcome.REJECTED)
+    if status < 300:
+        return Outcome.OK
+    if status >= 500 and says_overloaded(said):
+        return Outcome.OVERLOADED
+    return _HTTP_OUTCOMES.get(status, Outcome.REJECTED)
+
+
+def says_overloaded(text: str) -> bool:
+    return _OVERLOADED.search(text[:2000]) is not None
 
 
 def http_code(status: int) -> str:

@@ -64,6 +64,9 @@ def _results(observation: Observation) -> Iterator[str]:
     ):
         if rate is not None:
             yield f"{name} throughput: {rate:,.1f} tokens/s"
+    for count in ("prompt", "generated"):
+        if any(getattr(stream, f"{count}_estimated") for stream in observation.streams):
+            yield f"{count} tokens are estimated: the target gives no count of them that can be true"
 
 
 def _ms(seconds: float) -> str:

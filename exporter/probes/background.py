@@ -116,7 +116,10 @@ class StreamBackground:
             self._flights.end(flight, LATE)
         if flight.reusable:
             self._pool.keep(flight.connection)
-        return self._composer.stream(flight, workload)
+        stream, detail, counted = self._composer.stream(flight, workload)
+        if self._front.asks_less(stream.outcome, stream.code, detail):
+            return self._alone(workload, text, stopping)
+        return stream, detail, counted
 
     def foresee(self, requests: int) -> None:
         self._crowd.ask()

@@ -145,7 +145,7 @@ class Composer:
         request = self._front.request(text, workload, self._random.getrandbits(31))
         if trace_id:
             request = replace(request, headers=(*request.headers, (HEADER, traceparent(trace_id))))
-        flight = Flight(connection, request, self._front.answer())
+        flight = Flight(connection, request, self._front.answer(workload))
         self._texts[flight] = text
         return flight
 
@@ -186,7 +186,14 @@ class Composer:
         estimated = counted is None and self._lengths.estimated
         if failure is None:
             stream = Stream(
-                1, tokens, flight.sent, flight.ended, told.steps, intended=intended, prompt_estimated=estimated
+                1,
+                tokens,
+                flight.sent,
+                flight.ended,
+                told.steps,
+                intended=intended,
+                prompt_estimated=estimated,
+                generated_estimated=told.estimated,
             )
             return stream, "", counted
         failure = self._front.explained(self._front.discreet(failure))

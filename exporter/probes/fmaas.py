@@ -16,7 +16,8 @@ from exporter.pb import fmaas_pb2 as pb
 from exporter.probes.front import Ask, Place, Told, WholeAnswer
 from exporter.settings import Target, Tls, Workload
 from exporter.streaming.addresses import Addresses
-from exporter.streaming.dialects import shortened
+from exporter.streaming.counts import Chunk, counted
+from exporter.streaming.errors import shortened
 from exporter.streaming.exchange import End, Http1, Http2, Request, Talk
 from exporter.streaming.framing import FramingError, GrpcMessages, grpc_message, steps
 from exporter.streaming.line import Endpoint
@@ -110,8 +111,11 @@ class FmaasFront:
         )
         return call("GenerateStream", single, workload.timeout)
 
-    def answer(self) -> "Generation":
-        return Generation()
+    def answer(self, workload: Workload) -> "Generation":
+        return Generation(workload.decode_length)
+
+    def asks_less(self, outcome: Outcome, code: str, detail: str) -> bool:
+        return False
 
     def whole(self) -> WholeAnswer:
         return Unary()
@@ -177,6 +181,8 @@ def _decoding(workload: Workload) -> pb.DecodingParameters | None:
 class Unary:
     """The answer to a call that is no stream: one message, and a status in the trailers."""
 
+    complete = False
+
     def __init__(self) -> None:
         self._messages = GrpcMessages()
         self._early: Mapping[str, str] = {}
@@ -190,6 +196,9 @@ class Unary:
         if status != 200 and "grpc-status" not in headers:
             code = statuses.grpc_code_of_http(status)
             raise Failure(statuses.of_grpc(code), code, f"HTTP status {status} {NOT_GRPC}")
+        kind = shortened(headers.get("content-type", "")).partition(";")[0]
+        if kind and not kind.lower().startswith("application/grpc"):
+            raise Failure(Outcome.MALFORMED, "OK", f"the server answers with {kind} {NOT_GRPC}")
         self._early = headers  # an answer without a message has its trailers here
 
     def body(self, at: float, data: bytes) -> None:
@@ -208,31 +217,43 @@ class Unary:
             told = end.trailers if "grpc-status" in end.trailers else self._early
             code = statuses.grpc_code(told.get("grpc-status", ""))
             said = shortened(unquote(told.get("grpc-message", ""))) or code
+            if "grpc-status" not in told:
+                said = "the answer ended without trailers, which hold the status; does a proxy drop them?"
         if code != "OK":
-            raise Failure(statuses.of_grpc(code), code, said)
+            raise Failure(statuses.of_grpc(code, said), code, said)
         if not self._messages.complete or not self.received:
             raise Failure(Outcome.MALFORMED, "OK", "the answer ended inside a message")
 
 
 class Generation(Unary):
-    """The answer of GenerateStream. Messages are kept as bytes and understood after the end."""
+    """The answer of GenerateStream. Messages are kept as bytes and understood after the end. `most`: how many tokens
+    it can have.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        super().__init__()
+        self._most = most
 
     def told(self, sent: float) -> Told:
         """A message may carry several tokens or none: the count so far says it. The first one may come before
         prefill.
         """
         prompt: int | None = None
-        arrivals = []
+        chunks: list[Chunk] = []
         reason = pb.NOT_FINISHED
         for at, data in self.received:
             message = parsed(pb.GenerationResponse, data)
             prompt = message.input_token_count or prompt
-            arrivals.append((at, message.generated_token_count))
             reason = message.stop_reason or reason
-        found = steps(sent, arrivals)
+            last = message.stop_reason != pb.NOT_FINISHED
+            chunks.append(Chunk(at, bool(message.text), so_far=message.generated_token_count or None, last=last))
         if reason == pb.TIME_LIMIT:
             raise Failure(Outcome.TIMEOUT, "OK", "the server's own time limit ended the answer")
+        reading = counted(
+            chunks, [chunk.so_far for chunk in chunks if chunk.so_far], self._most, reason == pb.MAX_TOKENS
+        )
+        found = steps(sent, reading.arrivals)
         if reason in INCOMPLETE or not found:
             what = pb.StopReason.Name(reason) if found else "without a token"
             raise Failure(Outcome.MALFORMED, "OK", f"the stream ended {what}")
-        return Told(found, prompt)
+        return Told(found, prompt, reading.estimated)

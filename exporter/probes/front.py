@@ -19,10 +19,14 @@ LONGEST_PAGE = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a finished answer says: the arrivals of its tokens, and its prompt's length where the server counts it."""
+    """What a finished answer says: the arrivals of its tokens, and its prompt's length where the server counts it.
+
+    `estimated`: the server gave no count of the generated tokens that can be true.
+    """
 
     steps: tuple[Step, ...]
     prompt_tokens: int | None
+    estimated: bool = False
 
 
 class TokenAnswer(Answer, Protocol):
@@ -81,8 +85,13 @@ class Front(Protocol):
     def request(self, prompt: str, workload: Workload, seed: int) -> Request:
         """One request for a stream of tokens. Raises Failure."""
 
-    def answer(self) -> TokenAnswer:
+    def answer(self, workload: Workload) -> TokenAnswer:
         """For the answer to `request`."""
+
+    def asks_less(self, outcome: Outcome, code: str, detail: str) -> bool:
+        """Told how requests ended. True where they may have been refused for an option that not every server knows:
+        it is left out from now on, and the same request is worth another try, which is not the failure of a probe.
+        """
 
     def whole(self) -> WholeAnswer:
         """For the answer to any other request."""
@@ -103,9 +112,12 @@ class Page:
     A body longer than LONGEST_PAGE is malformed: it would fill our memory.
     """
 
-    def __init__(self, refused: Callable[[int, bytes], Failure] | None = None) -> None:
+    complete = False
+
+    def __init__(self, refused: Callable[[int, bytes, Mapping[str, str]], Failure] | None = None) -> None:
         self._refused = refused
         self._status = 0
+        self._headers: Mapping[str, str] = {}
         self._pieces: list[bytes] = []
         self._length = 0
 
@@ -115,6 +127,7 @@ class Page:
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
         self._status = status
+        self._headers = headers
 
     def body(self, at: float, data: bytes) -> None:
         self._length += len(data)
@@ -124,4 +137,4 @@ class Page:
 
     def end(self, at: float, end: End) -> None:
         if self._refused is not None and self._status >= 300:
-            raise self._refused(self._status, self.content)
+            raise self._refused(self._status, self.content, self._headers)

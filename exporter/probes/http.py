@@ -4,7 +4,6 @@ Each request has a connection of its own, kept alive; h11 parses what was read. 
 `dialects`.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,10 +15,10 @@ from exporter.probes.fmaas import metrics_place
 from exporter.probes.front import Ask, Page, Place, Told
 from exporter.secret import Secret
 from exporter.settings import Api, Target, Tls, Workload
-from exporter.streaming import dialects
+from exporter.streaming import dialects, errors
 from exporter.streaming.addresses import Addresses
 from exporter.streaming.exchange import End, Http1, Request, Talk
-from exporter.streaming.framing import FramingError, ServerSentEvents, steps
+from exporter.streaming.framing import Event, FramingError, ServerSentEvents, steps
 from exporter.streaming.line import Endpoint
 from exporter.streaming.mistaken import hinted
 from exporter.streaming.trust import Trust, bearer_token
@@ -27,6 +26,11 @@ from exporter.targets import Facts
 
 # Of an error page that is no answer for us.
 LONGEST_ERROR = 65536
+# Characters. No real answer comes near; a server that never ends one would fill the memory.
+LONGEST_ANSWER = 256 * 1024 * 1024
+# The stream options that are asked for, and what is asked instead where a server refuses them.
+USAGE_OPTIONS = (dialects.USAGE_IN_EACH_CHUNK, dialects.USAGE, None)
+USAGE_NAMES = ("stream_options", *dialects.USAGE_IN_EACH_CHUNK)
 
 
 # Trouble that may be over the next time.
@@ -50,6 +54,8 @@ class HttpFront:
         self._token: str | None = None
         self._secret = Secret("")
         self._met = False
+        self._usage = 0
+        self._accepted = False
 
     def endpoint(self) -> Endpoint:
         context = self._trust.context() if self._trust else None
@@ -87,7 +93,7 @@ class HttpFront:
             self._model = self._target.model or dialects.served_model(self._target.api, document) or self._model
             self._facts = dialects.facts(self._target.api, document, self._target.model or "")
         path = self._base + dialects.FACTS_PATHS[self._target.api]
-        self._advise(f"{path} answers {dialects.shortened(_legible(body, self._secret)) or 'nothing'}")
+        self._advise(f"{path} answers {errors.shortened(_legible(body, self._secret)) or 'nothing'}")
         return replace(self._known(), page="read" if read else "refused", advice=self._advice)
 
     def _known(self) -> Facts:
@@ -118,19 +124,34 @@ class HttpFront:
 
     def request(self, prompt: str, workload: Workload, seed: int) -> Request:
         api = self._target.api
-        body = dialects.request_body(api, prompt, workload, self._model, self._target.extra_body, seed)
+        extra = self._target.extra_body
+        usage = dialects.USAGE if "stream_options" in extra else USAGE_OPTIONS[self._usage]
+        body = dialects.request_body(api, prompt, workload, self._model, extra, seed, usage)
         return self._post(dialects.PATHS[api], body, "text/event-stream")
 
     def _post(self, path: str, body: bytes, accept: str) -> Request:
         headers = (("content-type", "application/json"), ("accept", accept))
         return Request("POST", self._base + path, (*self._headers(), *headers), body)
 
-    def answer(self) -> "EventStream":
-        return EventStream(self._target.api, self._secret)
+    def answer(self, workload: Workload) -> "EventStream":
+        most = dialects.most_tokens(self._target.api, workload, self._target.extra_body)
+        return EventStream(self._target.api, self._secret, most)
+
+    def asks_less(self, outcome: Outcome, code: str, detail: str) -> bool:
+        if outcome is Outcome.OK:
+            self._accepted = True
+        if outcome is not Outcome.REJECTED or self._target.api == "tgi" or "stream_options" in self._target.extra_body:
+            return False
+        # Servers that forbid unknown fields do not all name them. That is tried once, and only before any answer.
+        unnamed = self._usage == 0 and not self._accepted and code in ("BAD_REQUEST", "UNPROCESSABLE_ENTITY")
+        if self._usage + 1 == len(USAGE_OPTIONS) or not (unnamed or any(name in detail for name in USAGE_NAMES)):
+            return False
+        self._usage += 1
+        return True
 
     def whole(self) -> Page:
         secret = self._secret
-        return Page(lambda status, body: _refused(status, body, secret))
+        return Page(lambda status, body, headers: _refused(status, body, headers, secret))
 
     def discreet(self, failure: Failure) -> Failure:
         return Failure(failure.outcome, failure.code, self._secret.hidden_cut(failure.detail))
@@ -178,26 +199,33 @@ class EventStream:
     """The answer to a request for a stream. Events are kept as text and understood after the end.
 
     The `secret` is what the request was sent with: it leaves every text before that is cut to its length, or a part of
-    it would stay.
+    it would stay. `most`: how many tokens the answer can have.
     """
 
-    def __init__(self, api: Api, secret: Secret) -> None:
+    def __init__(self, api: Api, secret: Secret, most: int | None = None) -> None:
         self._api = api
         self._secret = secret
+        self._most = most
         self._split = ServerSentEvents()
         self._status = 0
+        self._headers: Mapping[str, str] = {}
         self._kind = ""
+        self._streams = False
         self._error = b""
+        self._size = 0
         self.events: list[tuple[float, str]] = []
+        self.complete = False
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
         self._status = status
+        self._headers = headers
         kind = self._secret.hidden(headers.get("content-type", ""))
-        self._kind = dialects.shortened(kind).partition(";")[0].strip().lower()
-
-    @property
-    def _streams(self) -> bool:
-        return self._status < 300 and self._kind == "text/event-stream"
+        self._kind = errors.shortened(kind).partition(";")[0].strip().lower()
+        self._streams = status < 300 and self._kind == "text/event-stream"
+        encoding = headers.get("content-encoding", "identity")
+        if status < 300 and encoding.lower() not in ("", "identity"):
+            said = errors.shortened(self._secret.hidden(encoding))
+            raise errors.malformed(f"an answer in {said} encoding, though we accept none")
 
     def body(self, at: float, data: bytes) -> None:
         if not self._streams:
@@ -205,45 +233,67 @@ class EventStream:
             return
         self._take(at, lambda: self._split.feed(data))
 
-    def _take(self, at: float, split: Callable[[], list[str]]) -> None:
+    def _take(self, at: float, split: Callable[[], list[Event]]) -> None:
+        if self.complete:  # what a server sends after the end is not ours
+            return
         try:
-            for event in split():
-                self.events.append((at, event))
-                if '"error"' in event:  # the server may not end the stream by itself then
-                    dialects.parsed(self._secret.hidden(event))
+            for text, kind in split():
+                if kind == "error":
+                    raise errors.event_of_error(self._secret.hidden(text))
+                self._size += len(text)
+                if self._size > LONGEST_ANSWER:
+                    raise errors.malformed("an answer without end")
+                self.events.append((at, text))
+                if dialects.may_be_error(text):
+                    dialects.parsed(self._secret.hidden(text))
+                if dialects.ends(self._api, text):
+                    self.complete = True
+                    return
         except FramingError as error:
-            raise dialects.malformed(str(error)) from None
+            raise errors.malformed(str(error)) from None
 
     def end(self, at: float, end: End) -> None:
         if self._streams:
             self._take(at, self._split.rest)
+            if self._split.stray and not self.complete:
+                failure = self._no_stream("lines of JSON", bytes(self._split.stray))
+                if failure.outcome is not Outcome.MALFORMED or not self.events:
+                    raise failure
         elif self._status >= 300:
-            raise _refused(self._status, self._error, self._secret)
+            raise _refused(self._status, self._error, self._headers, self._secret)
         else:
-            said = dialects.shortened(_legible(self._error, self._secret))
-            raise dialects.malformed(f"{self._kind or 'no content type'} instead of an event stream: {said}")
+            raise self._no_stream(self._kind or "no content type", self._error)
+
+    def _no_stream(self, what: str, body: bytes) -> Failure:
+        """What a success means that is no event stream: perhaps it says of itself that it is an error."""
+        said = _legible(body, self._secret)
+        document = errors.loaded(said)
+        failure = errors.error_in(document) if isinstance(document, dict) else None
+        return failure or errors.malformed(f"{what} instead of an event stream: {errors.shortened(said)}")
 
     def told(self, sent: float) -> Told:
         try:
-            reading = dialects.read(self._api, self.events)
+            reading = dialects.read(self._api, self.events, self._most)
         except Failure:  # once more, for what it says: a search through every good answer would cost more
-            reading = dialects.read(self._api, [(at, self._secret.hidden(event)) for at, event in self.events])
-        return Told(steps(sent, reading.arrivals), reading.prompt_tokens)
+            events = [(at, self._secret.hidden(event)) for at, event in self.events]
+            reading = dialects.read(self._api, events, self._most)
+        found = steps(sent, reading.arrivals)
+        if not found:
+            raise errors.malformed("an answer without a token")
+        return Told(found, reading.prompt_tokens, reading.estimated)
 
 
 def _document(body: bytes) -> Mapping[str, Any]:
     """The JSON object of an answer, or its bare list of models; empty where it is neither."""
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
+    document = errors.loaded(body.decode("utf-8", "replace"))
     if isinstance(document, list):
         return {"data": document}
     return document if isinstance(document, dict) else {}
 
 
-def _refused(status: int, body: bytes, secret: Secret) -> Failure:
-    return dialects.refused(status, _legible(body, secret).encode())
+def _refused(status: int, body: bytes, headers: Mapping[str, str], secret: Secret) -> Failure:
+    told = {name: secret.hidden(headers[name]) for name in ("location", "retry-after") if name in headers}
+    return errors.refused(status, _legible(body, secret).encode(), told)
 
 
 def _legible(body: bytes, secret: Secret) -> str:

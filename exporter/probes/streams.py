@@ -20,7 +20,7 @@ from exporter.probes.introduction import Introduction
 from exporter.probes.pool import LOOK, Pool
 from exporter.settings import Target, Workload
 from exporter.streaming.crowd import users_waiting
-from exporter.streaming.dialects import refused
+from exporter.streaming.errors import refused
 from exporter.streaming.flights import Connection, Flight, Flights
 from exporter.targets import Facts
 
@@ -108,14 +108,17 @@ class StreamProber:
     def _begun(
         self, workload: Workload, texts: Sequence[str], stopping: Callable[[], bool], trace_id: str
     ) -> list[tuple[Stream, str, int | None]]:
-        """As `_fly`, and once more, all together, where the server was going away and had not begun what failed. Each
-        with its prompt's length, where that was told.
+        """As `_fly`, and once more, all together, where the server was going away and had not begun what failed, or
+        refused an option that it need not know. Each with its prompt's length, where that was told.
         """
         flights = self._fly(workload, texts, stopping, trace_id)
         failed = [flight for flight in flights if flight.failure is not None]
         if failed and all(flight.not_begun for flight in failed):
             flights = self._fly(workload, texts, stopping, trace_id)
-        return [self._composer.stream(flight, workload) for flight in flights]
+        flown = [self._composer.stream(flight, workload) for flight in flights]
+        if any(self._front.asks_less(stream.outcome, stream.code, detail) for stream, detail, _ in flown):
+            return self._begun(workload, texts, stopping, trace_id)
+        return flown
 
     def _fly(
         self, workload: Workload, texts: Sequence[str], stopping: Callable[[], bool], trace_id: str

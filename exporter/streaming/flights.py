@@ -17,6 +17,8 @@ from exporter.streaming.mistaken import CLOSED, NO_HTTP2
 
 # A connection that was not used for so long may have been closed by a proxy, and its server's thread gone cold.
 IDLE_SECONDS = 1.0
+# The end of a body comes right after the last event, in a packet of its own. After so long it may not come at all.
+REST_SECONDS = 0.02
 # A selector rounds its waiting up to whole milliseconds; the last one is slept through, to start on time.
 TICK = 0.001
 # When the time is over, some of what waits is still understood: else it would pile up where each turn is late.
@@ -24,8 +26,13 @@ AT_MOST_LATE = 16
 
 
 class Answer(Protocol):
-    """Takes in an answer as it arrives. Each method may raise Failure, which ends the flight."""
+    """Takes in an answer as it arrives. Each method may raise Failure, which ends the flight.
 
+    `complete`: nothing that still comes is part of it, though its body may go on.
+    """
+
+    @property
+    def complete(self) -> bool: ...
     def head(self, status: int, headers: Mapping[str, str]) -> None: ...
     def body(self, at: float, data: bytes) -> None: ...
     def end(self, at: float, end: End) -> None: ...
@@ -110,6 +117,7 @@ class Flight:
         self.sent = 0.0
         self.ended: float | None = None
         self.failure: Failure | None = None
+        self.complete: float | None = None  # since when the answer is, while its body has not ended
         self.not_begun = False
         try:
             connection.line.load(connection.talk.ask(request))
@@ -129,7 +137,9 @@ class Flight:
                         self.answer.body(arrival.at, data)
                     case End():
                         self.answer.end(arrival.at, heard)
-                        self.ended = arrival.at
+                        self.ended = arrival.at if self.complete is None else self.complete
+            if self.answer.complete and self.complete is None:
+                self.complete = arrival.at
             if plain is None and self.ended is None:
                 raise Broken(f"{CLOSED} in the middle of the answer")
         except Broken as error:
@@ -143,6 +153,9 @@ class Flight:
         if self.ended is None:
             # What still comes of this answer must not be taken for the next one's.
             self.connection.line.load(self.connection.talk.cancel())
+        if self.complete is not None:  # what comes after an answer is no part of it
+            self.ended = self.complete
+            return
         self.ended = at
         self.failure = failure
 
@@ -159,6 +172,7 @@ class Flights:
         self._selector = selectors.DefaultSelector()
         self._backlog: deque[tuple[Flight, Arrival]] = deque()
         self._flying: set[Flight] = set()
+        self._complete: dict[Flight, float] = {}  # until when to wait for the end of a body
 
     def __len__(self) -> int:
         return len(self._flying)
@@ -179,9 +193,11 @@ class Flights:
         finished: list[Flight] = []
         while True:
             left = until - self._clock()
-            ready = self._ready(left if not (self._backlog or finished) else 0.0)
+            wait = min(left, REST_SECONDS) if self._complete else left
+            ready = self._ready(wait if not (self._backlog or finished) else 0.0)
             for key, events in ready:
                 self._serve(key.data, events)
+            finished += self._end_complete()
             if left <= 0:
                 for _ in range(min(len(self._backlog), AT_MOST_LATE)):
                     finished += self._understand()
@@ -206,9 +222,18 @@ class Flights:
         flight.hear(arrival)
         self._push(flight)
         if flight.ended is None:
+            if flight.complete is not None:
+                self._complete.setdefault(flight, self._clock() + REST_SECONDS)
             return []
         self._land(flight)
         return [flight]
+
+    def _end_complete(self) -> list[Flight]:
+        """End those whose answer is complete, but whose body does not end: their connections are of no more use."""
+        late = [flight for flight, until in self._complete.items() if self._clock() >= until]
+        for flight in late:
+            self.end(flight, unreachable(flight.connection.where, "the body of the answer does not end"))
+        return late
 
     def _serve(self, flight: Flight, events: int) -> None:
         if events & selectors.EVENT_WRITE:
@@ -229,6 +254,7 @@ class Flights:
 
     def _land(self, flight: Flight) -> None:
         self._flying.discard(flight)
+        self._complete.pop(flight, None)
         flight.connection.used = self._clock()
         if flight.connection.line in self._selector.get_map():
             self._selector.unregister(flight.connection.line)

@@ -5,72 +5,113 @@ many events in one piece.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from exporter.observation import Step
 
 # No real event comes near; without a bound a server that never ends a line would fill the memory.
 LONGEST_EVENT = 64 * 1024 * 1024
+LONGEST_STRAY = 65537
+LINE_OVERHEAD = 64  # bytes that Python takes for each line beside its own
 
 
 class FramingError(Exception):
     """The bytes are not what they should be."""
 
 
-class ServerSentEvents:
-    """Splits an event stream (WHATWG HTML, section 9.2) into the data of its events.
+BOM = b"\xef\xbb\xbf"
 
-    Comments, keep-alive lines and fields other than `data` are passed over; an event without data is none.
+
+class Event(NamedTuple):
+    """One event of a stream: its data, and the name of its kind, nearly always empty."""
+
+    data: str
+    kind: str = ""
+
+
+class ServerSentEvents:
+    """Splits an event stream (WHATWG HTML, section 9.2) into its events.
+
+    Comments, keep-alive lines and unknown fields are passed over, and so is an event without data or with empty data:
+    servers send it to keep a connection open. Each byte is looked at once, however the network cuts the stream.
     """
 
     def __init__(self) -> None:
-        self._pending = b""
+        self._beginning: bytes | None = b""  # what may become a byte order mark; None once that is known
+        self._line = bytearray()  # a line whose end has not come yet
         self._data: list[bytes] = []
+        self._size = 0  # of those lines
+        self._kind = b""
         self._cr = False
+        self.stray = bytearray()  # lines that are no fields, from one on that looks like the beginning of an object
 
-    def feed(self, piece: bytes) -> list[str]:
-        """The data of every event that ends in this piece. Raises FramingError."""
-        events: list[str] = []
-        if self._cr and piece.startswith(b"\n"):  # the rest of a CRLF whose CR has already ended the line
-            piece = piece[1:]
+    def feed(self, piece: bytes) -> list[Event]:
+        """Every event that ends in this piece. Raises FramingError."""
+        if self._beginning is not None:
+            piece = self._beginning + piece
+            if len(piece) < len(BOM) and BOM.startswith(piece):
+                self._beginning = piece
+                return []
+            piece, self._beginning = piece.removeprefix(BOM), None
+        if self._cr and piece:  # after a CR that has already ended the line, an LF is the rest of it
+            piece = piece.removeprefix(b"\n")
             self._cr = False
         if piece:
             self._cr = piece.endswith(b"\r")
-        lines = (self._pending + piece).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._pending = lines.pop()
-        if len(self._pending) > LONGEST_EVENT:
-            raise FramingError("an event without end")
+        # Only the new piece is searched: what is pending holds no line end.
+        if b"\r" in piece:
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, rest = piece.split(b"\n")
+        if lines and self._line:
+            lines[0] = bytes(self._line + lines[0])
+            self._line.clear()
+        self._line += rest
+        events: list[Event] = []
         for line in lines:
-            if not line:
-                if self._data:
-                    events.append(_decoded(b"\n".join(self._data)))
-                    self._data = []
-            elif line.startswith(b"data:"):
-                self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
-            elif line == b"data":
-                self._data.append(b"")
+            if line:
+                self._field(line)
+            elif self._data:
+                data = b"\n".join(self._data)
+                if data and not data.isspace():
+                    kind = self._kind.decode("utf-8", "replace") if self._kind else ""
+                    events.append(Event(data.decode("utf-8", "replace"), kind))
+                self._data, self._size, self._kind = [], 0, b""
+            else:
+                self._kind = b""
+        if len(self._line) + self._size > LONGEST_EVENT:
+            raise FramingError("an event without end")
         return events
 
-    def rest(self) -> list[str]:
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        if value.startswith(b" "):
+            value = value[1:]
+        if name == b"data":
+            self._data.append(value)
+            self._size += len(value) + LINE_OVERHEAD
+        elif name == b"event":
+            self._kind = value
+        elif name == b"error" and value.startswith(b"{"):  # older llama.cpp sends its errors in a field of that name
+            self._data.append(value)
+            self._kind = b"error"
+        elif name and len(self.stray) < LONGEST_STRAY and (self.stray or line.startswith(b"{")):
+            self.stray += line[:LONGEST_STRAY] + b"\n"
+
+    def rest(self) -> list[Event]:
         """What stands in an event that the end of the stream cut off: servers forget the last empty line."""
         return self.feed(b"\n\n")
-
-
-def _decoded(data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise FramingError(f"an event that is not UTF-8: {error.reason}") from None
 
 
 class GrpcMessages:
     """Splits the body of a gRPC answer into messages: five bytes of prefix, then the message."""
 
     def __init__(self) -> None:
-        self._pending = b""
+        self._pending = bytearray()
 
     def feed(self, piece: bytes) -> list[bytes]:
         """Every message that ends in this piece. Raises FramingError."""
-        pending = self._pending + piece if self._pending else piece
+        pending = self._pending
+        pending += piece
         messages = []
         at = 0
         while len(pending) - at >= 5:
@@ -81,9 +122,9 @@ class GrpcMessages:
                 raise FramingError(f"a message of {length} bytes")
             if len(pending) - at - 5 < length:
                 break
-            messages.append(pending[at + 5 : at + 5 + length])
+            messages.append(bytes(pending[at + 5 : at + 5 + length]))
             at += 5 + length
-        self._pending = pending[at:]
+        del pending[:at]
         return messages
 
     @property
@@ -110,16 +151,3 @@ def steps(sent: float, arrivals: Sequence[tuple[float, int]]) -> tuple[Step, ...
             found.append(Step(asked, instant, tokens - before))
             asked, before = instant, tokens
     return tuple(found)
-
-
-def spread_tokens(chunks: Sequence[float], total: int | None) -> list[tuple[float, int]]:
-    """The instants of chunks as (instant, tokens so far), where only the sum of their tokens is known.
-
-    A chunk is not a token: speculation, or a server that sends at intervals, puts several into one, and a character
-    cut into two tokens makes none. The tokens are spread evenly over the chunks, the first chunk has at least one.
-    None: each is one.
-    """
-    count = len(chunks)
-    if total is None or total == count:
-        return [(instant, number + 1) for number, instant in enumerate(chunks)]
-    return [(instant, max(1, (number + 1) * total // count)) for number, instant in enumerate(chunks)] if total else []
