@@ -21,6 +21,7 @@ from exporter.recorder import Recorder
 from exporter.rendering import OPENMETRICS, PLAIN_0_0_4
 from exporter.settings import Settings
 from exporter.streaming import dialects
+from exporter.streaming.errors import refused
 from exporter.streaming.exchange import End
 from exporter.targets import Facts, plans
 from exporter.web.status import page
@@ -48,7 +49,7 @@ def said(text: str) -> list[Failure]:
         with pytest.raises(Failure) as caught:
             attempt()
         found.append(caught.value)
-    found.append(dialects.refused(500, text.encode(errors="surrogatepass")))
+    found.append(refused(500, text.encode(errors="surrogatepass")))
     return found
 
 
@@ -104,7 +105,7 @@ def test_json_that_is_nested_or_long_without_end_is_malformed_and_no_error_of_ou
     with pytest.raises(Failure) as caught:
         dialects.parsed(text)
     assert caught.value.outcome is Outcome.MALFORMED
-    assert dialects.refused(500, text.encode()).code == "INTERNAL_SERVER_ERROR"
+    assert refused(500, text.encode()).code == "INTERNAL_SERVER_ERROR"
 
 
 @pytest.mark.parametrize("formatter", [Json(), Text()])

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 from exporter import statuses
-from exporter.observation import Failure, Outcome
+from exporter.observation import Failure, Outcome, legible
 
 # Where an error says what happened, and where it says of which kind it is.
 MESSAGES = (
@@ -143,9 +143,7 @@ def _written(value: object) -> str:
 
 def shortened(text: str) -> str:
     """One line, short enough for a log, of characters that every log can hold."""
-    line = " ".join(text[:2000].split())
-    line = line if len(line) <= 200 else line[:199] + "…"
-    return "".join(character if character.isprintable() else "\ufffd" for character in line)
+    return legible(text, 200)
 
 
 def _error_object(event: Mapping[str, Any]) -> object:

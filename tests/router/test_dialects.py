@@ -7,7 +7,8 @@ import pytest
 
 from exporter.observation import Failure, Outcome
 from exporter.settings import Api, Parameters, Workload
-from exporter.streaming.dialects import facts, read, refused, request_body
+from exporter.streaming.dialects import facts, read, request_body
+from exporter.streaming.errors import refused
 
 WORKLOAD = Workload(name="w", sequence_length=100, decode_length=7)
 
@@ -155,7 +156,7 @@ def test_a_bad_stream_is_a_failure(api: Api, events: list[str], outcome: Outcome
         (502, b"<html>", "unreachable", "BAD_GATEWAY", "<html>"),
         (504, b"", "timeout", "GATEWAY_TIMEOUT", "GATEWAY_TIMEOUT"),
         (429, b"", "overloaded", "TOO_MANY_REQUESTS", "TOO_MANY_REQUESTS"),
-        (401, b'{"detail":"no"}', "rejected", "UNAUTHORIZED", '{"detail":"no"}'),
+        (401, b'{"detail":"no"}', "rejected", "UNAUTHORIZED", "no"),
         (599, b"x" * 500, "rejected", "HTTP_599", "x" * 199 + "…"),
         (500, b"\xff\xfe", "rejected", "INTERNAL_SERVER_ERROR", "\ufffd\ufffd"),
     ],

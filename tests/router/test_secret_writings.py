@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from exporter.observation import Failure
 from exporter.probes.http import LONGEST_ERROR, EventStream
 from exporter.secret import Secret
-from exporter.streaming.dialects import refused, shortened
+from exporter.streaming.errors import refused, shortened
 from exporter.streaming.exchange import End
 
 TOKEN = 'QWX"RT\\Y/VZ&K<J8947Z'
