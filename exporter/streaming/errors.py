@@ -154,12 +154,15 @@ def _error_object(event: Mapping[str, Any]) -> object:
         return event if isinstance(first, bool | int | float) or not first else first
     if event.get("object") == "error" or event.get("type") == "error":
         return event
+    empty = event.get("error") is not None and event["error"] is not False
     choices = event.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, Mapping) and choice.get("error"):
             return choice["error"]
     if choices or any(event.get(key) is not None for key in ANSWERS):
         return None
+    if empty and choices is None:
+        return event
     is_error = (choices is None and bool(event.get("detail"))) or any(
         _means_error(event[kind]) for kind in KINDS if kind in event
     )
