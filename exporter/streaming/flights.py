@@ -230,6 +230,8 @@ class Flights:
 
     def _end_complete(self) -> list[Flight]:
         """End those whose answer is complete, but whose body does not end: their connections are of no more use."""
+        if self._backlog or not self._complete:  # what has arrived may hold the end
+            return []
         late = [flight for flight, until in self._complete.items() if self._clock() >= until]
         for flight in late:
             self.end(flight, unreachable(flight.connection.where, "the body of the answer does not end"))
