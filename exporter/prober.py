@@ -17,6 +17,12 @@ class Abandoned(Exception):
     """The daemon stops or reloads and the probe was cut off half-way: no fact about the server, so never recorded."""
 
 
+class GiveWay(Exception):
+    """The probe is not sent now and counts as skipped: users wait, or may, or another prober has the target. Its text
+    is for people, empty where users are the reason.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What one probe saw. With several streams some may have ended badly; `outcome` speaks for the whole.
@@ -58,7 +64,7 @@ class Prober(Protocol):
         """Whether the target asks us to give way, and users wait now. Raises Failure where that cannot be told."""
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
-        """Send one batch and watch it to its end, within `workload.timeout`. Raises Failure, Abandoned.
+        """Send one batch and watch it to its end, within `workload.timeout`. Raises Failure, Abandoned, GiveWay.
 
         With `trace_id` every call carries it in the W3C header.
         """

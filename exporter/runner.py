@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from exporter.observation import Failure, Observation, Outcome, Series, Setup, SkipReason
-from exporter.prober import Abandoned, Prober, Result
+from exporter.prober import Abandoned, GiveWay, Prober, Result
 from exporter.schedule import Skip, Start, Timetable, Wait, Window, backoff_after, rest_after
 from exporter.settings import Workload
 from exporter.targets import Facts, Plan, excess
@@ -34,10 +34,6 @@ BACKOFF_LONGEST = 30.0
 PATIENCE = 30.0
 # How long a back-to-back probe stays away when users wait.
 GIVE_WAY_SECONDS = 1.0
-
-
-class GiveWay(Exception):
-    """Users wait in the target's queue, or may: the probe is skipped, not started."""
 
 
 class Ledger(Protocol):
@@ -90,8 +86,7 @@ class Runner:
         self._window = Window()
         self._failures = 0
         self._failed_in_probe = False
-        # Why it was not known whether users wait, the last time it was asked. It is said once, not at every turn.
-        self._crowd_unknown: str | None = None
+        self._gave_way_because = ""
         self._connected = False
         self._checked = float("-inf")
         self._facts: Facts | None = None
@@ -172,8 +167,8 @@ class Runner:
                     self._ledger.skipped(key, reason)
                 elif reason is SkipReason.BACKOFF:
                     self._check()
-            case Start(key, due):
-                self._start(key, due)
+            case Start() as start:
+                self._start(start)
 
     def _answer_one(self) -> bool:
         """Whether somebody had asked for a probe. Whoever gave up meanwhile does not get it any more."""
@@ -198,8 +193,8 @@ class Runner:
         except Abandoned:
             asked.answer.put(STOPPING)
             return True
-        except GiveWay:
-            asked.answer.put("users wait at the target, and it is to give way to them")
+        except GiveWay as why:
+            asked.answer.put(str(why) or "users wait at the target, and it is to give way to them")
             return True
         finally:
             self._ledger.inflight(self.name, 0)
@@ -213,7 +208,8 @@ class Runner:
             started + 2 * CONNECT_TIMEOUT + SETTLE_TIMEOUT + (workload.warmups + 3) * workload.timeout + PATIENCE
         )
 
-    def _start(self, key: Hashable, due: float) -> None:
+    def _start(self, start: Start) -> None:
+        key = start.key
         if not isinstance(key, Series):
             # The very first check is made at the start; the schedule's own first may come right after it.
             if self._clock.now() - self._checked >= CHECK_INTERVAL / 2:
@@ -228,25 +224,30 @@ class Runner:
         self._promise(started, workload)
         self._ledger.inflight(self.name, 1)
         try:
-            observation = self._attempt(key, workload, due, started)
+            observation = self._attempt(key, workload, start.due, started)
         except Abandoned:
             return
-        except GiveWay:
-            self._give_way(key)
+        except GiveWay as why:
+            self._give_way(start, str(why))
             return
         finally:
             self._ledger.inflight(self.name, 0)
-        self._ledger.late(self.name, started - due)
+        self._gave_way_because = ""
+        self._ledger.late(self.name, started - start.due)
         self._ledger.record(observation)
         self.attempted = True
         self._after(key, observation)
 
-    def _give_way(self, series: Series) -> None:
-        self._ledger.skipped(series, SkipReason.BUSY)
+    def _give_way(self, start: Start, why: str) -> None:
+        """`why` is said once, not at every turn."""
+        if why and why != self._gave_way_because:
+            logger.warning("target %s: %s", self.name, why)
+        self._gave_way_because = why
+        if self._timetable.not_started(start, SkipReason.BUSY) is not None and isinstance(start.key, Series):
+            self._ledger.skipped(start.key, SkipReason.BUSY)
         self.attempted = True
-        self._window = replace(
-            self._window, rest_until=max(self._window.rest_until, self._clock.now() + GIVE_WAY_SECONDS)
-        )
+        away_until = self._clock.now() + GIVE_WAY_SECONDS
+        self._window = replace(self._window, busy_until=max(self._window.busy_until, away_until))
 
     def _attempt(self, series: Series, workload: Workload, due: float, started: float) -> Observation:
         """The border: behind it everything that went wrong is an outcome."""
@@ -286,8 +287,7 @@ class Runner:
         why = self._prober.refusal(facts)
         if why is not None:
             return Result((), Outcome.REFUSED, "REFUSED", why)
-        if self._users_may_wait():
-            raise GiveWay
+        self._give_way_to_users()
         setups: list[Setup] = []
         corrections = 0
         if series not in self._warm:
@@ -301,19 +301,18 @@ class Runner:
         result = self._prober.probe(workload, series.batch_size, self._stop.is_set, trace_id)
         return replace(result, setups=(*setups, *result.setups), corrections=corrections + result.corrections)
 
-    def _users_may_wait(self) -> bool:
-        """Also where that cannot be told: no request was sent that could be judged, and none is sent blindly."""
+    def _give_way_to_users(self) -> None:
+        """Also where it cannot be told whether they wait: no request was sent that could be judged, and none is sent
+        blindly. Raises GiveWay.
+        """
         try:
             wait = self._prober.users_wait()
         except Failure as failure:
             if self._stop.is_set():
                 raise Abandoned from failure
-            if failure.detail != self._crowd_unknown:
-                logger.warning("target %s: probes give way, as if users waited: %s", self.name, failure.detail)
-            self._crowd_unknown = failure.detail
-            return True
-        self._crowd_unknown = None
-        return wait
+            raise GiveWay(f"probes give way, as if users waited: {failure.detail}") from failure
+        if wait:
+            raise GiveWay
 
     def _connect(self) -> Facts:
         """Raises Failure when the target is down. After it was down, or came back as another one, every series is
@@ -376,16 +375,22 @@ class Runner:
 
 
 def timetable(plan: Plan, start: float, phase: float, seed: int) -> Timetable:
-    """Series with the same interval share its slots, whatever their workload, so that they do not meet.
+    """Series with the same interval share its slots, whatever their workload, so that they do not meet. The smallest
+    batches come first, so that the first interval approaches a server's limits from below.
 
     A back-to-back series that is too large for the target is due, and skipped, as often as a check.
     """
     by_interval: dict[float, list[Hashable]] = {}
-    for series, workload in plan.series():
+    for series, workload in sorted(plan.series(), key=_tokens):
         unsafe = excess(plan.target, workload, series.batch_size) is not None
         interval = workload.interval or (CHECK_INTERVAL if unsafe else 0.0)
         by_interval.setdefault(interval, []).append(series)
     back_to_back = by_interval.pop(0.0, [])
-    periodic: list[tuple[float, list[Hashable]]] = [(CHECK_INTERVAL, [CHECK])]
-    periodic += sorted(by_interval.items(), key=lambda pair: pair[0])
-    return Timetable(periodic, back_to_back, start, phase, seed, plan.max_duty_cycle)
+    periodic = sorted(by_interval.items(), key=lambda pair: pair[0])
+    check = (CHECK_INTERVAL, CHECK)
+    return Timetable(periodic, back_to_back, start, phase, seed, plan.max_duty_cycle, check)
+
+
+def _tokens(pair: tuple[Series, Workload]) -> int:
+    series, workload = pair
+    return series.batch_size * (workload.sequence_length + workload.decode_length)

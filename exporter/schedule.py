@@ -23,17 +23,18 @@ def spread(
 ) -> Iterator[tuple[float, int]]:
     """Due times without end, as (due, member): each member exactly once in every interval.
 
-    The interval is cut into as many equal slots as there are members. Which member gets which slot is drawn anew in
-    each interval (from `seed`, so it can be repeated): with a fixed order the member that follows the longest probe
-    would be skipped for ever, and no one would see it. For the same reason `wanders`: where in its slot each is due is
-    drawn too.
+    The interval is cut into as many equal slots as there are members. In the first interval they come in their order;
+    after it, which member gets which slot is drawn anew in each interval (from `seed`, so it can be repeated): with a
+    fixed order the same member would always follow the longest probe. For the same reason `wanders`: where in its slot
+    each is due is drawn too.
     """
     order = random.Random(seed)
     slot = interval / members
     cycle = 0
     while True:
         turns = list(range(members))
-        order.shuffle(turns)
+        if cycle:
+            order.shuffle(turns)
         for place, member in enumerate(turns):
             yield start + cycle * interval + (place + (order.random() if wanders else phase)) * slot, member
         cycle += 1
@@ -75,7 +76,7 @@ def backoff_after(failures: int, first: float, longest: float, draw: float) -> f
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Begin this probe now; it was due at `due`."""
+    """Begin this probe now; `due` is the due time that it uses, which may have been another one's."""
 
     key: Hashable
     due: float
@@ -83,6 +84,8 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
+    """This probe was due at `due` and will not be made up for any more."""
+
     key: Hashable
     due: float
     reason: SkipReason
@@ -97,12 +100,17 @@ class Wait:
 
 @dataclass(slots=True)
 class Timetable:
-    """Decides for one target what comes next: `periodic` members by their due times, `back_to_back` ones in between.
+    """Decides for one target what comes next: `check` and `periodic` members by their due times, `back_to_back` ones
+    in between.
 
-    A periodic member that is due while the target is closed is skipped and never made up for. A back-to-back member
-    has no due time to miss: it starts when the target is open, in turn, unless that would make the next periodic
-    member late
-    (as far as the last duration of that member tells). It gives way once, so that neither can starve the other.
+    At the due time of a periodic member the target is open or closed. Open: of that member and those that were passed
+    over since their last start, the one with the oldest start begins, so that no member starves when not all fit.
+    Closed: the member is passed over. One that is still passed over at its own next due time is a Skip: every due time
+    is a Start or a Skip in the end, and nothing is made up for outside the due times.
+
+    A back-to-back member has no due time to miss: it starts when the target is open, in turn, unless that would make
+    the next periodic member late (as far as the last duration of that member tells). It gives way once, so that
+    neither can starve the other.
     """
 
     periodic: Sequence[tuple[float, Sequence[Hashable]]]
@@ -111,17 +119,23 @@ class Timetable:
     phase: float = 0.0
     seed: int = 0
     max_duty_cycle: float = 1.0
+    check: tuple[float, Hashable] | None = None
     _upcoming: list[tuple[float, int, Hashable]] = field(default_factory=list)
     _sources: list[tuple[Iterator[tuple[float, int]], Sequence[Hashable]]] = field(default_factory=list)
+    _passed_over: dict[Hashable, Skip] = field(default_factory=dict)
+    # Its newest start; of one that was never started, which is before all others, its first due time.
+    _unprobed_since: dict[Hashable, tuple[bool, float]] = field(default_factory=dict)
+    _before_newest_start: tuple[bool, float] = (False, 0.0)
     _turn: int = 0
     _gave_way_to: float | None = None
     _lasted: dict[Hashable, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for number, (interval, members) in enumerate(self.periodic):
-            # Two intervals of which one is a multiple of the other would meet for ever, and the same one give way: the
-            # longer ones wander. The first is the check, which gives way to all.
-            wanders = number > 1
+        checks = [(self.check[0], [self.check[1]])] if self.check else []
+        for number, (interval, members) in enumerate([*checks, *self.periodic]):
+            # Two intervals of which one is a multiple of the other would meet for ever, and the same one give way: all
+            # but the check and the shortest one wander.
+            wanders = number > len(checks)
             source = spread(len(members), interval, self.start, self.phase, self.seed + number, wanders)
             self._sources.append((source, members))
             self._refill(number)
@@ -135,14 +149,46 @@ class Timetable:
         """Tell how long a probe took: what keeps back-to-back probes out of the way of periodic ones."""
         self._lasted[key] = seconds
 
+    def not_started(self, start: Start, reason: SkipReason) -> Skip | None:
+        """Take back the newest Start, which could not be. A Skip comes back where it will not be made up for."""
+        skip = Skip(start.key, start.due, reason)
+        if start.key in self.back_to_back:
+            self._turn -= 1
+            return skip
+        self._unprobed_since[start.key] = self._before_newest_start
+        self._passed_over[start.key] = skip
+        return None
+
     def next(self, now: float, window: Window) -> Start | Skip | Wait:
-        """What to do at `now`. A Start or Skip uses up its due time; after a Wait ask again at `until`."""
-        next_due = self._upcoming[0][0] if self._upcoming else float("inf")
-        if next_due <= now:
-            due, number, key = heapq.heappop(self._upcoming)
+        """What to do at `now`. After a Wait ask again at `until`, else at once."""
+        while self._upcoming and self._upcoming[0][0] <= now:
+            due, number, key = self._upcoming[0]
+            if key in self._passed_over:
+                return self._passed_over.pop(key)  # its due time before this one, which comes next
+            heapq.heappop(self._upcoming)
             self._refill(number)
             reason = window.reason_to_skip(due)
-            return Start(key, due) if reason is None else Skip(key, due, reason)
+            if self.check is not None and key == self.check[1]:
+                return Start(key, due) if reason is None else Skip(key, due, reason)
+            self._unprobed_since.setdefault(key, (False, due))
+            self._passed_over[key] = Skip(key, due, reason or SkipReason.BUSY)
+            if reason is None:
+                return self._longest_unprobed(key, due)
+        return self._back_to_back(now, window)
+
+    def _longest_unprobed(self, key: Hashable, due: float) -> Start:
+        """Of those that are passed over, the one with the oldest start uses the due time of `key`, which inherits why
+        that one was passed over.
+        """
+        first = self._passed_over.pop(min(self._passed_over, key=self._unprobed_since.__getitem__))
+        if first.key != key:
+            self._passed_over[key] = Skip(key, due, first.reason)
+        self._before_newest_start = self._unprobed_since[first.key]
+        self._unprobed_since[first.key] = (True, due)
+        return Start(first.key, due)
+
+    def _back_to_back(self, now: float, window: Window) -> Start | Wait:
+        next_due = self._upcoming[0][0] if self._upcoming else float("inf")
         if not self.back_to_back:
             return Wait(next_due)
         due = max(window.open_from, self.start)

@@ -102,6 +102,15 @@ def test_no_series_starves_behind_a_slow_one() -> None:
     assert min(counts.values()) > 30, counts
 
 
+def test_on_a_slow_server_every_batch_size_is_probed_as_often_as_the_others() -> None:
+    six = workload(batch_sizes=[1, 2, 4, 8, 16, 32], interval="30s")
+    ledger, prober = watched(14 * 60, six, max_duty_cycle=0.5, lasts=lambda *_: 10.0)
+    counts = Counter(size for _, _, size in prober.sent)
+    assert len(counts) == 6
+    assert max(counts.values()) - min(counts.values()) <= 1, counts
+    assert max(ledger.lateness) == 0
+
+
 def test_back_to_back_and_periodic_probes_leave_each_other_room() -> None:
     often, seldom = workload(name="often", interval="0s"), workload(name="seldom", interval="10s")
     ledger, prober = watched(300, often, seldom, lasts=lambda *_: 0.5)
@@ -198,9 +207,9 @@ def test_a_bug_in_a_check_does_not_end_the_watching() -> None:
 
 
 def test_a_probe_gives_way_to_users_and_that_is_a_skip_and_no_attempt() -> None:
-    ledger, prober = watched(35, workload(interval="10s"), crowds=iter([True, False, True, False]))
-    assert ledger.reasons() == {SkipReason.BUSY: 2}
-    assert len(ledger.observations) == len(prober.sent) > 0
+    ledger, prober = watched(39, workload(interval="10s"), crowds=iter([True, False, True, False]))
+    assert len(ledger.observations) == len(prober.sent) == 12 - 2
+    assert set(ledger.reasons()) <= {SkipReason.BUSY}
 
 
 def test_a_back_to_back_probe_that_gives_way_leaves_the_users_alone_for_a_second() -> None:
@@ -213,9 +222,9 @@ def test_a_queue_that_cannot_be_read_is_a_skip_and_no_failure_and_is_said_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     unknown = [Failure(Outcome.REJECTED, "X", "no page")] * 2
-    ledger, prober = watched(35, workload(interval="10s"), crowds=iter([*unknown, False, unknown[0]]))
-    assert ledger.reasons() == {SkipReason.BUSY: 3}
-    assert len(ledger.observations) == len(prober.sent) > 0
+    ledger, prober = watched(39, workload(interval="10s"), crowds=iter([*unknown, False, unknown[0]]))
+    assert len(ledger.observations) == len(prober.sent) == 12 - 3
+    assert set(ledger.reasons()) <= {SkipReason.BUSY}
     assert {observation.outcome for observation in ledger.observations} == {Outcome.OK}
     assert [line for line in caplog.messages if "no page" in line] == [
         "target t: probes give way, as if users waited: no page"
@@ -227,5 +236,5 @@ def test_a_series_with_a_longer_interval_does_not_starve_beside_one_with_a_short
     seldom = workload(name="seldom", interval="2s", batch_sizes=[1])
     _, prober = watched(400, often, seldom, lasts=lambda workload, batch_size: 0.3)
     sent = Counter(name for _, name, _ in prober.sent)
-    assert sent["often"] > 300
+    assert sent["often"] > 250
     assert sent["seldom"] > 100
