@@ -25,11 +25,11 @@ from pydantic import ValidationError
 from exporter import timeline
 from exporter.notation import counted
 from exporter.observation import Failure, Observation, Outcome, Series
-from exporter.prober import Abandoned, Prober
-from exporter.probes import open_prober
+from exporter.prober import Abandoned
+from exporter.probes.shard import ShardProber
 from exporter.settings import Parameters, Target, Workload
 from exporter.sources import SettingsError, lines
-from exporter.targets import excess
+from exporter.targets import deadlock, excess
 
 SAMPLING = tuple(Parameters.model_fields)
 
@@ -99,8 +99,10 @@ class Sweep:
     stopped: str | None
 
 
-def sweep(target: Target, workload: Workload, runs: int, prober: Prober, stopping: Callable[[], bool]) -> Sweep:
-    """Probe every batch size in turn. The first failure ends it: the next batch would be larger still."""
+def sweep(target: Target, workload: Workload, runs: int, prober: ShardProber, stopping: Callable[[], bool]) -> Sweep:
+    """Probe every batch size in turn, alone: a daemon makes room until the prober is closed. The first failure ends it:
+    the next batch would be larger still.
+    """
     latency: list[Row] = []
     throughput: list[Row] = []
     stopped = None
@@ -109,6 +111,8 @@ def sweep(target: Target, workload: Workload, runs: int, prober: Prober, stoppin
             f"batch size {batch_size}: {counted(workload.warmups, 'warm-up')}, {counted(runs, 'run')}", file=sys.stderr
         )
         try:
+            if batch_size == workload.batch_sizes[0] and (danger := deadlock(target, prober.connect(workload.timeout))):
+                print(_as_option(danger), file=sys.stderr)
             observations = [
                 observe(target, workload, batch_size, prober, stopping) for _ in range(workload.warmups + runs)
             ]
@@ -123,14 +127,15 @@ def sweep(target: Target, workload: Workload, runs: int, prober: Prober, stoppin
 
 
 def observe(
-    target: Target, workload: Workload, batch_size: int, prober: Prober, stopping: Callable[[], bool]
+    target: Target, workload: Workload, batch_size: int, prober: ShardProber, stopping: Callable[[], bool]
 ) -> Observation:
-    """One probe, safe requests only. Raises Failure, Abandoned."""
+    """One probe, safe requests only, once no other prober has the shard. Raises Failure, Abandoned."""
     if stopping():
         raise Abandoned
     why = prober.refusal(prober.connect(workload.timeout)) or excess(target, workload, batch_size)
     if why is not None:
-        raise Failure(Outcome.REFUSED, "REFUSED", why.replace("kv_cache: ", "--kv-cache "))
+        raise Failure(Outcome.REFUSED, "REFUSED", _as_option(why))
+    prober.reserve(stopping, lambda line: print(line, file=sys.stderr, flush=True))
     started = time.perf_counter()
     result = prober.probe(workload, batch_size, stopping)
     if result.outcome is not Outcome.OK:
@@ -138,6 +143,10 @@ def observe(
     series = Series(target.name, workload.name, batch_size)
     ended = time.perf_counter()
     return Observation(series, started, started, ended, result.outcome, result.code, streams=result.streams)
+
+
+def _as_option(line: str) -> str:
+    return line.replace("kv_cache: ", "--kv-cache ")
 
 
 # --- the command
@@ -185,7 +194,7 @@ def run(options: argparse.Namespace) -> int:
         print("waiting for the call in flight; once more ends it", file=sys.stderr)
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    prober = open_prober(target)
+    prober = ShardProber(target)
     result = sweep(target, workload, options.runs, prober, lambda: bool(stop))
     try:
         prober.close()

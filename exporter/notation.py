@@ -144,6 +144,51 @@ def check_address(address: str) -> None:
     check_host(match[1], "address")
 
 
+LOOPBACK_NAMES = ("localhost", "ip6-localhost", "ip6-loopback", "localhost.localdomain")
+LOOPBACK_HOSTS = ("127.0.0.1", "::1", "0.0.0.0", "::")  # a client that connects to "any address" reaches its own host
+
+
+def canonical_address(address: str) -> str:
+    """The same text for every way to write one gRPC address, as far as that is known without asking the system:
+    `unix:/path` or `host:port`. The address is one that `check_address` takes.
+    """
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix://").removeprefix("unix:")
+        return "unix:/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+    host, _, port = address.rpartition(":")
+    return f"{canonical_host(host)}:{int(port)}"
+
+
+def canonical_host(host: str) -> str:
+    """`localhost` for all names and addresses of this machine's loopback, an IP address in its shortest form."""
+    host = host.strip("[]").lower().removesuffix(".")
+    if host in LOOPBACK_NAMES or host.endswith(".localhost"):
+        return "localhost"
+    number = _v4(host)
+    try:
+        found = ip_address(host if number is None else number)
+    except ValueError:
+        return host
+    short = str(getattr(found, "ipv4_mapped", None) or found)
+    return "localhost" if short in LOOPBACK_HOSTS else short
+
+
+def _v4(host: str) -> int | None:
+    """An IPv4 address as resolvers read it: one to four numbers, decimal, octal (0…) or hexadecimal (0x…); the last one
+    fills what is left.
+    """
+    numbers = []
+    for part in host.split("."):
+        if not re.fullmatch(r"0x[0-9a-f]*|0[0-7]*|[1-9][0-9]*", part, re.ASCII):
+            return None
+        base = 16 if part.startswith("0x") else 8 if part.startswith("0") else 10
+        numbers.append(int(part.removeprefix("0x") or "0", base))
+    *first, last = numbers
+    if len(first) > 3 or any(number > 255 for number in first) or last >= 256 ** (4 - len(first)):
+        return None
+    return sum(number << 8 * (3 - place) for place, number in enumerate(first)) + last
+
+
 def split_listen_address(text: str) -> tuple[str, int]:
     """Host and port of `:9477`, `127.0.0.1:9477`, `[::1]:9477`. Errors: PydanticCustomError."""
     host, colon, port = text.rpartition(":")

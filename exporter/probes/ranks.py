@@ -1,5 +1,7 @@
 """Channels to every rank of one sharded model, and the debts: batches that a shard may still hold because of us."""
 
+import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +12,12 @@ import grpc
 
 from exporter.channel import failure, open_channel
 from exporter.observation import Failure, Outcome
+from exporter.prober import GiveWay
 from exporter.probes.batch import PROTOCOLS, parsed
+from exporter.probes.shard_lock import NoLock, ShardLock, lock_path
+
+logger = logging.getLogger("tgi_probe")
+CLEAR_SECONDS = 5.0
 
 CUT_OFF = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
@@ -37,20 +44,8 @@ class Ranks:
         self._calls: dict[str, list[Any]] = {}
 
     def connection(self) -> tuple[int, ...]:
-        """Changes when a server was gone between two calls: a unix socket is another file after a restart.
-
-        Over TCP nothing here tells (a real shard listens on unix sockets only); there a call that fails has to notice.
-        """
-        found: list[int] = []
-        for address in self.addresses:
-            if address.startswith("unix:"):
-                try:
-                    file = os.stat(path_of(address))
-                except OSError:
-                    found.append(0)
-                else:
-                    found += (file.st_ino, file.st_ctime_ns)
-        return tuple(found)
+        """Changes when a server was gone between two calls: see `identity`."""
+        return identity(self.addresses)
 
     def call(self, rpc: str, request: bytes, timeout: float, metadata: Metadata = None) -> Answered:
         """Every rank's answer. Returns when the slowest is in. Raises Failure.
@@ -104,20 +99,82 @@ class Ranks:
             channel.close()
 
 
-class Debts:
-    """Batches that were sent and not seen to end, each with the ranks that hold it. Paid by ClearCache with the id."""
+def identity(addresses: Sequence[str]) -> tuple[int, ...]:
+    """Which servers these are: a unix socket is another file after a restart (its owner and mode may change without).
 
-    def __init__(self) -> None:
+    Over TCP nothing here tells (a real shard listens on unix sockets only); there a call that fails has to notice.
+    """
+    found: list[int] = []
+    for address in addresses:
+        if address.startswith("unix:"):
+            try:
+                file = os.stat(path_of(address))
+            except OSError:
+                found.append(0)
+            else:
+                found += (file.st_ino, file.st_mtime_ns)
+    return tuple(found)
+
+
+class Debts:
+    """Batches that were sent and not seen to end, each with the ranks that hold it. Paid by ClearCache with the id.
+
+    As long as one is owed the shard is locked, so that no other prober's calls come in between, and its id stands in
+    the file of the lock: where this process is killed, the next prober pays. `target` is its name, for the log.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = target
         self._owed: dict[int, tuple[tuple[str, ...], str]] = {}
+        self._locks: dict[tuple[str, ...], ShardLock] = {}
+        self._locked: set[str] = set()
+        self._kept = False
+        self._said: set[str] = set()
 
     def __bool__(self) -> bool:
         return bool(self._owed)
 
     def add(self, batch_id: int, ranks: Ranks) -> None:
+        """Raises GiveWay where another prober has the shard, Failure where it is not safe to go on."""
+        self._lock(ranks)
         self._owed[batch_id] = (ranks.addresses, ranks.protocol)
+        self._note(ranks.addresses)
 
     def ended(self, batch_id: int) -> None:
-        self._owed.pop(batch_id, None)
+        addresses, _ = self._owed.pop(batch_id, ((), ""))
+        self._note(addresses)
+        if not self._kept and not self._owed_by(addresses):
+            lock = self._locks.pop(addresses, None)
+            if lock is not None:
+                lock.release()
+
+    def keep(self, ranks: Ranks) -> None:
+        """Lock the shard from now on until `close`. Raises as `add`."""
+        self._lock(ranks)
+        self._kept = True
+
+    def inherit(self, ranks: Ranks) -> None:
+        """Clear what a prober that was killed has left, if no other one is at work. Raises Failure."""
+        if not os.path.exists(lock_path(ranks.addresses[0])) or ranks.addresses in self._locks:
+            return
+        with contextlib.suppress(GiveWay, NoLock):
+            lock = ShardLock.take(ranks.addresses[0])
+            try:
+                self._clear_left_over(lock, ranks)
+            finally:
+                lock.release()
+
+    def close(self) -> None:
+        """Let other probers at the shards. What is still owed stays written down for them, else no file stays."""
+        for lock in list(self._locks.values()):
+            lock.release()
+        self._locks.clear()
+        for address in self._locked:
+            with contextlib.suppress(GiveWay, NoLock):
+                lock = ShardLock.take(address)
+                if not lock.owed:
+                    lock.remove()
+                lock.release()
 
     def pay(self, ranks: Ranks | None, timeout: float) -> None:
         """Clear every batch where it lies, over `ranks` where they are those. Raises Failure when some stay owed."""
@@ -127,8 +184,7 @@ class Debts:
             same = ranks is not None and (ranks.addresses, ranks.protocol) == (addresses, protocol)
             there = ranks if ranks is not None and same else Ranks(addresses, protocol)
             try:
-                request = PROTOCOLS[protocol].ClearCacheRequest(id=batch_id).SerializeToString()
-                there.call("ClearCache", request, max(0.1, deadline - time.monotonic()))
+                clear(batch_id, there, max(0.1, deadline - time.monotonic()))
                 self.ended(batch_id)
             except Failure as error:
                 if ranks is not None and not same and error.outcome is Outcome.UNREACHABLE:
@@ -143,6 +199,68 @@ class Debts:
             raise Failure(
                 trouble.outcome, trouble.code, f"{len(self._owed)} batches not cleared ({ids}): {trouble.detail}"
             )
+
+    def _lock(self, ranks: Ranks) -> None:
+        if ranks.addresses in self._locks:
+            return
+        try:
+            lock = ShardLock.take(ranks.addresses[0])
+        except GiveWay as other:
+            self._say(f"{other}: probes give way to it, and are counted as skipped (busy)")
+            raise
+        except NoLock as why:
+            if len(ranks.addresses) > 1:
+                mend = "give tgi-probe the right to read and write its directory"
+                detail = f"a shard of several ranks must be locked against other probers, but {why}; {mend}"
+                raise Failure(Outcome.REFUSED, "REFUSED", detail) from None
+            self._say(f"other probers are not kept out: {why}")
+            return
+        try:
+            self._clear_left_over(lock, ranks)
+        except Failure:
+            lock.release()
+            raise
+        self._locks[ranks.addresses] = lock
+        self._locked.add(ranks.addresses[0])
+
+    def _clear_left_over(self, lock: ShardLock, ranks: Ranks) -> None:
+        if not lock.owed:
+            return
+        if lock.shard == ranks.connection():
+            for batch_id in lock.owed:
+                clear(batch_id, ranks, CLEAR_SECONDS)
+            left = ", ".join(f"batch {batch_id}" for batch_id in lock.owed)
+            logger.warning(
+                "target %s: cleared what a prober that was killed had left in %s: %s",
+                self._target,
+                ranks.addresses[0],
+                left,
+            )
+        with contextlib.suppress(OSError):
+            lock.note((), ())
+
+    def _owed_by(self, addresses: tuple[str, ...]) -> list[int]:
+        return [batch_id for batch_id, (where, _) in self._owed.items() if where == addresses]
+
+    def _note(self, addresses: tuple[str, ...]) -> None:
+        lock = self._locks.get(addresses)
+        if lock is None:
+            return
+        try:
+            lock.note(self._owed_by(addresses), identity(addresses))
+        except OSError as error:
+            self._say(f"a batch could not be cleared if this process were killed, since it cannot be noted: {error}")
+
+    def _say(self, what: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            logger.warning("target %s: %s", self._target, what)
+
+
+def clear(batch_id: int, ranks: Ranks, timeout: float) -> None:
+    """Free one batch on every rank; one that is not there any more is no error. Raises Failure."""
+    request = PROTOCOLS[ranks.protocol].ClearCacheRequest(id=batch_id)
+    ranks.call("ClearCache", request.SerializeToString(), timeout)
 
 
 def discovered(ranks: Ranks, address: str, timeout: float) -> Ranks:

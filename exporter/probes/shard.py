@@ -2,16 +2,17 @@
 
 What must hold in here, always: every call goes to every rank at once; ids are ours (random, in the upper half of
 uint64); a batch that was sent is decoded to its end or owed a ClearCache by id, and the debt is paid before the next
-probe; no request that can end a shard (see `batch`).
+probe; as long as one is owed the shard is locked against other probers; no request that can end a shard (see `batch`).
 """
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
 
 from exporter import workload as work
 from exporter.observation import Failure, Outcome, Step, Stream
-from exporter.prober import Abandoned, Result
+from exporter.prober import Abandoned, GiveWay, Result
 from exporter.probes.batch import PROTOCOLS, Batch, parsed
 from exporter.probes.calibration import CALIBRATION_SECONDS, Calibration
 from exporter.probes.ranks import Debts, Ranks, discovered, must_exist
@@ -21,6 +22,8 @@ from exporter.tracing import HEADER, traceparent
 
 CLOSE_SECONDS = 5.0
 RANKS_SECONDS = 1.0
+# A daemon that probes back to back lets go of the lock for as long as two small calls last.
+RESERVE_SECONDS = 0.002
 
 
 class ShardProber:
@@ -31,7 +34,7 @@ class ShardProber:
         self._clock = clock
         self._random = random.Random(seed)
         self._ranks: Ranks | None = None
-        self._debts = Debts()
+        self._debts = Debts(target.name)
         self._lost_connections = 0
         self._facts: Facts | None = None
         self._calibration = Calibration()
@@ -80,6 +83,8 @@ class ShardProber:
         )
         if facts != self._facts:
             self._calibration.forget()
+            with contextlib.suppress(Failure):  # tried again before the first batch
+                self._debts.inherit(ranks)
         self._facts = facts
         return facts
 
@@ -180,11 +185,32 @@ class ShardProber:
         if self._debts:
             self._debts.pay(self._ranks, timeout)
 
+    def reserve(self, stopping: Callable[[], bool], say: Callable[[str], None]) -> None:
+        """Keep all other probers out until `close`, for a sweep: waits until the one at work has ended its probe.
+
+        Call it after `connect`. Raises Failure, Abandoned.
+        """
+        said = ""
+        while self._ranks is not None:
+            try:
+                self._debts.keep(self._ranks)
+                return
+            except GiveWay as other:
+                if str(other) != said:
+                    say(f"waiting: {other}")
+                said = str(other)
+            if stopping():
+                raise Abandoned
+            time.sleep(RESERVE_SECONDS)
+
     def close(self) -> None:
         """Close, and pay what is owed over connections of its own: the others may be stuck in a call."""
         self._disconnect()
-        if self._debts:
-            self._debts.pay(None, CLOSE_SECONDS)
+        try:
+            if self._debts:
+                self._debts.pay(None, CLOSE_SECONDS)
+        finally:
+            self._debts.close()
 
 
 class TimeLeft:

@@ -1,0 +1,210 @@
+"""The lock of one shard: one prober at a time, and a note of the batches that it must clear again.
+
+Calls of two clients may reach the ranks of a shard in different order, and they then wait for each other until they
+die. So every prober of this machine takes the same file beside the first rank's socket (flock: the kernel lets go of
+it when the holder ends, however it ends). The file holds one line of JSON. Where it cannot be made, the folder is
+locked instead; those that have the file share the folder.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import stat
+import threading
+from collections.abc import Sequence
+from typing import Any, Self
+
+from exporter.notation import canonical_address
+from exporter.prober import GiveWay
+
+MOST_BYTES = 64 * 1024
+MOST_BATCHES = 64
+OWN_IDS = range(1 << 63, 1 << 64)
+# Another prober may exchange the file between our opening it and our locking it, but not again and again.
+ATTEMPTS = 5
+# Where the locks of shards on TCP are. Not $TMPDIR, which differs between users.
+TEMPORARY = "/tmp"
+
+
+class NoLock(Exception):
+    """There is nothing here that could be locked; the text says what was tried."""
+
+
+def lock_path(address: str) -> str:
+    """Where the lock of the shard at `address` is: the same for every way to write the address."""
+    where = canonical_address(address)
+    folder, name = TEMPORARY, where
+    if where.startswith("unix:"):
+        folder, name = os.path.split(os.path.realpath(where.removeprefix("unix:")))
+    return os.path.join(folder, f".{name}.tgi-probe")
+
+
+class ShardLock:
+    """A lock that is held until `release`. `owed` (batch ids) and `shard` are what the last holder left in the file;
+    `quarantine` is kept there as it is.
+    """
+
+    def __init__(self, path: str, file: int | None, folder: int | None, writable: bool) -> None:
+        self._path = path
+        self._file = file
+        self._folder = folder
+        self._writable = writable
+        self._released = False
+        self._guard = threading.Lock()  # `release` may come from another thread, and a number of a file is used again
+        note = _read(file)
+        self.owed = _own_ids(note.get("owed"))
+        self.shard = _numbers(note.get("shard"))
+        quarantine = note.get("quarantine")
+        self.quarantine: dict[str, Any] = quarantine if isinstance(quarantine, dict) else {}
+
+    @classmethod
+    def take(cls, address: str) -> Self:
+        """Without waiting. Raises GiveWay where another prober has it, NoLock."""
+        path = lock_path(address)
+        for _ in range(ATTEMPTS):
+            file, writable = _open(path)
+            folder = _open_folder(path)
+            try:
+                held = _lock(file, folder)
+            except BlockingIOError:
+                who = _holder(_read(file))
+                _close(file, folder)
+                raise GiveWay(f"{who} uses {address}") from None
+            if not held:
+                _close(file, folder)
+                raise NoLock(f"neither {path} nor its directory can be locked")
+            if file is None or _is_at(path, file):
+                return cls(path, file, folder, writable)
+            _close(file, folder)
+        raise GiveWay(f"another prober uses {address}, and makes {path} anew all the time")
+
+    def note(self, owed: Sequence[int], shard: Sequence[int]) -> None:
+        """Write down what is to be cleared where the holder ends without doing so. Nothing after the release.
+
+        Raises OSError.
+        """
+        content = {
+            "pid": os.getpid(),
+            "host": os.uname().nodename,
+            "owed": list(owed),
+            "shard": list(shard),
+            "quarantine": self.quarantine,
+        }
+        line = json.dumps(content).encode() + b"\n"
+        with self._guard:
+            if self._released:
+                return
+            if self._file is None or not self._writable:
+                raise PermissionError(errno.EACCES, f"{self._path} cannot be written")
+            written = os.pwrite(self._file, line, 0)
+            os.ftruncate(self._file, written)
+            if written < len(line):
+                raise OSError(errno.ENOSPC, f"{self._path}: no space left")
+
+    def remove(self) -> None:
+        """Take the file away, where nothing in it is needed any more. The next prober makes its own."""
+        with self._guard:
+            if self._file is not None and not self.quarantine and _is_at(self._path, self._file):
+                with contextlib.suppress(OSError):
+                    os.unlink(self._path)
+
+    def release(self) -> None:
+        with self._guard:
+            file, folder = self._file, self._folder
+            self._file = self._folder = None
+            self._released = True
+            _close(file, folder)
+
+
+def _open(path: str) -> tuple[int | None, bool]:
+    """A descriptor of the lock file, and whether it can be written; None where there is none and none can be made.
+
+    Never through a link: the folder may be one in which everybody can write.
+    """
+    safe = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    make = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    for flags in (os.O_RDWR, make, os.O_RDWR, os.O_RDONLY):  # a second time: another one may have made it meanwhile
+        try:
+            file = os.open(path, flags | safe, 0o666)
+        except OSError:
+            continue
+        found = os.fstat(file)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+            if flags == make:
+                with contextlib.suppress(OSError):
+                    os.fchmod(file, 0o666)  # whatever the umask: a prober of another user must get in
+            return file, flags != os.O_RDONLY
+        os.close(file)
+    return None, False
+
+
+def _open_folder(path: str) -> int | None:
+    try:
+        return os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def _lock(file: int | None, folder: int | None) -> bool:
+    """Whether something could be locked. Raises BlockingIOError where another one has it."""
+    if file is None:
+        return _flock(folder, fcntl.LOCK_EX)
+    shared = _flock(folder, fcntl.LOCK_SH)
+    return _flock(file, fcntl.LOCK_EX) or (shared and _flock(folder, fcntl.LOCK_EX))
+
+
+def _flock(descriptor: int | None, how: int) -> bool:
+    """False where this file system has no such locks."""
+    if descriptor is None:
+        return False
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def _close(*descriptors: int | None) -> None:
+    for descriptor in descriptors:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _is_at(path: str, file: int) -> bool:
+    """Whether this is still the file of that name."""
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(file))
+    except OSError:
+        return False
+
+
+def _read(file: int | None) -> dict[str, Any]:
+    """The line of JSON; nothing where it is something else, whatever that is."""
+    try:
+        data = os.pread(file, MOST_BYTES + 1, 0) if file is not None else b""
+        note = json.loads(data.partition(b"\n")[0]) if len(data) <= MOST_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _numbers(value: object) -> tuple[int, ...]:
+    return tuple(each for each in value if type(each) is int) if isinstance(value, list) else ()
+
+
+def _own_ids(value: object) -> tuple[int, ...]:
+    """Only ids that a prober may have chosen: those of a router's batches are never among them."""
+    return tuple(dict.fromkeys(each for each in _numbers(value) if each in OWN_IDS))[:MOST_BATCHES]
+
+
+def _holder(note: dict[str, Any]) -> str:
+    pid, host = note.get("pid"), note.get("host")
+    if type(pid) is not int or not isinstance(host, str) or not host.isprintable() or len(host) > 253:
+        return "another prober"
+    if host != os.uname().nodename:
+        return f"another prober (process {pid} on {host})"
+    return "another target of this process" if pid == os.getpid() else f"another prober (process {pid})"
