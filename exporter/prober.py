@@ -18,9 +18,11 @@ class Abandoned(Exception):
 
 
 class GiveWay(Exception):
-    """The probe is not sent now and counts as skipped: users wait, or may, or another prober has the target. Its text
-    is for people, empty where users are the reason.
-    """
+    """The probe is not sent now and counts as skipped: users wait, or may. The text says what else there is to know."""
+
+
+class Occupied(GiveWay):
+    """Another prober has the target; the text says which."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from exporter.observation import Failure, Observation, Outcome, Series, Setup, SkipReason
-from exporter.prober import Abandoned, GiveWay, Prober, Result
+from exporter.prober import Abandoned, GiveWay, Occupied, Prober, Result
 from exporter.schedule import Skip, Start, Timetable, Wait, Window, backoff_after, rest_after
 from exporter.settings import Workload
 from exporter.targets import Facts, Plan, excess
@@ -34,6 +34,8 @@ BACKOFF_LONGEST = 30.0
 PATIENCE = 30.0
 # How long a back-to-back probe stays away when users wait.
 GIVE_WAY_SECONDS = 1.0
+# How long any probe stays away from another prober's. Long enough that asking does not disturb that one.
+OCCUPIED_SECONDS = 0.1
 
 
 class Ledger(Protocol):
@@ -86,7 +88,9 @@ class Runner:
         self._window = Window()
         self._failures = 0
         self._failed_in_probe = False
-        self._gave_way_because = ""
+        # Why probes gave way, as far as it is said once and not at every turn: to users, and to other probers.
+        self._crowd_unknown = ""
+        self._occupants: set[str] = set()
         self._connected = False
         self._checked = float("-inf")
         self._facts: Facts | None = None
@@ -228,25 +232,26 @@ class Runner:
         except Abandoned:
             return
         except GiveWay as why:
-            self._give_way(start, str(why))
+            self._give_way(start, why)
             return
         finally:
             self._ledger.inflight(self.name, 0)
-        self._gave_way_because = ""
         self._ledger.late(self.name, started - start.due)
         self._ledger.record(observation)
         self.attempted = True
         self._after(key, observation)
 
-    def _give_way(self, start: Start, why: str) -> None:
-        """`why` is said once, not at every turn."""
-        if why and why != self._gave_way_because:
-            logger.warning("target %s: %s", self.name, why)
-        self._gave_way_because = why
+    def _give_way(self, start: Start, why: GiveWay) -> None:
+        seconds = GIVE_WAY_SECONDS
+        if isinstance(why, Occupied):
+            seconds = OCCUPIED_SECONDS
+            if str(why) not in self._occupants:
+                self._occupants.add(str(why))
+                logger.warning("target %s: %s; meanwhile probes are skipped as busy", self.name, why)
         if self._timetable.not_started(start, SkipReason.BUSY) is not None and isinstance(start.key, Series):
             self._ledger.skipped(start.key, SkipReason.BUSY)
         self.attempted = True
-        away_until = self._clock.now() + GIVE_WAY_SECONDS
+        away_until = self._clock.now() + seconds
         self._window = replace(self._window, busy_until=max(self._window.busy_until, away_until))
 
     def _attempt(self, series: Series, workload: Workload, due: float, started: float) -> Observation:
@@ -310,7 +315,12 @@ class Runner:
         except Failure as failure:
             if self._stop.is_set():
                 raise Abandoned from failure
-            raise GiveWay(f"probes give way, as if users waited: {failure.detail}") from failure
+            why = f"probes give way, as if users waited: {failure.detail}"
+            if why != self._crowd_unknown:
+                logger.warning("target %s: %s", self.name, why)
+            self._crowd_unknown = why
+            raise GiveWay(why) from failure
+        self._crowd_unknown = ""
         if wait:
             raise GiveWay
 
@@ -375,10 +385,8 @@ class Runner:
 
 
 def timetable(plan: Plan, start: float, phase: float, seed: int) -> Timetable:
-    """Series with the same interval share its slots, whatever their workload, so that they do not meet. The smallest
-    batches come first, so that the first interval approaches a server's limits from below.
-
-    A back-to-back series that is too large for the target is due, and skipped, as often as a check.
+    """Series with the same interval share its slots, whatever their workload, so that they do not meet; the smallest
+    batches first. A back-to-back series that is too large for the target is due, and skipped, as often as a check.
     """
     by_interval: dict[float, list[Hashable]] = {}
     for series, workload in sorted(plan.series(), key=_tokens):
@@ -392,5 +400,4 @@ def timetable(plan: Plan, start: float, phase: float, seed: int) -> Timetable:
 
 
 def _tokens(pair: tuple[Series, Workload]) -> int:
-    series, workload = pair
-    return series.batch_size * (workload.sequence_length + workload.decode_length)
+    return pair[0].batch_size * (pair[1].sequence_length + pair[1].decode_length)

@@ -12,7 +12,7 @@ import grpc
 
 from exporter.channel import failure, open_channel
 from exporter.observation import Failure, Outcome
-from exporter.prober import GiveWay
+from exporter.prober import Occupied
 from exporter.probes.batch import PROTOCOLS, parsed
 from exporter.probes.shard_lock import NoLock, ShardLock, lock_path
 
@@ -135,7 +135,7 @@ class Debts:
         return bool(self._owed)
 
     def add(self, batch_id: int, ranks: Ranks) -> None:
-        """Raises GiveWay where another prober has the shard, Failure where it is not safe to go on."""
+        """Raises Occupied where another prober has the shard, Failure where it is not safe to go on."""
         self._lock(ranks)
         self._owed[batch_id] = (ranks.addresses, ranks.protocol)
         self._note(ranks.addresses)
@@ -157,7 +157,7 @@ class Debts:
         """Clear what a prober that was killed has left, if no other one is at work. Raises Failure."""
         if not os.path.exists(lock_path(ranks.addresses[0])) or ranks.addresses in self._locks:
             return
-        with contextlib.suppress(GiveWay, NoLock):
+        with contextlib.suppress(Occupied, NoLock):
             lock = ShardLock.take(ranks.addresses[0])
             try:
                 self._clear_left_over(lock, ranks)
@@ -170,7 +170,7 @@ class Debts:
             lock.release()
         self._locks.clear()
         for address in self._locked:
-            with contextlib.suppress(GiveWay, NoLock):
+            with contextlib.suppress(Occupied, NoLock):
                 lock = ShardLock.take(address)
                 if not lock.owed:
                     lock.remove()
@@ -205,9 +205,6 @@ class Debts:
             return
         try:
             lock = ShardLock.take(ranks.addresses[0])
-        except GiveWay as other:
-            self._say(f"{other}: probes give way to it, and are counted as skipped (busy)")
-            raise
         except NoLock as why:
             if len(ranks.addresses) > 1:
                 mend = "give tgi-probe the right to read and write its directory"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from exporter import workload as work
 from exporter.observation import Failure, Outcome, Step, Stream
-from exporter.prober import Abandoned, GiveWay, Result
+from exporter.prober import Abandoned, Occupied, Result
 from exporter.probes.batch import PROTOCOLS, Batch, parsed
 from exporter.probes.calibration import CALIBRATION_SECONDS, Calibration
 from exporter.probes.ranks import Debts, Ranks, discovered, must_exist
@@ -195,7 +195,7 @@ class ShardProber:
             try:
                 self._debts.keep(self._ranks)
                 return
-            except GiveWay as other:
+            except Occupied as other:
                 if str(other) != said:
                     say(f"waiting: {other}")
                 said = str(other)

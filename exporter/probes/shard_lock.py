@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from exporter.notation import canonical_address
-from exporter.prober import GiveWay
+from exporter.prober import Occupied
 
 MOST_BYTES = 64 * 1024
 MOST_BATCHES = 64
@@ -61,7 +61,7 @@ class ShardLock:
 
     @classmethod
     def take(cls, address: str) -> Self:
-        """Without waiting. Raises GiveWay where another prober has it, NoLock."""
+        """Without waiting. Raises Occupied where another prober has it, NoLock."""
         path = lock_path(address)
         for _ in range(ATTEMPTS):
             file, writable = _open(path)
@@ -71,14 +71,14 @@ class ShardLock:
             except BlockingIOError:
                 who = _holder(_read(file))
                 _close(file, folder)
-                raise GiveWay(f"{who} uses {address}") from None
+                raise Occupied(f"{who} uses {address}") from None
             if not held:
                 _close(file, folder)
                 raise NoLock(f"neither {path} nor its directory can be locked")
             if file is None or _is_at(path, file):
                 return cls(path, file, folder, writable)
             _close(file, folder)
-        raise GiveWay(f"another prober uses {address}, and makes {path} anew all the time")
+        raise Occupied(f"another prober uses {address}, and makes {path} anew all the time")
 
     def note(self, owed: Sequence[int], shard: Sequence[int]) -> None:
         """Write down what is to be cleared where the holder ends without doing so. Nothing after the release.
