@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.processes import Process, Server, Subject, reload, scrape, socket_address
+from benchmarks.processes import Process, Server, Subject, addresses, reload, scrape, socket_address
 from benchmarks.report import Part, Reach, Table, median, milliseconds, quantile
 
 SERVICE_SECONDS = 0.005
@@ -57,7 +57,9 @@ def run(seconds: float) -> list[Table]:
 
 def config(address: str, targets: int) -> dict[str, Any]:
     return {
-        "targets": [{"name": f"target-{number:03}", "address": address} for number in range(targets)],
+        "targets": [
+            {"name": f"target-{number:03}", "address": one} for number, one in enumerate(addresses(address, targets))
+        ],
         "workloads": [
             {
                 "name": "chat",

@@ -84,7 +84,8 @@ def filled(targets: int, rng: random.Random) -> tuple[Metrics, list[list[Series]
         {
             # Names of different length, as people give them: else few pieces of a page have a length of their own.
             "targets": [
-                {"name": f"target-{'x' * (number * 7 % 40)}{number}", "address": "h:1"} for number in range(targets)
+                {"name": f"target-{'x' * (number * 7 % 40)}{number}", "address": f"h:{number + 1}"}
+                for number in range(targets)
             ],
             "workloads": [{"name": "chat"}, {"name": "retrieval"}],
             "slos": [{"name": "fast", "workload": "chat", "ttft": "200ms"}],

@@ -121,6 +121,16 @@ def socket_address(folder: str) -> str:
     return f"unix://{folder}/shard-0"
 
 
+def addresses(address: str, count: int) -> list[str]:
+    """The one socket of a server under so many names: as targets at one name it would be refused."""
+    path = address.removeprefix("unix://")
+    names = [f"{path}.{number}" for number in range(count)]
+    for name in names:
+        if not os.path.exists(name):
+            os.link(path, name)
+    return [f"unix://{name}" for name in names]
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])

@@ -4,7 +4,7 @@ import tempfile
 import time
 from typing import Any
 
-from benchmarks.processes import MIB, Server, Subject, scrape, socket_address
+from benchmarks.processes import MIB, Server, Subject, addresses, scrape, socket_address
 from benchmarks.report import Part, Reach, Table, median, milliseconds, quantile
 
 SERVICE_SECONDS = 0.005
@@ -41,7 +41,9 @@ def config(address: str, targets: int) -> dict[str, Any]:
     interval = f"{SERIES * SECONDS_PER_PROBE[targets]:g}s"
     workload = {"sequence_length": 128, "decode_length": 8, "interval": interval, "warmups": 0}
     return {
-        "targets": [{"name": f"target-{number:03}", "address": address} for number in range(targets)],
+        "targets": [
+            {"name": f"target-{number:03}", "address": one} for number, one in enumerate(addresses(address, targets))
+        ],
         "workloads": [{"name": "chat"} | workload, {"name": "retrieval"} | workload],
         "slos": [{"name": "fast", "workload": "chat", "ttft": "200ms"}],
         "log_level": "error",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import MIB, Process, Server, await_page, free_port, page, scrape, socket_address
+from benchmarks.processes import MIB, Process, Server, addresses, await_page, free_port, page, scrape, socket_address
 from benchmarks.report import Part, Table, median
 
 TARGETS = 4
@@ -61,7 +61,9 @@ def run(seconds: float, calls: int = 20_000) -> list[Table]:
 
 def config(address: str, port: int) -> dict[str, Any]:
     return {
-        "targets": [{"name": f"target-{number}", "address": address} for number in range(TARGETS)],
+        "targets": [
+            {"name": f"target-{number}", "address": one} for number, one in enumerate(addresses(address, TARGETS))
+        ],
         "workloads": [
             {
                 "name": "soak",

@@ -18,7 +18,7 @@ from tests.simulator.caller import fast
 def settings(shard: Shard, interval: str = "0s") -> Settings:
     return Settings.model_validate(
         {
-            "targets": [{"name": name, "address": shard.addresses[0]} for name in ("a", "b")],
+            "targets": [{"name": "a", "address": shard.addresses[0]}, {"name": "b", "address": "127.0.0.1:1"}],
             "workloads": [{"name": "w", "batch_sizes": [1], "interval": interval, "timeout": "1h"}],
             "web": {"listen_address": "127.0.0.1:0"},
         }
@@ -99,7 +99,6 @@ def test_whoever_waits_for_a_probe_of_his_own_does_not_keep_the_daemon_from_stop
 
         asking = threading.Thread(target=ask, daemon=True)
         try:
-            # A shard is serial: while one target's Prefill hangs, the other's calls queue behind it.
             wait_until(lambda: shard.state()["ranks"][0]["received"].get("Prefill", 0) >= 1, "a Prefill to hang")
             wait_until(lambda: ports, "the page to be served")
             asking.start()

@@ -64,7 +64,7 @@ def test_with_a_stream_for_each_request_each_has_its_own_verdict(requests: list[
 def test_an_objective_judges_the_series_it_names_and_no_other() -> None:
     settings = Settings.model_validate(
         {
-            "targets": [{"name": name, "address": "h:1"} for name in "abc"],
+            "targets": [{"name": name, "address": f"{name}:1"} for name in "abc"],
             "workloads": [
                 {"name": "w", "batch_sizes": [1, 2, 4], "targets": ["a", "b"]},
                 {"name": "v", "batch_sizes": [8]},

@@ -51,7 +51,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*_repeated_names(self), *_dangling_names(self), *_not_for_shards(self)]
+        problems = [*_repeated_names(self), *_same_shards(self), *_dangling_names(self), *_not_for_shards(self)]
         if not self.targets:
             problems.append(("targets", "must hold at least one target (or set TGI_PROBE_TARGET)"))
         if not self.workloads:
@@ -77,6 +77,20 @@ def _repeated_names(settings: Settings) -> list[tuple[str, str]]:
             if item.name in seen:
                 found.append((f"{block}.{number}.name", f"{item.name} is the name of an earlier entry; choose another"))
             seen.add(item.name)
+    return found
+
+
+def _same_shards(settings: Settings) -> list[tuple[str, str]]:
+    """Two targets at one address would keep each other from probing: a shard takes one prober at a time."""
+    found = []
+    seen: dict[str, str] = {}
+    for number, target in enumerate(settings.targets):
+        if target.kind != "shard":
+            continue
+        address = notation.canonical_address(target.address)
+        if (other := seen.setdefault(address, target.name)) != target.name:
+            mend = f"targets {other} and {target.name} are the same shard; keep one, and give it the workloads of both"
+            found.append((f"targets.{number}.address", mend))
     return found
 
 
