@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from exporter.alerting import promql, startup
 from exporter.alerting.burn import between_probes
 from exporter.alerting.rule import BATCH_SIZE, INSTANCE, JOB, TARGET, WORKLOAD, Alert, Group, Options, Recording
-from exporter.observation import NOT_JUDGED, Outcome
+from exporter.observation import NOT_JUDGED, Outcome, SkipReason
 from exporter.settings import Settings, Workload
 
 STALE_INTERVALS = 3
@@ -17,6 +17,13 @@ UNJUDGED = "|".join(sorted(NOT_JUDGED))
 NO_FAILURES = f"{Outcome.OK}|{UNJUDGED}"
 # The share of starts that may be later than this: seconds, an edge of the histogram's buckets.
 LATE_SECONDS, LATE_SHARE = 0.1, 0.05
+SERIES = ("target", "workload", "batch_size")
+BECAUSE = {
+    SkipReason.BUSY: "the target was busy",
+    SkipReason.DUTY_CYCLE: "others had used up max_duty_cycle",
+    SkipReason.BACKOFF: "others had failed before",
+    SkipReason.UNSAFE: "they exceed its limits",
+}
 
 
 def groups(settings: Settings, options: Options) -> list[Group]:
@@ -122,18 +129,19 @@ def _stale(workload: Workload, settings: Settings, options: Options) -> Iterator
     same = options.same_exporter
     grace = f"and on ({same}) time() - tgi_probe_config_last_reload_success_timestamp_seconds > {limit}"
     spared = startup.spared(options)
-    since = "{{ if gt $value 1e9 }}never since the start{{ else }}not for {{ $value | humanizeDuration }}{{ end }}"
+    since = "{{ if gt $value 1e9 }}since the daemon started{{ else }}for {{ $value | humanizeDuration }}{{ end }}"
     unexplained = f"and on ({options.on('target')}) (\n  {_unexplained(workload, settings, options)}\n)"
     interval = between_probes(workload)
-    due = f"It is due every {promql.duration(interval)}." if interval else "It is probed as fast as the server answers."
+    due = f"One is due every {promql.duration(interval)}." if interval else "They are sent as fast as it answers."
+    window = after + 2 * wait
     yield Alert(
         "TgiProbeStale",
         f"time() - max without ({options.dropped('batch_size')}) ({newest}) > {limit}\n{grace}\n{unexplained}{spared}",
         "page",
-        summary=f"{TARGET}: no probe of workload {workload.name} succeeds any more",
+        summary=f"{TARGET}: no probe of workload {workload.name} has succeeded {since}",
         description=(
-            f"Of workload {workload.name} on {TARGET} no probe has succeeded in {promql.duration(after)}: {since}. "
-            f"{due}"
+            f"Of workload {workload.name} on {TARGET} no probe of any batch size has succeeded {since} "
+            f"({promql.duration(after)} may pass). {due} {_what_happened(window, options, 'target', 'workload')}"
         ),
         wait=wait,
     )
@@ -142,13 +150,42 @@ def _stale(workload: Workload, settings: Settings, options: Options) -> Iterator
         "TgiProbeBatchSizeStale",
         f"time() - {each} > {limit}\n{grace}{spared}",
         "ticket",
-        summary=f"{TARGET}: no probe of batch size {BATCH_SIZE} of workload {workload.name} succeeds any more",
+        summary=f"{TARGET}: no probe of batch size {BATCH_SIZE} of workload {workload.name} has succeeded {since}",
         description=(
-            f"Of workload {workload.name} on {TARGET} batch size {BATCH_SIZE} has not succeeded in "
-            f"{promql.duration(after)}: {since}. {due}"
+            f"Of workload {workload.name} on {TARGET} no probe of batch size {BATCH_SIZE} has succeeded {since} "
+            f"({promql.duration(after)} may pass). {due} "
+            f"{_what_happened(window, options, *SERIES)}"
         ),
         wait=wait,
     )
+
+
+def _what_happened(window: float, options: Options, *labels: str) -> str:
+    """How the probes of the alert's series ended, and why others were not started: read when the alert is sent."""
+    attempts = _asked("tgi_probe_attempts_total", "outcome", window, options, labels)
+    return (
+        f"In the last {promql.duration(window)}:{{{{ range {attempts} }}}} "
+        '{{ printf "%.0f" .Value }} ended as {{ .Labels.outcome }};{{ else }} none was started;{{ end }}'
+        f"{_why_skipped(window, options, *labels)}."
+    )
+
+
+def _why_skipped(window: float, options: Options, *labels: str) -> str:
+    skips = _asked("tgi_probe_skipped_total", "reason", window, options, labels)
+    reasons = "{{ else }}".join(f'if eq .Labels.reason "{reason}" }}}}{words}' for reason, words in BECAUSE.items())
+    reasons = "{{ " + reasons.replace("{{ else }}if", "{{ else if") + "{{ end }}"
+    return (
+        f"{{{{ range $i, $_ := {skips} }}}}{{{{ if $i }}}},{{{{ end }}}} "
+        f'{{{{ printf "%.0f" .Value }}}} were skipped because {reasons}{{{{ else }}}} none was skipped{{{{ end }}}}'
+    )
+
+
+def _asked(counter: str, by: str, window: float, options: Options, labels: tuple[str, ...]) -> str:
+    """A query inside a text, of the series that the alert is about, largest first."""
+    own = [*labels, *(label for label in ("job", "instance") if label not in options.drop_labels)]
+    matchers, values = ",".join(f"{label}=%q" for label in own), " ".join(f"$labels.{label}" for label in own)
+    query = f"sort_desc(sum by ({by}) (increase({counter}{{{matchers}}}[{promql.duration(window)}])) > 0.5)"
+    return f"query (printf `{query}` {values})"
 
 
 def _window(settings: Settings, least: float, intervals: int) -> float:
@@ -175,7 +212,8 @@ def _refused(settings: Settings, options: Options) -> Alert:
 
 def _skipped(settings: Settings, options: Options) -> Alert:
     """Back-off only follows failures, which count by themselves."""
-    window = promql.duration(_window(settings, options.hours(1), 10))
+    seconds = _window(settings, options.hours(1), 10)
+    window = promql.duration(seconds)
     skips = f'increase(tgi_probe_skipped_total{{reason!="backoff"}}[{window}])'
     skipped = f"sum without ({options.dropped('reason')}) ({skips})"
     attempted = f"sum without ({options.dropped('outcome', 'code')}) (increase(tgi_probe_attempts_total[{window}]))"
@@ -186,8 +224,8 @@ def _skipped(settings: Settings, options: Options) -> Alert:
         summary=f"{TARGET}: too many probes of batch size {BATCH_SIZE} are skipped",
         description=(
             f"{{{{ $value | humanizePercentage }}}} of the probes of workload {WORKLOAD}, batch size {BATCH_SIZE}, "
-            f"that were due in the last {window} were skipped ({promql.percent(SKIPPED_SHARE)} may): "
-            "there is less data than the objectives count on."
+            f"that were due in the last {window} were skipped ({promql.percent(SKIPPED_SHARE)} may), so there is less "
+            f"data than the objectives count on:{_why_skipped(seconds, options, *SERIES)}."
         ),
         wait=options.minutes(15),
     )

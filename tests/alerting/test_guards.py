@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from exporter.alerting.guards import stale_after
+from exporter.alerting.guards import BECAUSE, stale_after
 from exporter.alerting.rule import Options
+from exporter.observation import SkipReason
 from exporter.settings import Settings
 
 
@@ -32,3 +33,7 @@ def test_a_success_may_be_so_old(workload: dict[str, Any], seconds: float) -> No
         }
     )
     assert stale_after(settings.workloads[0], settings, Options()) == seconds
+
+
+def test_every_reason_to_skip_has_words_in_the_alerts() -> None:
+    assert set(BECAUSE) == set(SkipReason)

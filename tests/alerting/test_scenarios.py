@@ -352,3 +352,71 @@ def test_the_texts_of_an_alert_name_the_values_and_their_units(tmp_path: Path) -
     ]
     found = replayed(tmp_path, CONFIG.format(objective=0.99), [test])
     assert not found, found
+
+
+SINCE = "no probe of batch size 1 has succeeded for {since} (1m30s may pass). One is due every 30s. In the last 5m30s:"
+STALE_TEXTS = {
+    "skipped": (
+        Phase(60, probes=0, skipped=2, ok=False),
+        "none was started; 11 were skipped because the target was busy.",
+    ),
+    "failing": (
+        Phase(60, probes=0, skipped=1, failed=2, ok=False),
+        "11 ended as timeout; 6 were skipped because the target was busy.",
+    ),
+    "silent": (Phase(60, probes=0, ok=False), "none was started; none was skipped."),
+}
+
+
+@pytest.mark.parametrize("case", STALE_TEXTS)
+def test_a_stale_batch_size_is_told_by_what_was_observed(case: str, tmp_path: Path) -> None:
+    phase, happened = STALE_TEXTS[case]
+    test = rule_test(case, [Phase(HOURS), phase], {})
+    test["alert_rule_test"] = [
+        {
+            "eval_time": "71m",
+            "alertname": "TgiProbeBatchSizeStale",
+            "exp_alerts": [
+                {
+                    "exp_labels": {
+                        **{"workload": "chat", "target": "llama", "job": "tgi-probe", "instance": "probe:9477"},
+                        **{"batch_size": "1", "severity": "ticket"},
+                    },
+                    "exp_annotations": {
+                        "summary": "llama: no probe of batch size 1 of workload chat has succeeded for 12m 0s",
+                        "description": f"Of workload chat on llama {SINCE.format(since='12m 0s')} {happened}",
+                        "runbook_url": "docs/runbooks.md#tgiprobebatchsizestale",
+                    },
+                }
+            ],
+        }
+    ]
+    found = replayed(tmp_path, CONFIG.format(objective=0.99), [test])
+    assert not found, found
+
+
+def test_skipped_probes_are_told_with_their_reasons(tmp_path: Path) -> None:
+    test = rule_test("skips", [Phase(6 * HOURS, probes=1, skipped=2)], {})
+    description = (
+        "66.67% of the probes of workload chat, batch size 1, that were due in the last 1h were skipped (25 % may), so "
+        "there is less data than the objectives count on: 120 were skipped because the target was busy."
+    )
+    labels = {"workload": "chat", "target": "llama", "job": "tgi-probe", "instance": "probe:9477", "batch_size": "1"}
+    test["alert_rule_test"] = [
+        {
+            "eval_time": "300m",
+            "alertname": "TgiProbeSkipped",
+            "exp_alerts": [
+                {
+                    "exp_labels": labels | {"severity": "ticket"},
+                    "exp_annotations": {
+                        "summary": "llama: too many probes of batch size 1 are skipped",
+                        "description": description,
+                        "runbook_url": "docs/runbooks.md#tgiprobeskipped",
+                    },
+                }
+            ],
+        }
+    ]
+    found = replayed(tmp_path, CONFIG.format(objective=0.99), [test])
+    assert not found, found
