@@ -8,7 +8,7 @@ from pathlib import Path
 from exporter import __version__, grpc_core
 from exporter.notation import counted
 from exporter.sources import SettingsError, load
-from exporter.targets import sent_in_the_open, too_large, too_short
+from exporter.targets import sent_in_the_open, too_frequent, too_large, too_short
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,7 +122,8 @@ def _check(options: argparse.Namespace) -> int:
     from exporter.alerting.commands import explain
 
     notes, warnings = explain(settings)
-    warnings = [*too_large(settings), *too_short(settings), *sent_in_the_open(settings), *warnings]
+    ours = [*too_large(settings), *too_frequent(settings), *too_short(settings), *sent_in_the_open(settings)]
+    warnings = [*ours, *warnings]
     for note in notes:
         print(note)
     for warning in warnings:

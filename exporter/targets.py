@@ -182,6 +182,39 @@ def too_short(settings: Settings) -> list[str]:
     ]
 
 
+# What a fast server needs: a step of decoding, and prefill.
+SECONDS_PER_STEP, PROMPT_TOKENS_PER_SECOND = 0.008, 20_000
+SLOWDOWN = 3
+
+
+def too_frequent(settings: Settings) -> list[str]:
+    """A line for every target whose probes would exceed `max_duty_cycle` when a fast server becomes a slow one."""
+    found = []
+    for plan in plans(settings).values():
+        paced = [
+            (workload, series.batch_size)
+            for series, workload in plan.batches.series()
+            if workload.interval and excess(plan.target, workload, series.batch_size) is None
+        ]
+        per_second = sum(1 / workload.interval for workload, _ in paced)
+        share = sum(seconds_when_fast(workload, size) / workload.interval for workload, size in paced)
+        over = SLOWDOWN * share / plan.max_duty_cycle
+        if over > 1:
+            found.append(
+                f"target {plan.target.name}: its intervals, batch sizes and max_duty_cycle leave "
+                f"{plan.max_duty_cycle / per_second:.2g} s for a probe on average. A fast server "
+                f"({SECONDS_PER_STEP * 1000:g} ms per token) takes about {share / per_second:.2g} s; on one that is "
+                f"{SLOWDOWN} times slower some probes will be skipped. Mend: intervals {over + 0.05:.1f} times as "
+                "long, fewer batch sizes or shorter answers"
+            )
+    return found
+
+
+def seconds_when_fast(workload: Workload, batch_size: int) -> float:
+    prompts = batch_size * workload.sequence_length
+    return workload.decode_length * SECONDS_PER_STEP + prompts / PROMPT_TOKENS_PER_SECOND
+
+
 def sent_in_the_open(settings: Settings) -> list[str]:
     """A line for every target whose bearer token goes over a network unencrypted."""
     return [

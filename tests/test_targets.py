@@ -1,13 +1,15 @@
 """Who stays at a reload, and what may be sent to whom."""
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.settings import Settings, Target, Workload
-from exporter.targets import Facts, Plan, change, deadlock, excess, refusal, too_short
+from exporter.targets import Facts, Plan, change, deadlock, excess, refusal, too_frequent, too_short
 
 PLANS = st.builds(
     lambda address, interval, share: Plan(
@@ -89,3 +91,53 @@ def test_a_short_prompt_in_the_chat_form_has_a_warning_that_says_why() -> None:
         "target chat, workload default: sequence_length 10 is short for api: chat, where it includes what the chat "
         "template adds, often 20 to 40 tokens; choose 64 or more"
     ]
+
+
+def configured(**changes: Any) -> Settings:
+    target = {"name": "llama", "address": "h:1"} | changes.pop("target", {})
+    duty = changes.pop("max_duty_cycle", 0.5)
+    workload = {"name": "chat", "sequence_length": 512, "decode_length": 64} | changes
+    return Settings.model_validate({"targets": [target], "workloads": [workload], "max_duty_cycle": duty})
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({}, False),
+        ({"decode_length": 128}, True),
+        ({"interval": "10s"}, True),
+        ({"batch_sizes": [1], "interval": "10s"}, False),
+        ({"max_duty_cycle": 0.1}, True),
+        ({"interval": "0s", "decode_length": 1000}, False),
+        ({"interval": "5s", "target": {"max_total_tokens": 100}}, False),
+        ({"interval": "5s", "target": {"max_batch_tokens": 600}}, False),
+        ({"decode_length": 1000, "load": {"mode": "open", "rate": "9/s"}, "target": {"kind": "fmaas"}}, False),
+    ],
+)
+def test_a_timetable_without_room_for_a_slowdown_is_warned_of(changes: dict[str, Any], warned: bool) -> None:
+    assert bool(too_frequent(configured(**changes))) == warned
+
+
+def test_the_warning_names_the_seconds_there_are_and_a_mend_that_works() -> None:
+    [line] = too_frequent(configured(decode_length=128))
+    assert line == (
+        "target llama: its intervals, batch sizes and max_duty_cycle leave 2.5 s for a probe on average. A fast server "
+        "(8 ms per token) takes about 1.3 s; on one that is 3 times slower some probes will be skipped. Mend: "
+        "intervals 1.6 times as long, fewer batch sizes or shorter answers"
+    )
+    assert not too_frequent(configured(decode_length=128, interval="48s"))
+
+
+@given(
+    st.lists(st.integers(1, 64), min_size=1, max_size=6, unique=True),
+    st.integers(1, 2000),
+    st.integers(1, 200),
+    st.floats(0.05, 1),
+)
+def test_the_mend_of_a_timetable_without_room_always_works(
+    sizes: list[int], decode: int, seconds: int, duty: float
+) -> None:
+    changes: dict[str, Any] = {"batch_sizes": sizes, "decode_length": decode, "max_duty_cycle": duty}
+    for line in too_frequent(configured(interval=f"{seconds}s", **changes)):
+        times = float(line.split("Mend: intervals ")[1].split()[0])
+        assert not too_frequent(configured(interval=f"{math.ceil(seconds * times)}s", **changes))
