@@ -168,7 +168,9 @@ class Catalogue:
             "tgi_probe_attempts_total", "Probes that were started, by how they ended.", (*SERIES, "outcome", "code")
         )
         self.skips = self._counter(
-            "tgi_probe_skipped_total", "Probes that were due but not started, by reason.", (*SERIES, "reason")
+            "tgi_probe_skipped_total",
+            "Probes that were due and not started before they were due again, by reason.",
+            (*SERIES, "reason"),
         )
         self.prompt_tokens = self._counter("tgi_probe_prompt_tokens_total", "Prompt tokens sent in successful probes.")
         self.generated_tokens = self._counter(
