@@ -127,7 +127,7 @@ class Debts:
         self._target = target
         self._owed: dict[int, tuple[tuple[str, ...], str]] = {}
         self._locks: dict[tuple[str, ...], ShardLock] = {}
-        self._locked: set[str] = set()
+        self._held: set[tuple[str, ...]] = set()
         self._kept = False
         self._said: set[str] = set()
 
@@ -144,9 +144,7 @@ class Debts:
         addresses, _ = self._owed.pop(batch_id, ((), ""))
         self._note(addresses)
         if not self._kept and not self._owed_by(addresses):
-            lock = self._locks.pop(addresses, None)
-            if lock is not None:
-                lock.release()
+            self._release(addresses)
 
     def keep(self, ranks: Ranks) -> None:
         """Lock the shard from now on until `close`. Raises as `add`."""
@@ -154,24 +152,24 @@ class Debts:
         self._kept = True
 
     def inherit(self, ranks: Ranks) -> None:
-        """Clear what a prober that was killed has left, if no other one is at work. Raises Failure."""
-        if not os.path.exists(lock_path(ranks.addresses[0])) or ranks.addresses in self._locks:
+        """At a new connection: clear what a prober that was killed has left, unless another one is at work.
+
+        Raises Failure.
+        """
+        if ranks.addresses in self._held:
             return
-        with contextlib.suppress(Occupied, NoLock):
-            lock = ShardLock.take(ranks.addresses[0])
-            try:
-                self._clear_left_over(lock, ranks)
-            finally:
-                lock.release()
+        self._locks.pop(ranks.addresses, None)  # a link in the path may lead elsewhere now
+        if os.path.exists(lock_path(ranks.addresses[0])):
+            with contextlib.suppress(Occupied):
+                self._lock(ranks)
+                self._release(ranks.addresses)
 
     def close(self) -> None:
         """Let other probers at the shards. What is still owed stays written down for them, else no file stays."""
-        for lock in list(self._locks.values()):
-            lock.release()
-        self._locks.clear()
-        for address in self._locked:
+        for addresses, lock in list(self._locks.items()):
+            self._release(addresses)
             with contextlib.suppress(Occupied, NoLock):
-                lock = ShardLock.take(address)
+                lock.take()
                 if not lock.owed:
                     lock.remove()
                 lock.release()
@@ -201,10 +199,13 @@ class Debts:
             )
 
     def _lock(self, ranks: Ranks) -> None:
-        if ranks.addresses in self._locks:
+        if ranks.addresses in self._held:
             return
+        lock = self._locks.get(ranks.addresses)
+        if lock is None:
+            lock = self._locks[ranks.addresses] = ShardLock(ranks.addresses[0])
         try:
-            lock = ShardLock.take(ranks.addresses[0])
+            lock.take()
         except NoLock as why:
             if len(ranks.addresses) > 1:
                 mend = "give tgi-probe the right to read and write its directory"
@@ -212,17 +213,20 @@ class Debts:
                 raise Failure(Outcome.REFUSED, "REFUSED", detail) from None
             self._say(f"other probers are not kept out: {why}")
             return
-        try:
-            self._clear_left_over(lock, ranks)
-        except Failure:
-            lock.release()
-            raise
-        self._locks[ranks.addresses] = lock
-        self._locked.add(ranks.addresses[0])
+        self._held.add(ranks.addresses)
+        if lock.owed:
+            try:
+                self._clear_left_over(lock, ranks)
+            except Failure:
+                self._release(ranks.addresses)
+                raise
+
+    def _release(self, addresses: tuple[str, ...]) -> None:
+        if addresses in self._held:
+            self._held.discard(addresses)
+            self._locks[addresses].release()
 
     def _clear_left_over(self, lock: ShardLock, ranks: Ranks) -> None:
-        if not lock.owed:
-            return
         if lock.shard == ranks.connection():
             for batch_id in lock.owed:
                 clear(batch_id, ranks, CLEAR_SECONDS)
@@ -240,11 +244,10 @@ class Debts:
         return [batch_id for batch_id, (where, _) in self._owed.items() if where == addresses]
 
     def _note(self, addresses: tuple[str, ...]) -> None:
-        lock = self._locks.get(addresses)
-        if lock is None:
+        if addresses not in self._held:
             return
         try:
-            lock.note(self._owed_by(addresses), identity(addresses))
+            self._locks[addresses].note(self._owed_by(addresses), identity(addresses))
         except OSError as error:
             self._say(f"a batch could not be cleared if this process were killed, since it cannot be noted: {error}")
 

@@ -14,7 +14,7 @@ import os
 import stat
 import threading
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from exporter.notation import canonical_address
 from exporter.prober import Occupied
@@ -26,6 +26,7 @@ OWN_IDS = range(1 << 63, 1 << 64)
 ATTEMPTS = 5
 # Where the locks of shards on TCP are. Not $TMPDIR, which differs between users.
 TEMPORARY = "/tmp"
+HOST = json.dumps(os.uname().nodename)
 
 
 class NoLock(Exception):
@@ -42,66 +43,75 @@ def lock_path(address: str) -> str:
 
 
 class ShardLock:
-    """A lock that is held until `release`. `owed` (batch ids) and `shard` are what the last holder left in the file;
-    `quarantine` is kept there as it is.
+    """The lock of the shard at `address`; to be taken and released again and again, from one thread at a time, except
+    `release`.
+
+    While it is taken, `owed` (batch ids) and `shard` are what the last holder left in the file; `quarantine` is kept
+    there as it is.
     """
 
-    def __init__(self, path: str, file: int | None, folder: int | None, writable: bool) -> None:
-        self._path = path
-        self._file = file
-        self._folder = folder
-        self._writable = writable
-        self._released = False
+    def __init__(self, address: str) -> None:
+        self.owed: tuple[int, ...] = ()
+        self.shard: tuple[int, ...] = ()
+        self.quarantine: dict[str, Any] = {}
+        self._address = address
+        self._path = lock_path(address)
+        self._file: int | None = None
+        self._folder: int | None = None
+        self._writable = False
+        self._content: bytes | None = None
         self._guard = threading.Lock()  # `release` may come from another thread, and a number of a file is used again
-        note = _read(file)
-        self.owed = _own_ids(note.get("owed"))
-        self.shard = _numbers(note.get("shard"))
-        quarantine = note.get("quarantine")
-        self.quarantine: dict[str, Any] = quarantine if isinstance(quarantine, dict) else {}
 
-    @classmethod
-    def take(cls, address: str) -> Self:
+    def take(self) -> None:
         """Without waiting. Raises Occupied where another prober has it, NoLock."""
-        path = lock_path(address)
         for _ in range(ATTEMPTS):
-            file, writable = _open(path)
-            folder = _open_folder(path)
+            file, writable = _open(self._path)
+            folder = _open_folder(self._path)
             try:
                 held = _lock(file, folder)
             except BlockingIOError:
-                who = _holder(_read(file))
+                who = _holder(_parsed(_read(file)))
                 _close(file, folder)
-                raise Occupied(f"{who} uses {address}") from None
+                raise Occupied(f"{who} uses {self._address}") from None
             if not held:
                 _close(file, folder)
-                raise NoLock(f"neither {path} nor its directory can be locked")
-            if file is None or _is_at(path, file):
-                return cls(path, file, folder, writable)
+                raise NoLock(f"neither {self._path} nor its directory can be locked")
+            if file is None or _is_at(self._path, file):
+                self._file, self._folder, self._writable = file, folder, writable
+                return self._look()
             _close(file, folder)
-        raise Occupied(f"another prober uses {address}, and makes {path} anew all the time")
+        raise Occupied(f"another prober uses {self._address}, and makes {self._path} anew all the time")
+
+    def _look(self) -> None:
+        """What the last holder left. It is this one nearly always: nothing is parsed that it has written itself."""
+        content = _read(self._file)
+        if content != self._content:
+            note = _parsed(content)
+            quarantine = note.get("quarantine")
+            self.owed, self.shard = _own_ids(note.get("owed")), _numbers(note.get("shard"))
+            self.quarantine = quarantine if isinstance(quarantine, dict) else {}
+            self._content = content
 
     def note(self, owed: Sequence[int], shard: Sequence[int]) -> None:
         """Write down what is to be cleared where the holder ends without doing so. Nothing after the release.
 
         Raises OSError.
         """
-        content = {
-            "pid": os.getpid(),
-            "host": os.uname().nodename,
-            "owed": list(owed),
-            "shard": list(shard),
-            "quarantine": self.quarantine,
-        }
-        line = json.dumps(content).encode() + b"\n"
+        holder = f'"pid": {os.getpid()}, "host": {HOST}'
+        kept = json.dumps(self.quarantine) if self.quarantine else "{}"
+        line = f'{{{holder}, "owed": {[*owed]}, "shard": {[*shard]}, "quarantine": {kept}}}\n'.encode()
         with self._guard:
-            if self._released:
+            if self._file is None and self._folder is None:
                 return
             if self._file is None or not self._writable:
                 raise PermissionError(errno.EACCES, f"{self._path} cannot be written")
+            before, self._content = self._content or b"", None
             written = os.pwrite(self._file, line, 0)
-            os.ftruncate(self._file, written)
+            if written < max(len(line), len(before)):
+                os.ftruncate(self._file, written)
             if written < len(line):
                 raise OSError(errno.ENOSPC, f"{self._path}: no space left")
+        self.owed, self.shard, self._content = tuple(owed), tuple(shard), line
 
     def remove(self) -> None:
         """Take the file away, where nothing in it is needed any more. The next prober makes its own."""
@@ -114,7 +124,6 @@ class ShardLock:
         with self._guard:
             file, folder = self._file, self._folder
             self._file = self._folder = None
-            self._released = True
             _close(file, folder)
 
 
@@ -182,12 +191,19 @@ def _is_at(path: str, file: int) -> bool:
         return False
 
 
-def _read(file: int | None) -> dict[str, Any]:
-    """The line of JSON; nothing where it is something else, whatever that is."""
+def _read(file: int | None) -> bytes:
     try:
-        data = os.pread(file, MOST_BYTES + 1, 0) if file is not None else b""
-        note = json.loads(data.partition(b"\n")[0]) if len(data) <= MOST_BYTES else None
-    except (OSError, ValueError, RecursionError):
+        return os.pread(file, MOST_BYTES, 0) if file is not None else b""
+    except OSError:
+        return b""
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    """The first line as JSON; nothing where it is something else, whatever that is."""
+    line, end, _ = content.partition(b"\n")
+    try:
+        note = json.loads(line) if end or len(content) < MOST_BYTES else None
+    except (ValueError, RecursionError):
         return {}
     return note if isinstance(note, dict) else {}
 
@@ -205,6 +221,6 @@ def _holder(note: dict[str, Any]) -> str:
     pid, host = note.get("pid"), note.get("host")
     if type(pid) is not int or not isinstance(host, str) or not host.isprintable() or len(host) > 253:
         return "another prober"
-    if host != os.uname().nodename:
+    if json.dumps(host) != HOST:
         return f"another prober (process {pid} on {host})"
     return "another target of this process" if pid == os.getpid() else f"another prober (process {pid})"

@@ -46,7 +46,8 @@ def address(tmp_path: Path) -> str:
 
 @contextlib.contextmanager
 def taken(address: str) -> Iterator[ShardLock]:
-    lock = ShardLock.take(address)
+    lock = ShardLock(address)
+    lock.take()
     try:
         yield lock
     finally:
@@ -64,21 +65,22 @@ def put(address: str, content: bytes) -> Path:
 
 def test_two_descriptors_of_one_process_exclude_each_other_until_the_release(address: str) -> None:
     with taken(address), pytest.raises(Occupied):
-        ShardLock.take(address)
-    ShardLock.take(address).release()
+        ShardLock(address).take()
+    with taken(address):
+        pass
 
 
 def test_who_holds_it_is_said(address: str) -> None:
     with taken(address) as lock:
         lock.note([OURS], [])
         with pytest.raises(Occupied, match=r"^another target of this process uses unix://"):
-            ShardLock.take(address)
+            ShardLock(address).take()
         put(address, b'{"pid": 4711, "host": "elsewhere"}\n')
         with pytest.raises(Occupied, match=r"^another prober \(process 4711 on elsewhere\) uses unix://"):
-            ShardLock.take(address)
+            ShardLock(address).take()
         put(address, b'{"pid": "x", "host": "a\\u001b[31m"}\n')
         with pytest.raises(Occupied, match=r"^another prober uses unix://"):
-            ShardLock.take(address)
+            ShardLock(address).take()
 
 
 def test_every_way_to_a_socket_leads_to_the_same_lock(tmp_path: Path) -> None:
@@ -131,20 +133,21 @@ def test_where_the_file_cannot_be_made_the_folder_is_locked(address: str) -> Non
     os.mkdir(lock_path(address))
     with taken(address) as lock:
         with pytest.raises(Occupied):
-            ShardLock.take(address)
+            ShardLock(address).take()
         with pytest.raises(OSError, match="cannot be written"):
             lock.note([OURS], [])
 
 
 def test_without_a_folder_there_is_no_lock() -> None:
     with pytest.raises(NoLock):
-        ShardLock.take("unix:///nowhere/at/all")
+        ShardLock("unix:///nowhere/at/all").take()
 
 
 def test_a_prober_of_another_user_can_open_the_file_whatever_the_umask(address: str) -> None:
     before = os.umask(0o077)
     try:
-        ShardLock.take(address).release()
+        with taken(address):
+            pass
     finally:
         os.umask(before)
     assert Path(lock_path(address)).stat().st_mode & 0o777 == 0o666
