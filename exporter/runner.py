@@ -242,17 +242,14 @@ class Runner:
         self._after(key, observation)
 
     def _give_way(self, start: Start, why: GiveWay) -> None:
-        seconds = GIVE_WAY_SECONDS
-        if isinstance(why, Occupied):
-            seconds = OCCUPIED_SECONDS
-            if str(why) not in self._occupants:
-                self._occupants.add(str(why))
-                logger.warning("target %s: %s; meanwhile probes are skipped as busy", self.name, why)
+        if isinstance(why, Occupied) and str(why) not in self._occupants:
+            self._occupants.add(str(why))
+            logger.warning("target %s: %s; meanwhile probes are skipped as busy", self.name, why)
         if self._timetable.not_started(start, SkipReason.BUSY) is not None and isinstance(start.key, Series):
             self._ledger.skipped(start.key, SkipReason.BUSY)
         self.attempted = True
-        away_until = self._clock.now() + seconds
-        self._window = replace(self._window, busy_until=max(self._window.busy_until, away_until))
+        seconds = OCCUPIED_SECONDS if isinstance(why, Occupied) else GIVE_WAY_SECONDS
+        self._window = replace(self._window, busy_until=self._clock.now() + seconds)
 
     def _attempt(self, series: Series, workload: Workload, due: float, started: float) -> Observation:
         """The border: behind it everything that went wrong is an outcome."""
