@@ -4,11 +4,13 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from exporter import app
 from exporter.probes import shard as shard_prober
+from exporter.probes import shard_lock
 from exporter.settings import Settings, Web
 from exporter.simulator import Fault, Shard
 from tests.processes import wait_until
@@ -26,7 +28,8 @@ def settings(shard: Shard, interval: str = "0s") -> Settings:
 
 
 @pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def _hasty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shard_lock, "TEMPORARY", str(tmp_path))  # the file stays where a batch could not be cleared
     monkeypatch.setattr(app, "DRAIN_SECONDS", 0.2)
     monkeypatch.setattr(app, "CUT_SECONDS", 2.0)
     monkeypatch.setattr(shard_prober, "CLOSE_SECONDS", 0.2)
