@@ -63,7 +63,12 @@ One YAML file (`--config`), and every key as an environment variable too: `{PREF
 `web.listen_address`, `{PREFIX}TARGETS__0__NAME` the name of the first target. The environment beats the file.
 A relative file name starts at the file that it stands in, one from the environment at the working directory.
 Durations are written as Prometheus writes them: `250ms`, `15s`, `1m30s`. A key that is not known is an error.
-`tgi-probe check --config FILE` says what is wrong, and where.
+A variable that holds a mapping is JSON: `{PREFIX}TARGETS__0__EXTRA_BODY='{{"ignore_eos": true}}'`. Single keys of
+`extra_body` too: `…__EXTRA_BODY__IGNORE_EOS=true` is true, `…=7` a number, and what is no JSON is text; their names are
+in lower case. Variables that Kubernetes sets for Services (`{PREFIX}…_SERVICE_HOST`, `…_PORT` and the like) are passed
+over. A number is what it looks like: `0644` and `1:30`, which YAML takes for others, are refused.
+`tgi-probe check --config FILE` says what is wrong, and where. Also a token or a certificate that is not there, though
+the daemon starts without them and goes on trying: with `--syntax-only` it does not look.
 `/config` of a running daemon shows all of it, defaults too, as a file that gives the same settings when it is fed back;
 only what it hides in `extra_body` (`<hidden>`) has to be put in again.
 """

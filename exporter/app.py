@@ -29,6 +29,7 @@ from exporter.runner import Runner
 from exporter.schedule import phase
 from exporter.settings import Settings
 from exporter.sources import SettingsError, load, stamp
+from exporter.streaming.mistaken import doubled_paths
 from exporter.targets import Plan, change, plans, too_large
 from exporter.transcript import transcript
 from exporter.web.current import Current
@@ -180,7 +181,7 @@ class Daemon:
 
     def _start(self, arriving: Iterable[Plan]) -> None:
         arriving = list(arriving)
-        for line in too_large(self._settings):
+        for line in (*too_large(self._settings), *doubled_paths(self._settings)):
             logger.warning("%s", line)
         for plan in arriving:
             self._recorder.kinds[plan.target.name] = plan.target.kind

@@ -1,5 +1,7 @@
 """The only opener of gRPC channels, and the one place where a status code becomes an Outcome."""
 
+from urllib.parse import quote
+
 import grpc
 
 from exporter import statuses
@@ -23,7 +25,9 @@ OPTIONS = (
 
 def open_channel(address: str) -> grpc.Channel:
     """A channel to `unix:///path` or `host:port`. It connects on the first call, and does not wait for a server."""
-    return grpc.insecure_channel(address, options=OPTIONS)
+    scheme, colon, path = address.partition(":")
+    # gRPC takes a socket's name for a URL, where a %, ? or # would mean something else.
+    return grpc.insecure_channel(f"unix:{quote(path)}" if scheme == "unix" and colon else address, options=OPTIONS)
 
 
 def failure(error: grpc.RpcError, what: str, address: str) -> Failure:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from exporter import __version__, grpc_core
 from exporter.notation import counted
+from exporter.settings import Settings
 from exporter.sources import SettingsError, load
 from exporter.targets import sent_in_the_open, too_frequent, too_large, too_short
 
@@ -49,6 +50,11 @@ def build_parser(command: Sequence[str] = ()) -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="check a configuration: exit code 0, or 2 with a line for every error")
     _takes_config(check)
+    check.add_argument(
+        "--syntax-only",
+        action="store_true",
+        help="do not look at the tokens and certificates that it names: they are not on this machine",
+    )
     check.set_defaults(command=_check)
 
     rules = commands.add_parser(
@@ -105,6 +111,7 @@ def _takes_config(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     if options.check_only:
+        options.syntax_only = False
         return _check(options)
     from exporter import app
 
@@ -117,18 +124,30 @@ def _check(options: argparse.Namespace) -> int:
         from exporter.web.current import Current
 
         Current(settings.web.config_file)
+    if not options.syntax_only:
+        _check_secrets(settings)
     kinds = ((settings.targets, "target"), (settings.workloads, "workload"), (settings.slos, "SLO"))
     print("ok: " + ", ".join(counted(len(found), noun) for found, noun in kinds))
     from exporter.alerting.commands import explain
+    from exporter.streaming.mistaken import doubled_paths
 
     notes, warnings = explain(settings)
-    ours = [*too_large(settings), *too_frequent(settings), *too_short(settings), *sent_in_the_open(settings)]
-    warnings = [*ours, *warnings]
+    about_targets = (too_large, too_frequent, too_short, doubled_paths, sent_in_the_open)
+    warnings = [*(line for lines in about_targets for line in lines(settings)), *warnings]
     for note in notes:
         print(note)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 0
+
+
+def _check_secrets(settings: Settings) -> None:
+    """The daemon starts without them, and goes on trying. Raises SettingsError."""
+    from exporter.streaming import trust
+
+    missing = [f"target {target.name}: {problem}" for target in settings.targets for problem in trust.problems(target)]
+    if missing:
+        raise SettingsError([*missing, "to check the configuration without its tokens and certificates: --syntax-only"])
 
 
 def _health(options: argparse.Namespace) -> int:

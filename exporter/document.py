@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
-
+from exporter import yaml_text
 from exporter.settings import Settings
 from exporter.settings.target import KEYS_OF_KINDS
 from exporter.settings.workload import KEYS_OF_MODES, NOT_OF_LOADS
@@ -12,7 +11,7 @@ from exporter.settings.workload import KEYS_OF_MODES, NOT_OF_LOADS
 
 def text(settings: Settings) -> str:
     """YAML of every key that has a value and a meaning, defaults too; what looks like a secret is hidden."""
-    return yaml.safe_dump(document(settings), sort_keys=False, allow_unicode=True)
+    return yaml_text.dump(document(settings))
 
 
 def document(settings: Settings) -> dict[str, Any]:

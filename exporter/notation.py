@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from ipaddress import ip_address
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from pydantic_core import PydanticCustomError
 
@@ -97,6 +97,12 @@ def unicode_text(value: object) -> object:
     return value
 
 
+def file_name(value: str) -> str:
+    if not value.strip() or not value.isprintable():
+        raise PydanticCustomError("file_name", "must be the name of a file, without line ends or control characters")
+    return value
+
+
 def budget_period(value: float) -> float:
     if not 3600 <= value <= 366 * 86400:
         raise PydanticCustomError("period", "must be from 1h to 366d")
@@ -106,24 +112,64 @@ def budget_period(value: float) -> float:
 # What fits into a socket's address; the kernel's own limit, with its closing zero.
 SOCKET_PATH_BYTES = 107
 ADDRESS = "address: must be unix:///absolute/path of the socket, or host:port"
-
-
-def _is_host(name: str) -> bool:
-    """Whether DNS could be asked for it: each label of 1 to 63 characters, as bytes; one dot may end it."""
-    try:
-        name.encode("idna")
-    except UnicodeError:
-        return False
-    return True
-
-
+HOST = re.compile(r"[A-Za-z0-9._-]+")
+LONGEST_HOST = 253
+# The two editions of the standard (IDNA 2003 and 2008) make different hosts of a name with one of these.
+TWO_MEANINGS = re.compile("[\u00df\u03c2\u200c\u200d]")
 LABELS = "{key}: must be a host name whose parts between dots have 1 to 63 characters"
+CHARACTERS = (
+    "{key}: must be a host name as DNS has it, of letters, digits, dots and hyphens (international ones: xn--…)"
+)
+
+
+def ascii_host(name: str) -> str:
+    """An international host name as DNS has it (xn--…). Unchanged where there is no such form: `check_host` tells."""
+    if name.isascii() or len(name) > LONGEST_HOST or TWO_MEANINGS.search(name.lower()):
+        return name
+    try:
+        return name.encode("idna").decode()
+    except UnicodeError:
+        return name
+
+
+def ascii_address(text: str) -> str:
+    """An address as it goes over the network: the host as DNS has it, the path of a URL with percent-encoding.
+
+    Unchanged where it is in ASCII already, or cannot be: the checks tell what is wrong with it.
+    """
+    if text.startswith("unix:"):
+        return text
+    if not text.startswith(("http://", "https://")):
+        host, colon, port = text.rpartition(":")
+        return ascii_host(host) + colon + port
+    try:
+        parts = urlsplit(text)
+        port_text = "" if parts.port is None else f":{parts.port}"
+    except ValueError:
+        return text
+    path = quote(re.sub("%(?![0-9A-Fa-f]{2})", "%25", parts.path), safe="/:@!$&'()*+,;=~%")
+    if not text.isprintable() or parts.query or parts.fragment or "@" in parts.netloc:
+        return text
+    if parts.netloc.isascii():
+        return text if path == parts.path else f"{parts.scheme}://{parts.netloc}{path}"
+    return f"{parts.scheme}://{ascii_host(parts.hostname or '')}{port_text}{path}"
 
 
 def check_host(name: str, key: str) -> None:
     """Errors: PydanticCustomError, which names `key`."""
-    if not _is_host(name):
-        raise PydanticCustomError("address", LABELS, {"key": key})
+    if not HOST.fullmatch(name) and not _is_ip_address(name):
+        raise PydanticCustomError("address", CHARACTERS, {"key": key})
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        raise PydanticCustomError("address", LABELS, {"key": key}) from None
+
+
+def _is_ip_address(text: str) -> bool:
+    try:
+        return bool(ip_address(text))
+    except ValueError:
+        return False
 
 
 def check_address(address: str) -> None:
@@ -138,10 +184,13 @@ def check_address(address: str) -> None:
     if address.startswith(("http://", "https://")):
         # Its type keeps the value from being repeated: a URL may hold a password.
         raise PydanticCustomError("key", "address: a URL needs kind: http; set it, or write unix:///path or host:port")
-    match = re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", address, re.ASCII)
-    if match is None or not 0 < int(match[2]) < 65536:
+    host, _, port = address.rpartition(":")
+    inner = host[1:-1] if host.startswith("[") and host.endswith("]") else None
+    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or not 0 < int(port) < 65536 or not host.strip():
         raise PydanticCustomError("address", ADDRESS)
-    check_host(match[1], "address")
+    if (inner is not None and not _is_ip_address(inner)) or (inner is None and re.search(r"[\s:/\[\]]", host)):
+        raise PydanticCustomError("address", ADDRESS)
+    check_host(inner or host, "address")
 
 
 LOOPBACK_NAMES = ("localhost", "ip6-localhost", "ip6-loopback", "localhost.localdomain")
@@ -221,11 +270,11 @@ def write_rate(per_second: float) -> str:
 
 def split_url(url: str, key: str = "address") -> SplitResult:
     """An absolute http or https URL, whose port may be left out. Errors: PydanticCustomError, which names `key`."""
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         port_fits = parts.port is None or 0 < parts.port < 65536
     except ValueError:
-        port_fits = False
+        parts, port_fits = SplitResult("", "", "", "", ""), False
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits or parts.query or parts.fragment:
         raise PydanticCustomError("address", "{key}: must be http(s)://host:port, with a path or without", {"key": key})
     if parts.username is not None or parts.password is not None:
@@ -233,6 +282,8 @@ def split_url(url: str, key: str = "address") -> SplitResult:
         raise PydanticCustomError(
             "key", "{key}: must not hold a password; use bearer_token_env or bearer_token_file", {"key": key}
         )
+    if not url.isprintable():
+        raise PydanticCustomError("address", "{key}: must not hold line ends or other control characters", {"key": key})
     check_host(parts.hostname, key)
     return parts
 

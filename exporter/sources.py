@@ -1,7 +1,7 @@
 """Where the configuration comes from: the environment first, then the YAML file; and what is said when it is wrong.
 
 Environment: `TGI_PROBE_...`, nested with `__`, list items by number. The single-target variables (`Sidecar`) stand in
-for the blocks targets, workloads and slos.
+for the blocks targets, workloads and slos. `variables` tells which are ours.
 """
 
 import os
@@ -17,12 +17,14 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as PydanticSettingsError
 
-from exporter import filenames, notation
+from exporter import filenames, notation, variables
 from exporter.settings import Settings
+from exporter.variables import PREFIX
+from exporter.yaml_text import Ambiguous, Loader
 
-PREFIX = "TGI_PROBE_"
-# What Kubernetes puts into every container for a Service that happens to be called tgi-probe.
-KUBERNETES_SERVICE = re.compile(r"TGI_PROBE_(SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP|SCTP).*)?)")
+# No configuration comes near; a file that never ends, such as /dev/zero, would fill the memory.
+LARGEST_FILE = 64 * 1024 * 1024
+LONGEST_SHOWN = 200
 
 
 class SettingsError(Exception):
@@ -94,8 +96,11 @@ def load(path: Path | None) -> Settings:
     """
     document = filenames.rooted(read_yaml(path), path.parent) if path else {}
     source = str(path) if path else None
-    environ = dict(os.environ)
-    _refuse_unknown_variables(environ)
+    known = [name.upper() for name in (*Settings.model_fields, *Sidecar.model_fields)]
+    environ = variables.ours(os.environ, known)
+    wrong = [*variables.unknown(environ, known), *variables.twice(environ)]
+    if wrong:
+        raise SettingsError(wrong)
     sidecar = Sidecar().blocks()
     for block in sidecar:
         if document.get(block):
@@ -117,12 +122,14 @@ def load(path: Path | None) -> Settings:
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return env_settings, init_settings
+            return variables.Variables(settings_cls, environ), init_settings
 
     try:
         merged = Sources(**_numbered(document | sidecar))
     except ValidationError as error:
         raise SettingsError([_line(problem, source, bool(sidecar), environ) for problem in error.errors()]) from None
+    except variables.WrongVariable as error:
+        raise SettingsError([str(error)]) from None
     except PydanticSettingsError as error:
         field = re.search(r'field "(\w+)"', str(error))
         name = PREFIX + (field[1].upper() if field else "…")
@@ -169,7 +176,7 @@ def stamp(files: Iterable[Path]) -> Stamp:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The document of a YAML file. Errors: SettingsError."""
     try:
-        document = yaml.load(path.read_text("utf-8"), Loader=UniqueKeyLoader)
+        document = yaml.load(_text(path), Loader=Loader)
     except OSError as error:
         raise SettingsError([f"{path}: cannot be read: {error.strerror}; check the path and its permissions"]) from None
     except UnicodeDecodeError:
@@ -179,7 +186,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise SettingsError([f"{place}: is not YAML: {getattr(error, 'problem', None) or error}"]) from None
+        what = "" if isinstance(error, Ambiguous) else "is not YAML: "
+        raise SettingsError([f"{place}: {what}{getattr(error, 'problem', None) or error}"]) from None
     except RecursionError:
         raise SettingsError([f"{path}: is nested too deeply; write it flatter"]) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # PyYAML's own, for a date such as 2026-13-01
@@ -191,22 +199,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in document.items()}
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice in one mapping, which plain YAML would silently drop."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # `<<: *anchor`; what it brings in may be overruled
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key} stands there twice", key_node.start_mark
-                )
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise SettingsError([f"{path}: is larger than {LARGEST_FILE >> 20} MiB; is it the right file?"])
+    return data.decode()
 
 
 def _numbered(document: dict[str, Any]) -> dict[str, Any]:
@@ -217,20 +215,6 @@ def _numbered(document: dict[str, Any]) -> dict[str, Any]:
         else value
         for key, value in document.items()
     }
-
-
-def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
-    known = {name.upper() for name in (*Settings.model_fields, *Sidecar.model_fields)}
-    unknown = sorted(
-        name
-        for name in environ
-        if name.startswith(PREFIX)
-        and name.removeprefix(PREFIX).split("__")[0] not in known
-        and not KUBERNETES_SERVICE.fullmatch(name)
-    )
-    if unknown:
-        names = ", ".join(PREFIX + name for name in sorted(known))
-        raise SettingsError([f"{name}: is not a known variable; known are {names}" for name in unknown])
 
 
 def lines(error: ValidationError) -> list[str]:
@@ -255,7 +239,8 @@ def explain(problem: ErrorDetails, echo: bool = True) -> tuple[str, str]:
         place = f"{place}.{key}" if place else key
         value = value.get(key) if isinstance(value, Mapping) else None
     if echo and kind not in SELF_EXPLAINING and isinstance(value, (str, int, float, bool)):
-        message += f", not {value!r}" if isinstance(value, str) else f", not {_shown(value)}"
+        said = repr(value) if isinstance(value, str) else _shown(value)
+        message += f", not {said if len(said) <= LONGEST_SHOWN else f'{said[:LONGEST_SHOWN]}…'}"
     return place, message
 
 

@@ -2,16 +2,19 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_serializer, model_validator
+from pydantic import AfterValidator, Field, field_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from exporter import notation
 from exporter.secret import masked
+from exporter.settings.json_object import JsonObject
 from exporter.settings.section import Name, Section, Whole
 
 Kind = Literal["shard", "fmaas", "http"]
 Api = Literal["tgi", "completions", "chat"]
 KvCache = Literal["exclusive", "reserved_block"]
+Address = Annotated[str, AfterValidator(notation.ascii_address)]
+FileName = Annotated[str, AfterValidator(notation.file_name)]
 LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
 RESERVED_LABELS = frozenset(
     {
@@ -37,10 +40,12 @@ KEYS_OF_KINDS: dict[str, tuple[Kind, ...]] = {
 class Tls(Section):
     """How to trust the server, and who we are. Files are PEM; they are read at each connection."""
 
-    ca_file: str | None = Field(None, description="certificates to trust; those of the system when left out")
-    cert_file: str | None = Field(None, description="our own certificate (mTLS)")
-    key_file: str | None = Field(None, description="its private key, not encrypted; in cert_file when left out")
-    server_name: str | None = Field(None, description="name in the server's certificate where it is not the host")
+    ca_file: FileName | None = Field(None, description="certificates to trust; those of the system when left out")
+    cert_file: FileName | None = Field(None, description="our own certificate (mTLS)")
+    key_file: FileName | None = Field(None, description="its private key, not encrypted; in cert_file when left out")
+    server_name: Annotated[str, AfterValidator(notation.ascii_host)] | None = Field(
+        None, description="name in the server's certificate where it is not the host"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -54,7 +59,7 @@ class Target(Section):
 
     name: Name
     kind: Kind = Field("shard", description="what the server speaks")
-    address: str = Field(
+    address: Address = Field(
         description="unix:///path or host:port; for kind http: http(s)://host:port, with a base path or without"
     )
     kv_cache: KvCache | None = Field(
@@ -80,12 +85,12 @@ class Target(Section):
     bearer_token_env: str | None = Field(
         None, description="http: name of the environment variable that holds the token"
     )
-    bearer_token_file: str | None = Field(None, description="http: file that holds the token, read at each connection")
-    extra_body: dict[str, Any] = Field(
-        {}, description="http: added to the JSON of each request, such as ignore_eos: true"
+    bearer_token_file: FileName | None = Field(
+        None, description="http: file that holds the token, read at each connection"
     )
+    extra_body: JsonObject = Field({}, description="http: added to the JSON of each request, such as ignore_eos: true")
     tls: Tls | None = Field(None, description="fmaas: {} = TLS with the system's certificates; http: only with https")
-    metrics_url: str | None = Field(None, description="the router's own /metrics, for yield_to_users")
+    metrics_url: Address | None = Field(None, description="the router's own /metrics, for yield_to_users")
     yield_to_users: bool = Field(False, description="skip while the router has users waiting in its queue")
 
     @field_serializer("extra_body", when_used="json")
@@ -120,6 +125,10 @@ class Target(Section):
         if self.bearer_token_env is not None and self.bearer_token_file is not None:
             raise PydanticCustomError(
                 "key", "bearer_token_env: cannot stand beside bearer_token_file; remove one of the two"
+            )
+        if self.api != "tgi" and self.extra_body.get("stream", True) is not True:
+            raise PydanticCustomError(
+                "key", "extra_body: stream must be true, a probe needs an event stream; remove it"
             )
 
     def _check_labels(self) -> None:

@@ -1,10 +1,16 @@
-"""What a failure to connect looks like when a target's kind or TLS is not what the server speaks. Pure.
+"""What a target looks like whose kind, TLS or address is not what the server has. Pure.
 
 A server is recognised by the first bytes that it sends. The hint ends the failure's line: what it looks like, and
 which key to change.
 """
 
+from collections.abc import Iterator
+from itertools import accumulate
+
+from exporter import notation
 from exporter.observation import Failure
+from exporter.settings import Api, Settings, Target
+from exporter.streaming.dialects import FACTS_PATHS, PATHS
 
 HTTP1, HTTP2, TLS = "HTTP/1.1", "HTTP/2", "TLS"
 ANSWERS_PLAIN = "the server answers without TLS"
@@ -89,3 +95,35 @@ def _fmaas(failure: Failure, secure: bool, met: bool) -> str | None:
 def _closed(said: str) -> bool:
     """Whether the line ends with that, so that it was before an answer."""
     return said.endswith((CLOSED, f"{CLOSED} without an answer", f"{CLOSED} in the handshake"))
+
+
+def doubled_paths(settings: Settings) -> list[str]:
+    """A line for every target whose address ends with a path that its api adds itself, as a base URL of OpenAI does."""
+    return [line for target in settings.targets if target.kind == "http" for line in _doubled_path(target)]
+
+
+def _doubled_path(target: Target) -> Iterator[str]:
+    base = notation.split_url(target.address).path.rstrip("/")
+    tail = next((tail for tail in _tails() if base.endswith(tail)), None)
+    if tail is None:
+        return
+    mended = target.address.rstrip("/").removesuffix(tail)
+    looks = _api_of(tail)
+    other = f", or set api: {looks}" if target.api not in looks.split(" or ") else ""
+    yield (
+        f"target {target.name}: its address ends with {tail}, and api {target.api} adds {PATHS[target.api]} to it"
+        f" ({base}{PATHS[target.api]}); remove {tail} from the address ({mended}){other}"
+    )
+
+
+def _tails() -> list[str]:
+    """Every path that an api adds, and the beginnings of it; the longest first."""
+    paths = {*PATHS.values(), *FACTS_PATHS.values()}
+    found = {tail for path in paths for tail in accumulate(path.split("/"), lambda one, next_one: f"{one}/{next_one}")}
+    return sorted(found - {""}, key=len, reverse=True)
+
+
+def _api_of(tail: str) -> str:
+    """Which api has such a path."""
+    apis: list[Api] = [api for api in PATHS if tail in (PATHS[api], FACTS_PATHS[api]) or PATHS[api].startswith(tail)]
+    return " or ".join(apis)

@@ -3,12 +3,15 @@ message.
 """
 
 import os
+import re
 import ssl
-from pathlib import Path
+from collections.abc import Iterator
 
 from exporter.observation import Failure, Outcome
-from exporter.settings import Tls
+from exporter.settings import Target, Tls
 from exporter.streaming.line import unreachable
+
+LONGEST_TOKEN = 65536
 
 
 class Trust:
@@ -50,29 +53,70 @@ class Trust:
                 files = " and ".join(file for file in (tls.cert_file, tls.key_file) if file)
                 what = f"tls.cert_file: {files} cannot be used: {_reason(error)}"
                 raise unreachable(self._where, what) from None
-        context.set_alpn_protocols([self._protocol])
+        if self._protocol:
+            context.set_alpn_protocols([self._protocol])
         return context
 
 
 def _reason(error: OSError) -> str:
-    return str(getattr(error, "reason", None) or error.strerror or type(error).__name__)
+    said = str(getattr(error, "reason", None) or error.strerror or type(error).__name__)
+    return re.sub(r"^\[\w+\] | \(_ssl\.c:\d+\)$", "", said)  # of OpenSSL, and a line of Python's source
 
 
 def bearer_token(where: str, variable: str | None, file: str | None) -> str | None:
     """The token of the target, None where it has none. Raises Failure where it is not there."""
-    if variable is not None:
-        token, place = os.environ.get(variable, ""), f"bearer_token_env: the variable {variable} is not set"
-    elif file is not None:
-        place = f"bearer_token_file: {file} holds no token"
+    try:
+        return _token(variable, file)
+    except ValueError as error:
+        raise Failure(Outcome.REJECTED, "UNAUTHENTICATED", f"{where}: {error}") from None
+
+
+def problems(target: Target) -> Iterator[str]:
+    """`key: what is wrong` for each token and certificate of the target that cannot be read now."""
+    try:
+        _token(target.bearer_token_env, target.bearer_token_file)
+    except ValueError as error:
+        yield str(error)
+    if target.tls is not None:
         try:
-            token = Path(file).read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not text"
-            raise Failure(
-                Outcome.REJECTED, "UNAUTHENTICATED", f"{where}: bearer_token_file: {file}: {reason}"
-            ) from None
+            Trust("", target.tls, "").context()
+        except Failure as failure:
+            yield failure.detail.removeprefix(": ")
+
+
+def _token(variable: str | None, file: str | None) -> str | None:
+    """Raises ValueError, with `key: what is wrong`."""
+    if variable is not None:
+        place = f"bearer_token_env: the variable {variable}"
+        text = os.environ.get(variable)
+        if text is None:
+            raise ValueError(f"{place} is not set")
+    elif file is not None:
+        place = f"bearer_token_file: {file}"
+        text = _text_of(file)
     else:
         return None
-    if not token or not token.isascii() or not token.isprintable():
-        raise Failure(Outcome.REJECTED, "UNAUTHENTICATED", f"{where}: {place}")
+    # Secrets are made with echo, editors and exports: what stands around them is no part of them.
+    token = text.strip().strip("\ufeff").strip()
+    if not token:
+        raise ValueError(f"{place} is empty")
+    if len(token.splitlines()) > 1:
+        raise ValueError(f"{place} holds a line end in the middle; put one token there and nothing else")
+    if token.lower().startswith("bearer "):
+        raise ValueError(f"{place} begins with the word Bearer, which is added anyway; leave it out")
+    if not token.isascii() or not token.isprintable():
+        raise ValueError(f"{place} holds a character that a header cannot have; is it the token itself?")
     return token
+
+
+def _text_of(file: str) -> str:
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read(LONGEST_TOKEN + 1)
+        if len(data) > LONGEST_TOKEN:
+            raise ValueError(f"bearer_token_file: {file} is too long for a token")
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"bearer_token_file: {file} is not UTF-8 text") from None
+    except OSError as error:
+        raise ValueError(f"bearer_token_file: {file} cannot be read: {error.strerror}") from None

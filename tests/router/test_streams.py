@@ -329,7 +329,11 @@ def test_a_bearer_token_comes_from_a_file_and_a_new_one_counts_at_once(tmp_path:
     ("keys", "detail"),
     [
         ({"bearer_token_env": "NO_SUCH_TOKEN"}, "bearer_token_env: the variable NO_SUCH_TOKEN is not set"),
-        ({"bearer_token_file": "/no/such/token"}, "bearer_token_file: /no/such/token: No such file or directory"),
+        (
+            {"bearer_token_file": "/no/such/token"},
+            "bearer_token_file: /no/such/token cannot be read: No such file or directory",
+        ),
+        ({"bearer_token_file": "/dev/zero"}, "bearer_token_file: /dev/zero is too long for a token"),
     ],
 )
 def test_a_missing_token_is_one_line(router: Router, keys: dict[str, str], detail: str) -> None:

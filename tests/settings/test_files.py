@@ -31,7 +31,7 @@ def name_of(file: Path) -> str:
 @pytest.mark.parametrize("file", GOOD, ids=name_of)
 def test_a_good_file_is_taken(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(load(file), Settings)
-    assert main(["check", "--config", str(file)]) == 0
+    assert main(["check", "--syntax-only", "--config", str(file)]) == 0
     assert capsys.readouterr().out.startswith("ok: ")
 
 
@@ -77,6 +77,42 @@ def test_a_binary_file_is_one_line(tmp_path: Path, content: bytes, line: str) ->
     file = tmp_path / "binary.yaml"
     file.write_bytes(content)
     assert refusal(file) == [f"{file}: {line}"]
+
+
+def test_a_file_that_never_ends_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.sources.LARGEST_FILE", 1 << 20)
+    assert refusal(Path("/dev/zero")) == ["/dev/zero: is larger than 1 MiB; is it the right file?"]
+
+
+@pytest.mark.parametrize(
+    ("written", "number"), [("0x10", 16), ("1_000", 1000), ("0b101", 5), ("'0644'", 644), ("07", 7), ("089", 89)]
+)
+def test_a_number_is_what_it_looks_like(tmp_path: Path, written: str, number: int) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"targets: [{{name: a, address: 'h:1'}}]\nworkloads: [{{name: w, sequence_length: {written}}}]\n")
+    assert load(file).workloads[0].sequence_length == number
+
+
+@pytest.mark.parametrize(
+    ("written", "yaml_has"),
+    [
+        ("0644", "420 to YAML (octal)"),
+        ("-010", "-8 to YAML (octal)"),
+        ("0_10", "8 to YAML (octal)"),
+        ("1:30", "90 to YAML (base 60)"),
+        ("22:22", "1342 to YAML (base 60)"),
+        ("1:30.5", "90.5 to YAML (base 60)"),
+    ],
+)
+@pytest.mark.parametrize("place", ["workloads: [{name: w, decode_length: %s}]", "targets: [{extra_body: {seed: %s}}]"])
+def test_a_number_that_yaml_takes_for_another_is_refused_wherever_it_stands(
+    tmp_path: Path, written: str, yaml_has: str, place: str
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(place % written)
+    column = place.index("%s") + 1
+    mend = "write the number that is meant, or put it in quotes"
+    assert refusal(file) == [f"{file}:1:{column}: {written} is {yaml_has}; {mend}"]
 
 
 def test_a_file_nested_too_deeply_is_one_line(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import yaml
 from exporter import document
 from exporter.cli import main
 from exporter.settings import Settings, Target, Workload
+from exporter.streaming.mistaken import doubled_paths
 from exporter.targets import sent_in_the_open
 
 BODY = {
@@ -34,7 +35,7 @@ SEEN = {
 
 
 def settings(address: str, **keys: object) -> Settings:
-    target = Target.model_validate({"name": "t", "kind": "http", "api": "chat", "address": address, **keys})
+    target = Target.model_validate({"name": "t", "kind": "http", "api": "chat", "address": address} | keys)
     return Settings(targets=(target,), workloads=(Workload(name="w"),))
 
 
@@ -66,7 +67,10 @@ def test_a_token_that_goes_over_a_network_unencrypted_is_warned_of(
     assert all("unencrypted to " + address in line for line in lines)
 
 
-def test_check_prints_the_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_the_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("T", "sk-abc")
     file = tmp_path / "c.yaml"
     file.write_text(
         "targets: [{name: t, kind: http, api: chat, address: 'http://llm.example', bearer_token_env: T}]\n"
@@ -77,3 +81,48 @@ def test_check_prints_the_warning(tmp_path: Path, capsys: pytest.CaptureFixture[
         "warning: target t: its bearer token goes unencrypted to http://llm.example; use an address with https://"
         in capsys.readouterr().err
     )
+
+
+UNUSABLE = """\
+targets:
+  - {name: env, kind: http, address: "https://h", bearer_token_env: NO_SUCH_TOKEN}
+  - {name: file, kind: http, address: "https://h", bearer_token_file: missing, tls: {ca_file: missing.pem}}
+  - {name: own, kind: fmaas, address: "h:1", tls: {cert_file: c.yaml}}
+workloads: [{name: w}]
+"""
+
+
+def test_check_names_every_token_and_certificate_that_is_not_there_and_takes_them_with_syntax_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(UNUSABLE)
+    assert main(["check", "--config", str(file)]) == 2
+    *said, end = capsys.readouterr().err.splitlines()
+    assert said == [
+        "target env: bearer_token_env: the variable NO_SUCH_TOKEN is not set",
+        f"target file: bearer_token_file: {tmp_path}/missing cannot be read: No such file or directory",
+        f"target file: tls.ca_file: {tmp_path}/missing.pem cannot be read: No such file or directory",
+        f"target own: tls.cert_file: {file} cannot be used: PEM lib",
+    ]
+    assert end.endswith("--syntax-only")
+    assert main(["run", "--config.check", "--config", str(file)]) == 2
+    assert main(["check", "--syntax-only", "--config", str(file)]) == 0
+
+
+@pytest.mark.parametrize(
+    "base", ["/v1", "/openai/v1/", "/v1/chat/completions", "/v1/models", "/generate_stream", "/info"]
+)
+@pytest.mark.parametrize("api", ["tgi", "completions", "chat"])
+def test_an_address_that_ends_with_what_the_api_adds_is_warned_of_with_the_right_one(api: str, base: str) -> None:
+    [line] = doubled_paths(settings(f"http://h:1{base}", api=api))
+    right = "http://h:1/openai" if base.startswith("/openai") else "http://h:1"
+    assert f"({right})" in line
+    of_tgi = base in ("/generate_stream", "/info")
+    assert ("or set api: tgi" in line) == (of_tgi and api != "tgi")
+    assert ("or set api: " in line) == (of_tgi == (api != "tgi") or (base == "/v1/chat/completions" and api != "chat"))
+
+
+@pytest.mark.parametrize("base", ["", "/", "/llm", "/v1beta", "/openai/v1/llm", "/my-info"])
+def test_an_address_with_a_base_path_of_its_own_is_not_warned_of(base: str) -> None:
+    assert doubled_paths(settings(f"http://h:1{base}", api="chat")) == []

@@ -1,0 +1,139 @@
+"""The environment as a source of settings: which variables are ours, and what their text means.
+
+`TGI_PROBE_...`, nested with `__`, list items by number. A mapping may be written as JSON. A key inside `extra_body` is
+JSON (`true`, `7`) where it can be read so, else text.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pydantic_settings import BaseSettings, EnvSettingsSource
+
+PREFIX = "TGI_PROBE_"
+# What Kubernetes puts into every container for each Service of the namespace, after the Service's name.
+OF_SERVICES = re.compile(r"(?P<service>\w+?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://.*", re.IGNORECASE)
+# The keys that hold mappings, in the items of each list.
+MAPPINGS = {"targets": ("labels", "extra_body", "tls"), "workloads": ("parameters", "load"), "slos": ()}
+
+
+class WrongVariable(Exception):
+    """The variable and the mend."""
+
+
+def ours(environ: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:
+    """The variables with our prefix, without those that Kubernetes has set. `known`: first words of keys, upper case.
+
+    A Service may be called as one of our keys is, such as `tgi-probe-web--x`: its variables are told by the address
+    that one of them holds. Where no key of ours begins so, the form of the name is enough.
+    """
+    firsts = set(known)
+    found = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
+    services = {
+        name.removesuffix("_PORT")
+        for name, value in found.items()
+        if name.endswith("_PORT") and SERVICE_ADDRESS.fullmatch(value)
+    }
+
+    def injected(name: str) -> bool:
+        match = OF_SERVICES.fullmatch(name)
+        return match is not None and (
+            name.removeprefix(PREFIX).split("__")[0] not in firsts
+            or any(name.startswith(f"{service}_") for service in services)
+        )
+
+    return {name: value for name, value in found.items() if not injected(name)}
+
+
+def unknown(names: Iterable[str], known: Iterable[str]) -> Iterator[str]:
+    """A line for each variable that stands for no key."""
+    firsts = sorted(known)
+    for name in sorted(names):
+        first = name.removeprefix(PREFIX).split("__")[0]
+        if first not in firsts:
+            near = difflib.get_close_matches(first, firsts, 1)
+            listed = ", ".join(PREFIX + other for other in firsts)
+            mend = f"did you mean {name.replace(first, near[0], 1)}?" if near else f"known are {listed}"
+            yield f"{name}: is not a known variable; {mend}"
+
+
+def twice(names: Iterable[str]) -> Iterator[str]:
+    """A line for each variable that sets a whole block, of which another sets one key."""
+    ordered = sorted(names)
+    for name in ordered:
+        inner = next((other for other in ordered if other.startswith(f"{name}__")), None)
+        if inner is not None and name != f"{PREFIX}WEB":
+            yield f"{name}: cannot stand beside {inner}; remove one of the two"
+
+
+class Variables(EnvSettingsSource):
+    """pydantic-settings' reading of variables, with mappings as JSON."""
+
+    def __init__(self, settings: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        super().__init__(settings)
+        self.env_vars = {name.lower(): value for name, value in environ.items()}
+
+    def __call__(self) -> dict[str, Any]:
+        """Errors: WrongVariable."""
+        # A variable that sets a whole block is in JSON already.
+        found = super().__call__()
+        return {
+            block: _items(block, value)
+            if block in MAPPINGS and f"{PREFIX}{block}".lower() not in self.env_vars
+            else value
+            for block, value in found.items()
+        }
+
+
+def _items(block: str, items: dict[str, Any]) -> dict[str, Any]:
+    """The items of a block by number, each a text in JSON, or keys with the texts of their variables."""
+    return {
+        number: {key: _value(block, number, key, value) for key, value in item.items()}
+        if isinstance(item, dict)
+        else _mapping(item, block, number)
+        for number, item in items.items()
+    }
+
+
+def _value(block: str, number: str, key: str, value: object) -> object:
+    if key not in MAPPINGS[block]:
+        return value
+    if isinstance(value, dict) and key == "extra_body":
+        return {inner: _scalar(one) for inner, one in value.items()}
+    return _mapping(value, block, number, key)
+
+
+def _mapping(value: object, *place: str) -> object:
+    """What a text in JSON says; what is no text, or does not begin as a mapping, as it is."""
+    if not isinstance(value, str) or not value.strip().startswith("{"):
+        return value
+    try:
+        return json.loads(value, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        name = PREFIX + "__".join(place).upper()
+        raise WrongVariable(f'{name}: is not JSON ({error}); write it as in {{"key": true}}') from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)} stands there twice")
+    return found
+
+
+def _scalar(value: object) -> object:
+    """`true`, `7`, `"7"`, `[1, 2]` as JSON has them; any other text as it is."""
+    if isinstance(value, dict):
+        return {key: _scalar(inner) for key, inner in value.items()}
+    try:
+        return json.loads(str(value), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and the like are texts: JSON has no such numbers

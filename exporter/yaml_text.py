@@ -1,0 +1,68 @@
+"""YAML as we read and write it: a key given twice is refused, and a number is what it looks like. Pure.
+
+PyYAML reads YAML 1.1, where `0644` is 420 and `1:30` is 90: both are refused. `1e3` is a number here, as in YAML 1.2.
+"""
+
+import re
+from typing import Any
+
+import yaml
+
+INTEGER, FLOAT, MERGE = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:merge"
+OCTAL = re.compile(r"[-+]?0[0-7]+")
+EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?|\.[0-9]+)(?:[0-9]+)?[eE][-+]?[0-9]+")
+STARTS_OF_NUMBERS = list("-+.0123456789")
+
+
+class Ambiguous(yaml.constructor.ConstructorError):
+    """A number that YAML reads as another one than people do."""
+
+
+class Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice in one mapping, which plain YAML would silently drop."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == MERGE:
+                continue  # `<<: *anchor`; what it brings in may be overruled
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key} stands there twice", key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+    def _integer(self, node: yaml.ScalarNode) -> int:
+        found = self.construct_yaml_int(node)
+        text = node.value.replace("_", "")
+        if ":" in text or (OCTAL.fullmatch(text) and int(text) != found):
+            self._refuse(node, found)
+        return int(found)
+
+    def _float(self, node: yaml.ScalarNode) -> float:
+        found = self.construct_yaml_float(node)
+        if ":" in node.value:
+            self._refuse(node, found)
+        return float(found)
+
+    def _refuse(self, node: yaml.ScalarNode, found: float) -> None:
+        how = "base 60" if ":" in node.value else "octal"
+        mend = f"{node.value} is {found:g} to YAML ({how}); write the number that is meant, or put it in quotes"
+        raise Ambiguous(None, None, mend, node.start_mark)
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes what `Loader` reads as the same."""
+
+
+Loader.add_constructor(INTEGER, Loader._integer)
+Loader.add_constructor(FLOAT, Loader._float)
+for _either in (Loader, Dumper):
+    _either.add_implicit_resolver(FLOAT, EXPONENT, STARTS_OF_NUMBERS)
+
+
+def dump(document: object) -> str:
+    return yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True)
