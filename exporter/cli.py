@@ -1,20 +1,45 @@
 """The commands and their exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted."""
 
 import argparse
+import contextlib
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from exporter import __version__, grpc_core
+from exporter.arguments import Parser
 from exporter.notation import counted
 from exporter.settings import Settings
 from exporter.sources import SettingsError, load
 from exporter.targets import sent_in_the_open, too_frequent, too_large, too_short
 
+# Why writing to the terminal, a pipe or a file fails, whatever is written.
+NOT_WRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     grpc_core.prepare()
+    try:
+        try:
+            return _run_command(words)
+        finally:
+            _flush()  # now, where a failure can be told: at its end Python would print a traceback
+    except OSError as error:
+        if error.errno not in NOT_WRITTEN:
+            raise
+        _discard_output()
+        if not isinstance(error, BrokenPipeError):  # else who read along has left, as `head` does
+            print(f"the output cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # of what handles no signals itself: it has nothing to clear away
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run_command(words: Sequence[str]) -> int:
     options = build_parser(words[:1]).parse_args(words)
     try:
         return int(options.command(options))
@@ -22,16 +47,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        return 1
-    except KeyboardInterrupt:  # of what handles no signals itself: it has nothing to clear away
-        print("interrupted", file=sys.stderr)
-        return 130
 
 
-def build_parser(command: Sequence[str] = ()) -> argparse.ArgumentParser:
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            stream.flush()
+
+
+def _discard_output() -> None:
+    """What is still in the buffer; Python would try to write it once more when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+            continue
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def build_parser(command: Sequence[str] = ()) -> Parser:
     """All commands. The options of some are there only where one is the `command`: a sidecar must not load them."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tgi-probe",
         description="Probe LLM inference servers of the TGI family and serve latency and throughput histograms.",
     )

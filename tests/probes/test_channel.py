@@ -2,6 +2,7 @@
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -14,7 +15,9 @@ def test_the_socket_that_is_named_is_the_one_that_is_connected_to(name: str, tmp
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / name))
         listener.listen()
-        with open_channel(f"unix://{tmp_path}/{name}") as channel, pytest.raises(grpc.RpcError):
-            channel.unary_unary("/service/Call")(b"", timeout=0.5)
+        with open_channel(f"unix://{tmp_path}/{name}") as channel:
+            call: Any = channel.unary_unary("/service/Call")
+            with pytest.raises(grpc.RpcError):
+                call(b"", timeout=0.5)
         listener.setblocking(False)
         listener.accept()[0].close()
