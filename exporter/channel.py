@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 import grpc
 
-from exporter import statuses
+from exporter import connecting, statuses
 from exporter.observation import Failure
 
 OPTIONS = (
@@ -34,4 +34,7 @@ def failure(error: grpc.RpcError, what: str, address: str) -> Failure:
     """The Failure that a gRPC error means, its detail one line: what was called where, and what the server said."""
     code: grpc.StatusCode = error.code()
     said = " ".join(str(error.details() or "").split())
-    return Failure(statuses.of_grpc(code.name), code.name, f"{what} at {address}: {said or code.name}")
+    reason = connecting.reason(said)
+    hint = connecting.hint(address, reason) if reason else None
+    detail = f"{what} at {address}: {reason or said or code.name}" + (f"; {hint}" if hint else "")
+    return Failure(statuses.of_grpc(code.name), code.name, detail)

@@ -246,9 +246,9 @@ def split_listen_address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 target`, `2 targets`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, noun: str, many: str = "") -> str:
+    """`1 target`, `2 targets`; `many` where that is not made with an s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {many or f'{noun}s'}"
 
 
 RATE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from exporter import timeline
+from exporter.notation import counted
 from exporter.observation import Observation, Outcome, Stream
 from exporter.settings import Workload
 
@@ -18,7 +19,8 @@ def transcript(observation: Observation, workload: Workload) -> str:
 def _lines(observation: Observation, workload: Workload) -> Iterator[str]:
     series = observation.series
     yield f"target {series.target}, workload {series.workload}, batch size {series.batch_size}"
-    yield f"{workload.sequence_length} prompt tokens and {workload.decode_length} tokens to generate for each request"
+    prompt, answer = counted(workload.sequence_length, "prompt token"), counted(workload.decode_length, "token")
+    yield f"{prompt} and {answer} to generate for each request"
     yield f"trace {observation.trace_id}"
     yield f"took {_ms(observation.ended - observation.started)}, warm-ups and clearing up included"
     yield ""
@@ -27,7 +29,7 @@ def _lines(observation: Observation, workload: Workload) -> Iterator[str]:
             yield f"stream {number}: {stream.outcome} ({stream.code})"
         yield from _steps(stream)
     if len(observation.streams) > SHOWN_STREAMS:
-        yield f"… and {len(observation.streams) - SHOWN_STREAMS} streams more"
+        yield f"… and {counted(len(observation.streams) - SHOWN_STREAMS, 'stream')} more"
     yield ""
     yield f"outcome: {observation.outcome} ({observation.code})"
     if observation.detail:
@@ -43,11 +45,11 @@ def _steps(stream: Stream) -> Iterator[str]:
             server = f", the server says {_ms(step.server.total)}"
         what = "first token" if number == 0 else f"step {number}"
         yield (
-            f"{(step.arrived - stream.sent) * 1000:10.3f} ms  {what}: {step.tokens} tokens after "
+            f"{(step.arrived - stream.sent) * 1000:10.3f} ms  {what}: {counted(step.tokens, 'token')} after "
             f"{_ms(step.arrived - step.asked)}{server}"
         )
     if len(stream.steps) > SHOWN_STEPS:
-        yield f"  … and {len(stream.steps) - SHOWN_STEPS} steps more"
+        yield f"  … and {counted(len(stream.steps) - SHOWN_STEPS, 'step')} more"
     yield f"{(stream.ended - stream.sent) * 1000:10.3f} ms  done"
 
 

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from exporter import workload as work
+from exporter.notation import counted
 from exporter.observation import Failure, Outcome, ServerTimings
 from exporter.pb import generate_v2_pb2, generate_v3_pb2
 from exporter.settings import Parameters, Target, Workload
@@ -120,9 +121,15 @@ class Batch:
         generations = [generation for answer in replies for generation in answer.generations]
         answered = [generation.request_id for generation in generations]
         if strangers := set(answered) - self._unfinished:
-            malformed(rpc, addresses[0], f"{len(strangers)} generations for requests that are not in the batch")
+            malformed(
+                rpc, addresses[0], f"{counted(len(strangers), 'generation')} for requests that are not in the batch"
+            )
         if len(answered) != len(self._unfinished) or set(answered) != self._unfinished:
-            malformed(rpc, addresses[0], f"{len(answered)} generations for {len(self._unfinished)} requests")
+            malformed(
+                rpc,
+                addresses[0],
+                f"{counted(len(answered), 'generation')} for {counted(len(self._unfinished), 'request')}",
+            )
         tokens = sum(len(generation.tokens.ids) for generation in generations)
         if rpc == "Prefill" and any(not generation.tokens.ids for generation in generations):
             malformed(rpc, addresses[0], "a request without a first token")
@@ -135,7 +142,8 @@ class Batch:
             malformed(
                 rpc,
                 addresses[0],
-                f"{len(self._unfinished)} requests unfinished, but the batch {'goes on' if goes_on else 'has ended'}",
+                f"{counted(len(self._unfinished), 'request')} unfinished, but the batch "
+                f"{'goes on' if goes_on else 'has ended'}",
             )
         return Merged(len(answered), tokens, finished, self._unfinished, _slowest(replies))
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from exporter.channel import failure, open_channel
+from exporter.notation import counted
 from exporter.observation import Failure, Outcome
 from exporter.prober import Occupied
 from exporter.probes.batch import PROTOCOLS, parsed
@@ -194,9 +195,8 @@ class Debts:
                     there.close()
         if trouble is not None:
             ids = ", ".join(map(str, self._owed))
-            raise Failure(
-                trouble.outcome, trouble.code, f"{len(self._owed)} batches not cleared ({ids}): {trouble.detail}"
-            )
+            batches = counted(len(self._owed), "batch", "batches")
+            raise Failure(trouble.outcome, trouble.code, f"{batches} not cleared ({ids}): {trouble.detail}")
 
     def _lock(self, ranks: Ranks) -> None:
         if ranks.addresses in self._held:

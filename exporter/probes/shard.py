@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from exporter import workload as work
+from exporter.notation import counted
 from exporter.observation import Failure, Outcome, Step, Stream
 from exporter.prober import Abandoned, Occupied, Result
 from exporter.probes.batch import PROTOCOLS, Batch, parsed
@@ -173,7 +174,8 @@ class ShardProber:
             raise Failure(
                 Outcome.MALFORMED,
                 "OK",
-                f"{ranks.addresses[0]}: no end after {len(steps)} steps for decode_length {workload.decode_length}",
+                f"{ranks.addresses[0]}: no end after {counted(len(steps), 'step')} for decode_length "
+                f"{workload.decode_length}",
             )
         self._debts.ended(batch.id)
         prompt_tokens = batch_size * workload.sequence_length

@@ -7,7 +7,7 @@ which key to change.
 from collections.abc import Iterator
 from itertools import accumulate
 
-from exporter import notation
+from exporter import connecting, notation
 from exporter.observation import Failure
 from exporter.settings import Api, Settings, Target
 from exporter.streaming.dialects import FACTS_PATHS, PATHS
@@ -56,6 +56,9 @@ def hinted(failure: Failure, kind: str, secure: bool, met: bool) -> Failure:
     `secure`: the target is configured with TLS. `met`: it has answered before.
     """
     found = (_http if kind == "http" else _fmaas)(failure, secure, met)
+    if found is None and failure.code == "UNAVAILABLE":
+        where, _, said = failure.detail.partition(": ")
+        found = connecting.hint(where, said)
     return failure if found is None else Failure(failure.outcome, failure.code, f"{failure.detail}; {found}")
 
 

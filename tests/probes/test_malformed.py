@@ -71,7 +71,7 @@ def liar() -> Iterator[tuple[Liar, str]]:
 
 
 PREFILLS: dict[str, tuple[Callable[[list[int]], Answer | bytes], str]] = {
-    "too few": (lambda ids: alive(generations(pb.PrefillResponse(), ids[1:])), "1 generations for 2 requests"),
+    "too few": (lambda ids: alive(generations(pb.PrefillResponse(), ids[1:])), "1 generation for 2 requests"),
     "too many": (
         lambda ids: alive(generations(pb.PrefillResponse(), [*ids, ids[0]])),
         "3 generations for 2 requests",
@@ -113,7 +113,7 @@ def test_a_decode_that_never_ends_is_given_up(liar: tuple[Liar, str]) -> None:
 def test_a_decode_for_a_finished_request_is_malformed(liar: tuple[Liar, str]) -> None:
     handler, address = liar
     handler.prefill = lambda ids: alive(generations(generations(pb.PrefillResponse(), ids[:1], done=True), ids[1:]))
-    assert "1 generations for requests that are not in the batch" in malformed(address)
+    assert "1 generation for requests that are not in the batch" in malformed(address)
     assert handler.cleared == handler.sent
 
 

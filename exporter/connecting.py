@@ -1,0 +1,40 @@
+"""Why a connection could not be opened, as the system or gRPC says it, and what to look at. Pure."""
+
+import re
+
+_UNRESOLVED = re.compile(r"errors resolving .*|DNS resolution failed .*")
+UNKNOWN_NAME = "the host's name is not known"
+UNKNOWN_HINT = "is it spelt right, and known in this network?"
+GONE = "nobody listens on this socket: is its server still starting, or gone and the file left behind?"
+NOBODY = "nothing listens there: is the server up, and the port right?"
+HINTS = {
+    "Connection refused": NOBODY,
+    UNKNOWN_NAME: UNKNOWN_HINT,
+    "Name or service not known": UNKNOWN_HINT,
+    "No address associated with hostname": UNKNOWN_HINT,
+    "Temporary failure in name resolution": "the name could not be looked up; does DNS work here?",
+    "No route to host": "is the address right, and reachable from this network?",
+    "Network is unreachable": "is the address right, and reachable from this network?",
+    "Connection timed out": "no answer at all: is the address right, and does a firewall let it through?",
+}
+SOCKET_HINTS = {
+    "Connection refused": GONE,
+    "Permission denied": "only the socket's owner may use it; run tgi-probe as the server's user",
+    "No such file or directory": "is the server up, and its directory shared with this container?",
+}
+# However gRPC wraps what the system said: that differs with the kind of address, and as its event engine is on or off.
+_WRAPPED = re.compile(
+    rf"failed to connect to all addresses; last error: .* ({'|'.join(HINTS | SOCKET_HINTS)})(?: \(\d+\))?"
+)
+
+
+def reason(said: str) -> str | None:
+    """What the system said, without what gRPC wraps around it; None where it does not tell of connecting."""
+    if match := _WRAPPED.fullmatch(said):
+        return match[1]
+    return UNKNOWN_NAME if _UNRESOLVED.fullmatch(said) else None
+
+
+def hint(address: str, said: str) -> str | None:
+    """What to look at where the system said this of connecting to the address; None where that is not known."""
+    return (SOCKET_HINTS if address.startswith(("unix:", "/")) else HINTS).get(said)
