@@ -93,6 +93,11 @@ def build_parser(command: Sequence[str] = ()) -> Parser:
         action="store_true",
         help="do not look at the tokens and certificates that it names: they are not on this machine",
     )
+    check.add_argument(
+        "--connect",
+        action="store_true",
+        help="ask each target for one small answer too, and say what is wrong and the mend: exit code 1 for a problem",
+    )
     check.set_defaults(command=_check)
 
     rules = commands.add_parser(
@@ -149,7 +154,7 @@ def _takes_config(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     if options.check_only:
-        options.syntax_only = False
+        options.syntax_only = options.connect = False
         return _check(options)
     from exporter import app
 
@@ -176,7 +181,11 @@ def _check(options: argparse.Namespace) -> int:
         print(note)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    return 0
+    if not options.connect:
+        return 0
+    from exporter import connect_check
+
+    return connect_check.run(settings)
 
 
 def _check_secrets(settings: Settings) -> None:

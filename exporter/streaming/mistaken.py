@@ -9,7 +9,7 @@ from itertools import accumulate
 
 from exporter import connecting, notation
 from exporter.observation import Failure
-from exporter.settings import Api, Settings, Target
+from exporter.settings import Settings, Target
 from exporter.streaming.dialects import FACTS_PATHS, PATHS
 
 HTTP1, HTTP2, TLS = "HTTP/1.1", "HTTP/2", "TLS"
@@ -107,26 +107,25 @@ def doubled_paths(settings: Settings) -> list[str]:
 
 def _doubled_path(target: Target) -> Iterator[str]:
     base = notation.split_url(target.address).path.rstrip("/")
-    tail = next((tail for tail in _tails() if base.endswith(tail)), None)
-    if tail is None:
+    tail = base.removeprefix(without_added_path(base))
+    if not tail:
         return
-    mended = target.address.rstrip("/").removesuffix(tail)
-    looks = _api_of(tail)
-    other = f", or set api: {looks}" if target.api not in looks.split(" or ") else ""
+    apis = [api for api in PATHS if tail == FACTS_PATHS[api] or PATHS[api].startswith(tail)]
+    other = "" if target.api in apis else f", or set api: {' or '.join(apis)}"
     yield (
         f"target {target.name}: its address ends with {tail}, and api {target.api} adds {PATHS[target.api]} to it"
-        f" ({base}{PATHS[target.api]}); remove {tail} from the address ({mended}){other}"
+        f" ({base}{PATHS[target.api]}); remove {tail} from the address"
+        f" ({target.address.rstrip('/').removesuffix(tail)}){other}"
     )
 
 
-def _tails() -> list[str]:
+def without_added_path(base: str) -> str:
+    """A base path without the end that an api adds itself."""
+    return next((base.removesuffix(tail) for tail in _added_paths() if base.endswith(tail)), base)
+
+
+def _added_paths() -> list[str]:
     """Every path that an api adds, and the beginnings of it; the longest first."""
     paths = {*PATHS.values(), *FACTS_PATHS.values()}
     found = {tail for path in paths for tail in accumulate(path.split("/"), lambda one, next_one: f"{one}/{next_one}")}
     return sorted(found - {""}, key=len, reverse=True)
-
-
-def _api_of(tail: str) -> str:
-    """Which api has such a path."""
-    apis: list[Api] = [api for api in PATHS if tail in (PATHS[api], FACTS_PATHS[api]) or PATHS[api].startswith(tail)]
-    return " or ".join(apis)
