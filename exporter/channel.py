@@ -30,10 +30,14 @@ def open_channel(address: str) -> grpc.Channel:
     return grpc.insecure_channel(f"unix:{quote(path)}" if scheme == "unix" and colon else address, options=OPTIONS)
 
 
-def failure(error: grpc.RpcError, what: str, address: str) -> Failure:
-    """The Failure that a gRPC error means, its detail one line: what was called where, and what the server said."""
+def failure(error: grpc.RpcError, what: str, address: str, timeout: float) -> Failure:
+    """The Failure that a gRPC error means, its detail one line: what was called where with which timeout (seconds), and what
+    the server said.
+    """
     code: grpc.StatusCode = error.code()
     said = " ".join(str(error.details() or "").split())
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        said = f"no answer within {timeout:.3g} s"
     reason = connecting.reason(said)
     hint = connecting.hint(address, reason) if reason else None
     detail = f"{what} at {address}: {reason or said or code.name}" + (f"; {hint}" if hint else "")

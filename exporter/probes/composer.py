@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
+from exporter.deadline import DEADLINE_EXCEEDED, out_of_time
 from exporter.observation import Failure, Outcome, Stream
 from exporter.probes.front import Ask, Front, Told
 from exporter.prompts import WORDS, Lengths, Prompts
@@ -198,7 +199,10 @@ class Composer:
             return stream, "", counted
         failure = self._front.explained(self._front.discreet(failure))
         stream = Stream(1, tokens, flight.sent, flight.ended, (), failure.outcome, failure.code, intended, estimated)
-        return stream, f"{self._target.address}: {failure.detail}", None
+        said = failure.detail.removeprefix(f"{flight.connection.where}: ")
+        if failure.code == DEADLINE_EXCEEDED:
+            said = out_of_time(workload, flight.answer.so_far())  # type: ignore[attr-defined]  # as above
+        return stream, f"{self._target.address}: {said}", None
 
     def _prompt(self, text: str, workload: Workload, told: int | None) -> tuple[int, int | None]:
         """A prompt's tokens, and what the server has counted of them, where that can be true.

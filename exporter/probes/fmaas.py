@@ -17,7 +17,7 @@ from exporter.probes.front import Ask, Place, Told, WholeAnswer
 from exporter.settings import Target, Tls, Workload
 from exporter.streaming.addresses import Addresses
 from exporter.streaming.counts import Chunk, counted
-from exporter.streaming.errors import shortened
+from exporter.streaming.errors import refused, shortened
 from exporter.streaming.exchange import End, Http1, Http2, Request, Talk
 from exporter.streaming.framing import FramingError, GrpcMessages, grpc_message, steps
 from exporter.streaming.line import Endpoint
@@ -27,6 +27,8 @@ from exporter.targets import Facts
 
 SERVICE = "/fmaas.GenerationService/"
 HEADERS = (("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "tgi-probe"))
+# Bytes of an answer that is no gRPC, of which the beginning is told.
+LONGEST_ERROR = 4096
 # The answer is not complete. A reason that we do not know yet is taken for an end like others.
 INCOMPLETE = (pb.NOT_FINISHED, pb.CANCELLED, pb.ERROR)
 
@@ -186,6 +188,8 @@ class Unary:
     def __init__(self) -> None:
         self._messages = GrpcMessages()
         self._early: Mapping[str, str] = {}
+        self._foreign: tuple[str, str] | None = None  # of an answer that is no gRPC: how it ends, and what it says
+        self._page = b""
         self.received: list[tuple[float, bytes]] = []
 
     @property
@@ -193,21 +197,30 @@ class Unary:
         return self.received[0][1] if self.received else b""
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
-        if status != 200 and "grpc-status" not in headers:
-            code = statuses.grpc_code_of_http(status)
-            raise Failure(statuses.of_grpc(code), code, f"HTTP status {status} {NOT_GRPC}")
-        kind = shortened(headers.get("content-type", "")).partition(";")[0]
-        if kind and not kind.lower().startswith("application/grpc"):
-            raise Failure(Outcome.MALFORMED, "OK", f"the server answers with {kind} {NOT_GRPC}")
         self._early = headers  # an answer without a message has its trailers here
+        kind = shortened(headers.get("content-type", "")).partition(";")[0]
+        if "grpc-status" in headers or (status == 200 and (not kind or kind.lower().startswith("application/grpc"))):
+            return
+        if status == 200:
+            self._foreign = "OK", f"the server answers with {kind} {NOT_GRPC}"
+            return
+        where = f", a redirect to {shortened(headers['location'])}" if "location" in headers else ""
+        self._foreign = statuses.grpc_code_of_http(status), f"HTTP status {status} {NOT_GRPC}{where}"
 
     def body(self, at: float, data: bytes) -> None:
+        if self._foreign is not None:
+            self._page += data[: LONGEST_ERROR - len(self._page)]
+            return
         try:
             self.received += [(at, message) for message in self._messages.feed(data)]
         except FramingError as error:
             raise Failure(Outcome.MALFORMED, "OK", str(error)) from None
 
     def end(self, at: float, end: End) -> None:
+        if self._foreign is not None and end.reset is None:
+            code, said = self._foreign
+            outcome = Outcome.MALFORMED if code == "OK" else statuses.of_grpc(code)
+            raise Failure(outcome, code, f"{said}: {refused(500, self._page).detail}" if self._page else said)
         if end.reset is not None:
             code, said = (
                 statuses.grpc_code_of_reset(end.reset),
@@ -257,3 +270,10 @@ class Generation(Unary):
             what = pb.StopReason.Name(reason) if found else "without a token"
             raise Failure(Outcome.MALFORMED, "OK", f"the stream ended {what}")
         return Told(found, prompt, reading.estimated)
+
+    def so_far(self) -> int:
+        try:
+            counts = [parsed(pb.GenerationResponse, data).generated_token_count for _, data in self.received]
+            return max(counts, default=0)
+        except Failure:
+            return 0

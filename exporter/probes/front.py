@@ -35,6 +35,9 @@ class TokenAnswer(Answer, Protocol):
     def told(self, sent: float) -> Told:
         """After the end. Raises Failure where the answer is not what it should be."""
 
+    def so_far(self) -> int:
+        """How many tokens had come, of an answer that was given up."""
+
 
 class WholeAnswer(Answer, Protocol):
     """The answer to a request that is no stream."""

@@ -282,6 +282,12 @@ class EventStream:
             raise errors.malformed("an answer without a token")
         return Told(found, reading.prompt_tokens, reading.estimated)
 
+    def so_far(self) -> int:
+        try:
+            return dialects.read(self._api, [*self.events, (0.0, dialects.DONE)]).arrivals[-1][1]
+        except (Failure, IndexError):
+            return 0
+
 
 def _document(body: bytes) -> Mapping[str, Any]:
     """The JSON object of an answer, or its bare list of models; empty where it is neither."""

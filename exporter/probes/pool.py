@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from exporter.deadline import DEADLINE_EXCEEDED
 from exporter.observation import Failure, Outcome, Setup
 from exporter.probes.front import Front, Page, Place, WholeAnswer
 from exporter.streaming.exchange import Request
@@ -101,11 +102,13 @@ class Pool:
         deadline = self._clock() + timeout
         while len(flights) and self._clock() < deadline and not self.closing.is_set():
             flights.turn(min(deadline, self._clock() + LOOK))
+        flights.abort(Failure(Outcome.TIMEOUT, DEADLINE_EXCEEDED, f"no answer within {timeout:.3g} s"))
         flights.close()
         if flight.failure is not None:
             connection.close()
             failure = self._front.discreet(flight.failure)
-            raise Failure(failure.outcome, failure.code, f"{connection.where}{request.path}: {failure.detail}")
+            said = failure.detail.removeprefix(f"{connection.where}: ")
+            raise Failure(failure.outcome, failure.code, f"{connection.where}{request.path}: {said}")
         return answer.content
 
     def close(self) -> None:

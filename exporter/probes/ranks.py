@@ -74,7 +74,7 @@ class Ranks:
         if errors:
             # When one rank fails the others are cut off: what the culprit said is worth more than their CANCELLED.
             culprit, address = min(errors, key=lambda pair: pair[0].code() in CUT_OFF)
-            raise failure(culprit, rpc, address)
+            raise failure(culprit, rpc, address, timeout)
         return Answered(asked, arrived, answers)
 
     def call_first(self, rpc: str, request: bytes, timeout: float) -> bytes:
@@ -82,7 +82,7 @@ class Ranks:
         try:
             answer: bytes = self._calls_of(rpc)[0](request, timeout=timeout)
         except grpc.RpcError as error:
-            raise failure(error, rpc, self.addresses[0]) from None
+            raise failure(error, rpc, self.addresses[0], timeout) from None
         return answer
 
     def _calls_of(self, rpc: str) -> list[Any]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from exporter import workload as work
+from exporter.deadline import DEADLINE_EXCEEDED, out_of_time
 from exporter.notation import counted
 from exporter.observation import Failure, Outcome, Step, Stream
 from exporter.prober import Abandoned, Occupied, Result
@@ -108,12 +109,17 @@ class ShardProber:
         """Prefill, then Decode to the end. Before the first one, it is asked for the tokens of our words."""
         if self._ranks is None or self._facts is None:
             raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", f"{self._target.address}: not connected")
+        steps: list[Step] = []
         try:
             self._calibrate(self._ranks, self._facts, workload)
-            return self._probe(self._ranks, self._facts, workload, batch_size, stopping, trace_id)
+            return self._probe(self._ranks, self._facts, workload, batch_size, stopping, trace_id, steps)
         except Failure as failure:
             self._calibration.probe_failed(failure)
-            raise
+            if failure.code != DEADLINE_EXCEEDED:
+                raise
+            call = failure.detail.partition(": ")[0]
+            said = out_of_time(workload, sum(step.tokens for step in steps) // batch_size)
+            raise Failure(failure.outcome, failure.code, f"{call}: {said}") from None
 
     def _calibrate(self, ranks: Ranks, facts: Facts, workload: Workload) -> None:
         """Ask once which words are one token. Raises Failure where the server is then stuck, or gone."""
@@ -148,7 +154,9 @@ class ShardProber:
         batch_size: int,
         stopping: Callable[[], bool],
         trace_id: str,
+        steps: list[Step],
     ) -> Result:
+        """`steps` take in what has come so far."""
         texts = work.prompts(batch_size, workload.sequence_length, self._random, self._calibration.vocabulary)
         batch = Batch.build(PROTOCOLS[ranks.protocol], self._target, facts, workload, texts, self._random)
         self._debts.add(batch.id, ranks)
@@ -157,7 +165,7 @@ class ShardProber:
         time_left = TimeLeft(self._clock() + workload.timeout, ranks, self._clock)
         sent, arrived, answers = ranks.call("Prefill", prefill, time_left(), trace)
         merged = batch.merge("Prefill", answers, ranks.addresses)
-        steps = [Step(sent, arrived, merged.tokens, merged.timings)]
+        steps.append(Step(sent, arrived, merged.tokens, merged.timings))
         for _ in range(workload.decode_length + facts.speculate):
             if not merged.unfinished:
                 break

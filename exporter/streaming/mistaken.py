@@ -18,6 +18,20 @@ NO_HTTP2 = "the server does not offer HTTP/2, which gRPC needs"
 NOT_GRPC = "instead of gRPC"
 # Ambiguous: servers that stop do it too. So it is a hint only before a target has answered at all.
 CLOSED = "the server closed the connection"
+# What OpenSSL says of certificates, theirs and ours.
+TRUST = "set tls: {ca_file: …} to the certificate of who signed it"
+OWN_CERTIFICATE = "does it want a certificate of ours? Then set cert_file and key_file in tls"
+CERTIFICATES = {
+    "self-signed certificate": TRUST,
+    "issuer certificate": TRUST,
+    "certificate is not valid for": "set tls: {server_name: …} to a name that its certificate has",
+    "certificate has expired": "renew the server's certificate",
+    "certificate is not yet valid": "are the clocks right, here and where it was signed?",
+    "ALERT_CERTIFICATE_REQUIRED": OWN_CERTIFICATE,
+    "ALERT_BAD_CERTIFICATE": "the server does not take our certificate: tls.cert_file",
+    "ALERT_UNKNOWN_CA": "the server does not know who signed our certificate: tls.cert_file",
+    "ALERT_HANDSHAKE_FAILURE": OWN_CERTIFICATE,
+}
 ENOUGH = 9  # bytes, to recognise a protocol by
 _HANDSHAKE, _ALERT = 0x16, 0x15
 _SETTINGS = 4
@@ -70,7 +84,7 @@ def _http(failure: Failure, secure: bool, met: bool) -> str | None:
     if ANSWERS_PLAIN in said:
         return "check the port; if the server is meant to speak plain text, change the address to http://…"
     if secure:
-        return "does it speak TLS at all? Else change the address to http://…" if _closed(said) and not met else None
+        return _secure(said, met, "change the address to http://…")
     # What servers written in Go say, nginx, and Apache.
     told_so = failure.code == "BAD_REQUEST" and "HTTPS" in said.upper()
     if _answers(TLS) in said or told_so:
@@ -88,11 +102,22 @@ def _fmaas(failure: Failure, secure: bool, met: bool) -> str | None:
         return "check the port; if the server is meant to speak plain text, remove tls"
     if _answers(TLS) in said:
         return "set tls: {}"
+    if secure:
+        return _secure(said, met, "remove tls")
     if not _closed(said) or met:
         return None
-    if secure:
-        return "does it speak TLS at all? Else remove tls"
     return "does it expect TLS? Then tls: {}; is it an HTTP port? Then kind: http, with address: http://…"
+
+
+def _secure(said: str, met: bool, otherwise: str) -> str | None:
+    """What to change for a server that is asked with TLS, which may not speak it."""
+    for words, mend in CERTIFICATES.items():
+        if words in said:
+            return mend
+    if not _closed(said) or met:
+        return None
+    # Past the handshake it does speak TLS: with TLS 1.3 a client that shows no certificate is turned away only then.
+    return f"does it speak TLS at all? Else {otherwise}" if said.endswith("in the handshake") else OWN_CERTIFICATE
 
 
 def _closed(said: str) -> bool:

@@ -150,6 +150,26 @@ def test_what_other_servers_say_has_its_hint(kind: str, code: str, said: str, hi
 
 
 @pytest.mark.parametrize("kind", ["http", "fmaas"])
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("self-signed certificate in certificate chain", "ca_file"),
+        ("IP address mismatch, certificate is not valid for '10.0.0.1'.", "server_name"),
+        ("certificate has expired", "renew the server's certificate"),
+        ("certificate is not yet valid", "clocks"),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "cert_file and key_file"),
+        ("SSLV3_ALERT_BAD_CERTIFICATE", "tls.cert_file"),
+        ("TLSV1_ALERT_UNKNOWN_CA", "tls.cert_file"),
+        ("the server closed the connection in the handshake", "does it speak TLS at all?"),
+        ("the server closed the connection", "does it want a certificate of ours?"),
+    ],
+)
+def test_what_openssl_says_of_certificates_has_its_mend(kind: str, said: str, hint: str) -> None:
+    failure = Failure(Outcome.UNREACHABLE, "UNAVAILABLE", f"h:1: TLS: {said}")
+    assert hint in hinted(failure, kind, secure=True, met=False).detail.removeprefix(failure.detail)
+
+
+@pytest.mark.parametrize("kind", ["http", "fmaas"])
 @pytest.mark.parametrize("secure", [True, False])
 def test_a_server_that_has_answered_before_may_close_a_connection_without_a_hint(kind: str, secure: bool) -> None:
     failure = Failure(Outcome.UNREACHABLE, "UNAVAILABLE", "h:1: the server closed the connection")

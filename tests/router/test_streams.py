@@ -159,6 +159,7 @@ def test_a_probe_out_of_time_is_cancelled_on_the_server(door: str) -> None:
         assert (result.outcome, result.code) == (Outcome.TIMEOUT, "DEADLINE_EXCEEDED")
         assert {stream.outcome for stream in result.streams} == {Outcome.TIMEOUT}
         assert all(not stream.steps for stream in result.streams)
+        assert ": workload w: timeout 300ms is over " in result.detail
         wait_until(lambda: router.state()["in_flight"] == 0, "the server has let go")
         assert {entry.code for entry in requests(router)[-3:]} <= {"CANCELLED", "DEADLINE_EXCEEDED"}
         router.slow_down(1)

@@ -73,7 +73,8 @@ def test_a_router_of_a_trusted_authority_is_probed_over_tls(door: str, router: R
 
 def test_an_unknown_authority_is_not_trusted(door: str, router: Router, tmp_path: Path) -> None:
     other = Authority.found(tmp_path, "other")
-    assert "certificate" in refusal(probing(door, router, ca_file=other.own.certificate)).detail
+    detail = refusal(probing(door, router, ca_file=other.own.certificate)).detail
+    assert detail.endswith("certificate; set tls: {ca_file: …} to the certificate of who signed it")
 
 
 def test_the_systems_authorities_do_not_know_ours(door: str, router: Router) -> None:
@@ -84,7 +85,9 @@ def test_the_name_in_the_certificate_is_checked_and_can_be_given(
     door: str, router: Router, authority: Authority
 ) -> None:
     ca_file = authority.own.certificate
-    assert "elsewhere.test" in refusal(probing(door, router, ca_file=ca_file, server_name="elsewhere.test")).detail
+    detail = refusal(probing(door, router, ca_file=ca_file, server_name="elsewhere.test")).detail
+    assert "elsewhere.test" in detail
+    assert detail.endswith("set tls: {server_name: …} to a name that its certificate has")
     with probing(door, router, ca_file=ca_file, server_name="router.test") as client:
         assert client.probe(workload(), 1).outcome is Outcome.OK
 
@@ -98,7 +101,8 @@ def test_a_client_certificate_is_shown_where_one_is_asked_for(
 
 
 def test_without_a_client_certificate_it_is_unreachable(door: str, strict_router: Router, authority: Authority) -> None:
-    refusal(probing(door, strict_router, ca_file=authority.own.certificate))
+    detail = refusal(probing(door, strict_router, ca_file=authority.own.certificate)).detail
+    assert detail.endswith("does it want a certificate of ours? Then set cert_file and key_file in tls")
 
 
 def test_plain_text_to_a_tls_port_is_unreachable(door: str, router: Router) -> None:

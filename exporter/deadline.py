@@ -1,0 +1,21 @@
+"""A request whose timeout is over, told to a person. Pure."""
+
+import math
+
+from exporter.notation import counted, write_duration
+from exporter.settings import Workload
+
+# gRPC's name for it, and ours.
+DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+
+
+def out_of_time(workload: Workload, tokens: int) -> str:
+    """Which timeout, how far the answer came (`tokens` of each request), and what to change."""
+    over = f"workload {workload.name}: timeout {write_duration(workload.timeout)} is over"
+    if tokens < 1:
+        return f"{over} before the first token; set a longer timeout, shorter prompts or smaller batch_sizes"
+    wanted = counted(workload.decode_length, "token")
+    needed = write_duration(math.ceil(workload.timeout * workload.decode_length / tokens))
+    return (
+        f"{over} after {tokens} of {wanted}, which take about {needed}; set a longer timeout or a shorter decode_length"
+    )
