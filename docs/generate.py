@@ -68,7 +68,8 @@ A variable that holds a mapping is JSON: `{PREFIX}TARGETS__0__EXTRA_BODY='{{"ign
 in lower case. Variables that Kubernetes sets for Services (`{PREFIX}…_SERVICE_HOST`, `…_PORT` and the like) are passed
 over. A number is what it looks like: `0644` and `1:30`, which YAML takes for others, are refused.
 `tgi-probe check --config FILE` says what is wrong, and where. Also a token or a certificate that is not there, though
-the daemon starts without them and goes on trying: with `--syntax-only` it does not look.
+the daemon starts without them and goes on trying: with `--syntax-only` it does not look. With `--connect` it asks each
+target for one short answer, and proposes what to change: see [troubleshooting.md](troubleshooting.md).
 `/config` of a running daemon shows all of it, defaults too, as a file that gives the same settings when it is fed back;
 only what it hides in `extra_body` (`<hidden>`) has to be put in again.
 """

@@ -31,6 +31,9 @@ MESSAGES = (
     "the web file is wrong, what was read before stays in force",
     "is not a known key; check the spelling, or remove it",
     "standing still",
+    "nobody listens on this socket",
+    "without its trailers (no grpc-status)",
+    "does it want a certificate of ours?",
 )
 
 
