@@ -31,8 +31,9 @@ def open_channel(address: str) -> grpc.Channel:
 
 
 def failure(error: grpc.RpcError, what: str, address: str, timeout: float) -> Failure:
-    """The Failure that a gRPC error means, its detail one line: what was called where with which timeout (seconds), and what
-    the server said.
+    """The Failure that a gRPC error means, its detail one line: what was called where, and what the server said.
+
+    `timeout`: how long was waited, in seconds.
     """
     code: grpc.StatusCode = error.code()
     said = " ".join(str(error.details() or "").split())

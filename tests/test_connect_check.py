@@ -278,7 +278,7 @@ def test_a_paged_shard_without_consent_and_one_of_several_ranks_are_sent_no_requ
         assert report({"address": paged.addresses[0]})[0] == 1
         assert "Prefill" not in paged.state()["ranks"][0]["calls"]
         assert report({"address": padded.addresses[0]})[0] == 0
-        assert padded.state()["ranks"][0]["calls"]["Prefill"] == 1
+        assert padded.state()["ranks"][0]["calls"]["Prefill"] <= 2  # one to learn how many tokens our words have
 
 
 def test_a_prompt_that_is_too_short_for_the_chat_template_is_a_problem(servers: Mapping[str, str]) -> None:

@@ -110,12 +110,14 @@ class ShardProber:
         if self._ranks is None or self._facts is None:
             raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", f"{self._target.address}: not connected")
         steps: list[Step] = []
+        calibrated = False
         try:
             self._calibrate(self._ranks, self._facts, workload)
+            calibrated = True
             return self._probe(self._ranks, self._facts, workload, batch_size, stopping, trace_id, steps)
         except Failure as failure:
             self._calibration.probe_failed(failure)
-            if failure.code != DEADLINE_EXCEEDED:
+            if failure.code != DEADLINE_EXCEEDED or not calibrated:
                 raise
             call = failure.detail.partition(": ")[0]
             said = out_of_time(workload, sum(step.tokens for step in steps) // batch_size)
