@@ -57,7 +57,12 @@ class Loader(yaml.SafeLoader):
 class Dumper(yaml.SafeDumper):
     """Writes what `Loader` reads as the same."""
 
+    def _text(self, text: str) -> yaml.ScalarNode:
+        """PyYAML takes a few characters (U+0085) for line ends only when it reads them."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, None if text.isprintable() else '"')
 
+
+Dumper.add_representer(str, Dumper._text)
 Loader.add_constructor(INTEGER, Loader._integer)
 Loader.add_constructor(FLOAT, Loader._float)
 for _either in (Loader, Dumper):

@@ -95,7 +95,9 @@ def test_durations_are_written_for_people(text: str, written: str) -> None:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-texts |= st.sampled_from(["1e3", "0644", "1:30", "1_000", "2024-05-01", ".nan", "0x1f", "~", "<<"])
+texts |= st.sampled_from(
+    ["1e3", "0644", "1:30", "1_000", "2024-05-01", ".nan", "0x1f", "~", "<<", "\x85", "a\u2028b", "\ufeff", "\n "]
+)
 durations = st.sampled_from(["10ms", "0.3s", "1m1s", "4w", "123.456789ms"])
 bodies = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
