@@ -98,7 +98,7 @@ def test_a_target_that_is_down_at_start_is_told_so_and_picked_up_when_it_comes(t
             for size in ("1", "2"):
                 daemon.await_sum("tgi_probe_attempts_total", outcome="ok", batch_size=size)
             assert daemon.sum_of("tgi_probe_target_up") == 1
-            assert "probes of shard succeed again" in daemon.process.stderr
+            assert "probes of shard chat succeed again" in daemon.process.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

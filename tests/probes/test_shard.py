@@ -179,9 +179,7 @@ def test_each_fault_has_its_outcome_and_leaves_no_batch(
         assert "\n" not in found.detail
         if kind == "hang":
             # The first Prefill asks for tokens, and has a timeout of its own.
-            over = (
-                "no answer within 0.2 s" if method == "Prefill" else "workload chat: timeout 200ms is over after 1 of 8"
-            )
+            over = "no answer within" if method == "Prefill" else "workload chat: timeout 200ms is over after 1 of 8"
             assert f": {over}" in found.detail
         shard.fault(None)
         prober.connect(5.0)
