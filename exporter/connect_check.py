@@ -163,6 +163,8 @@ def introduction(facts: Facts) -> str:
         said += [f"block size {facts.block_size}"] if not facts.requires_padding and facts.block_size else []
     limits = (("max_input_tokens", facts.max_input_tokens), ("max_total_tokens", facts.max_total_tokens))
     said += [f"{name} {limit}" for name, limit in limits if limit is not None]
+    silence = {"read": "", "refused": "which says nothing of itself", "silent": "whose page of facts gives no answer"}
+    said += [silence[facts.page]] if facts.page != "read" else []
     return "reachable: " + ", ".join(said)
 
 
@@ -173,7 +175,8 @@ def answered(target: Target, workload: Workload, result: Result) -> Iterator[Fin
     tokens = sum(step.tokens for step in stream.steps)
     within = f", the first after {first * 1000:.0f} ms" if first is not None else ""
     yield Finding("ok", f"workload {workload.name}: {counted(tokens, 'token')} generated{within}")
-    yield Finding("ok", f"prompt: {stream.prompt_tokens} tokens, wanted {workload.sequence_length}")
+    counted_here = "estimated: the server counts none" if stream.prompt_estimated else "as the server counts them"
+    yield Finding("ok", f"prompt: {stream.prompt_tokens} tokens, wanted {workload.sequence_length} ({counted_here})")
     for key in ("bearer_token_env", "bearer_token_file"):
         if name := getattr(target, key):
             yield Finding("ok", f"the token of {key}: {name} is accepted")
