@@ -107,3 +107,8 @@ def http_code(status: int) -> str:
         return HTTPStatus(status).name
     except ValueError:
         return f"HTTP_{status}"
+
+
+def is_http_error(code: str) -> bool:
+    """Whether this is the name of an HTTP status that is no success, as `http_code` gives it."""
+    return code.startswith("HTTP_") or (code in HTTPStatus.__members__ and HTTPStatus[code] >= 300)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from exporter import notation
+from exporter import notation, statuses
 from exporter.observation import Failure, Outcome
 from exporter.probes.fmaas import metrics_place
 from exporter.probes.front import Ask, Page, Place, Told
@@ -157,11 +157,13 @@ class HttpFront:
         return Failure(failure.outcome, failure.code, self._secret.hidden_cut(failure.detail))
 
     def explained(self, failure: Failure) -> Failure:
-        said, target = failure.detail, self._target
+        said = failure.detail
+        if statuses.is_http_error(failure.code):
+            said = f"{said}; asked for POST {self._base}{dialects.PATHS[self._target.api]}"
         if failure.code in ("UNAUTHORIZED", "FORBIDDEN"):
             said = f"{said}; {self._token_source()}"
         elif failure.code in ("NOT_FOUND", "METHOD_NOT_ALLOWED"):
-            said = f"{said}; asked for POST {self._base}{dialects.PATHS[target.api]}{self._of_the_path()}"
+            said += self._of_the_path()
         if failure.outcome is Outcome.REJECTED and self._advice:
             said = f"{said}; {self._advice}"
         failure = Failure(failure.outcome, failure.code, said)

@@ -166,7 +166,7 @@ def test_a_path_that_is_not_there_is_named_with_the_slip_it_comes_from(base: str
         Probing(target("chat", server.address + base, None, model="m")) as client,
     ):
         result = client.probe(workload(), 1)
-    assert f"asked for POST {base.rstrip('/')}/v1/chat/completions" in result.detail
+    assert result.detail.count(f"asked for POST {base.rstrip('/')}/v1/chat/completions") == 1
     assert f"remove {base[base.index('/v1') :].rstrip('/')} from the address" in result.detail
 
 
