@@ -97,6 +97,13 @@ def unicode_text(value: object) -> object:
     return value
 
 
+def variable_name(value: str) -> str:
+    if not re.fullmatch(r"[^\s$={}]+", value) or not value.isprintable():
+        # Its own type, so that the value is not repeated: it may be the token itself.
+        raise PydanticCustomError("variable_name", "must be the name alone of an environment variable, without $")
+    return value
+
+
 def file_name(value: str) -> str:
     if not value.strip() or not value.isprintable():
         raise PydanticCustomError("file_name", "must be the name of a file, without line ends or control characters")

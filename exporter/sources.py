@@ -266,7 +266,7 @@ def _written_at(place: str, source: str | None, from_sidecar: bool, environ: Map
 
 
 # Kinds of problem whose message says all, or where pydantic's input is the whole block.
-SELF_EXPLAINING = frozenset({"missing", "extra_forbidden", "twice", "reference", "label", "key"})
+SELF_EXPLAINING = frozenset({"missing", "extra_forbidden", "twice", "reference", "label", "key", "variable_name"})
 
 MESSAGES = {
     "extra_forbidden": "is not a known key; check the spelling, or remove it",

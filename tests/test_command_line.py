@@ -1,5 +1,6 @@
 """What is mistyped on the command line is told with what was meant; output nobody takes ends without a traceback."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -63,3 +64,11 @@ def test_a_full_disk_is_told_in_one_line() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run([*TGI_PROBE, "check", "--config", GOOD], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (1, "the output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("words", [["check"], ["rules"]])
+def test_a_terminal_that_has_not_every_character_is_no_reason_to_fail(words: list[str]) -> None:
+    file = Path(__file__).parents[1] / "deploy" / "compose" / "tgi-probe.yaml"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*TGI_PROBE, *words, "--config", file], capture_output=True, text=True, env=environment)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)

@@ -14,6 +14,7 @@ Kind = Literal["shard", "fmaas", "http"]
 Api = Literal["tgi", "completions", "chat"]
 KvCache = Literal["exclusive", "reserved_block"]
 Address = Annotated[str, AfterValidator(notation.ascii_address)]
+VariableName = Annotated[str, AfterValidator(notation.variable_name)]
 FileName = Annotated[str, AfterValidator(notation.file_name)]
 LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
 RESERVED_LABELS = frozenset(
@@ -82,7 +83,7 @@ class Target(Section):
     model_id: str = Field("", description="fmaas: the model, where a server has more than one")
     api: Api = Field("tgi", description="http: /generate_stream, /v1/completions or /v1/chat/completions")
     model: str | None = Field(None, description="http: the model to ask for; the first the server names when left out")
-    bearer_token_env: str | None = Field(
+    bearer_token_env: VariableName | None = Field(
         None, description="http: name of the environment variable that holds the token"
     )
     bearer_token_file: FileName | None = Field(
