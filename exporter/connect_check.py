@@ -174,7 +174,8 @@ def answered(target: Target, workload: Workload, result: Result) -> Iterator[Fin
     first = timeline.time_to_first_token(stream)
     tokens = sum(step.tokens for step in stream.steps)
     within = f", the first after {first * 1000:.0f} ms" if first is not None else ""
-    yield Finding("ok", f"workload {workload.name}: {counted(tokens, 'token')} generated{within}")
+    how = "estimated: the server counts none" if stream.generated_estimated else "as the server counts them"
+    yield Finding("ok", f"workload {workload.name}: {counted(tokens, 'token')} generated{within} ({how})")
     counted_here = "estimated: the server counts none" if stream.prompt_estimated else "as the server counts them"
     yield Finding("ok", f"prompt: {stream.prompt_tokens} tokens, wanted {workload.sequence_length} ({counted_here})")
     for key in ("bearer_token_env", "bearer_token_file"):

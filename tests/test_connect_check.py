@@ -31,6 +31,7 @@ class OpenAi(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     added = 40
+    counts = True
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
@@ -46,7 +47,8 @@ class OpenAi(BaseHTTPRequestHandler):
         prompt = len(asked["messages"][0]["content"].split()) + self.added
         usage = {"prompt_tokens": prompt, "completion_tokens": asked["max_tokens"]}
         events: list[Any] = [{"choices": [{"delta": {"content": "x "}}]}] * asked["max_tokens"]
-        events += [{"choices": [{"delta": {}, "finish_reason": "length"}]}, {"choices": [], "usage": usage}]
+        events += [{"choices": [{"delta": {}, "finish_reason": "stop"}]}]
+        events += [{"choices": [], "usage": usage}] if self.counts else []
         body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
         return self._say(200, body, "text/event-stream")
 
@@ -279,6 +281,14 @@ def test_a_paged_shard_without_consent_and_one_of_several_ranks_are_sent_no_requ
         assert "Prefill" not in paged.state()["ranks"][0]["calls"]
         assert report({"address": padded.addresses[0]})[0] == 0
         assert padded.state()["ranks"][0]["calls"]["Prefill"] <= 2  # one to learn how many tokens our words have
+
+
+def test_a_server_that_counts_no_tokens_is_told_so(monkeypatch: pytest.MonkeyPatch, servers: Mapping[str, str]) -> None:
+    monkeypatch.setattr(OpenAi, "counts", False)
+    target = {"address": f"http://{servers['openai']}", "kind": "http", "api": "chat", "model": "a"}
+    code, lines = report(target)
+    assert code == 0
+    assert sum("(estimated: the server counts none)" in line for line in lines) == 2
 
 
 def test_a_prompt_that_is_too_short_for_the_chat_template_is_a_problem(servers: Mapping[str, str]) -> None:

@@ -32,7 +32,7 @@ MESSAGES = (
     "is not a known key; check the spelling, or remove it",
     "standing still",
     "nobody listens on this socket",
-    "without its trailers (no grpc-status)",
+    "without trailers, which hold the status",
     "does it want a certificate of ours?",
 )
 
