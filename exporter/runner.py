@@ -317,6 +317,8 @@ class Runner:
                 logger.warning("target %s: %s", self.name, why)
             self._crowd_unknown = why
             raise GiveWay(why) from failure
+        if self._crowd_unknown:
+            logger.info("target %s: its queue can be read again", self.name)
         self._crowd_unknown = ""
         if wait:
             raise GiveWay

@@ -1,5 +1,6 @@
 """One target's runner in virtual time: what is started, skipped, rested, backed off, warmed up, and recorded."""
 
+import logging
 from collections import Counter
 from itertools import pairwise, repeat
 
@@ -218,17 +219,21 @@ def test_a_back_to_back_probe_that_gives_way_leaves_the_users_alone_for_a_second
     assert 8 <= ledger.reasons()[SkipReason.BUSY] <= 10
 
 
-def test_a_queue_that_cannot_be_read_is_a_skip_and_no_failure_and_is_said_once(
+def test_a_queue_that_cannot_be_read_is_a_skip_and_no_failure_and_is_said_once_and_its_end_too(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, "tgi_probe")
     unknown = [Failure(Outcome.REJECTED, "X", "no page")] * 2
     ledger, prober = watched(39, workload(interval="10s"), crowds=iter([*unknown, False, unknown[0]]))
     assert len(ledger.observations) == len(prober.sent) == 12 - 3
     assert set(ledger.reasons()) <= {SkipReason.BUSY}
     assert {observation.outcome for observation in ledger.observations} == {Outcome.OK}
-    assert [line for line in caplog.messages if "no page" in line] == [
-        "target t: probes give way, as if users waited: no page"
-    ] * 2
+    told = "target t: probes give way, as if users waited: no page"
+    assert [line for line in caplog.messages if "target t: " in line] == [
+        told,
+        "target t: its queue can be read again",
+        told,
+    ]
 
 
 def test_a_series_with_a_longer_interval_does_not_starve_beside_one_with_a_shorter_interval() -> None:
