@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from exporter import timeline
 from exporter.notation import counted
 from exporter.observation import Failure, Outcome
-from exporter.prober import Prober, Result
+from exporter.prober import GiveWay, Prober, Result
 from exporter.probes import open_prober
 from exporter.settings import Settings, Target, Workload
 from exporter.targets import Facts, Plan, deadlock, excess, over_limits, plans
@@ -117,6 +117,9 @@ class Examination:
         short = {"decode_length": min(workload.decode_length, ANSWER_TOKENS), "timeout": self._left()}
         try:
             result = self._prober.probe(workload.model_copy(update=short), 1, lambda: False)
+        except GiveWay as why:
+            yield Finding("ok", f"nothing was sent: {why}")
+            return
         except Failure as failure:
             yield from self._failed(failure)
             return

@@ -13,6 +13,7 @@ import pytest
 
 from exporter.cli import main
 from exporter.connect_check import run
+from exporter.probes.shard_lock import ShardLock
 from exporter.settings import Settings
 from exporter.simulator import Shard
 from exporter.simulator.roofline import Roofline
@@ -281,6 +282,17 @@ def test_a_paged_shard_without_consent_and_one_of_several_ranks_are_sent_no_requ
         assert "Prefill" not in paged.state()["ranks"][0]["calls"]
         assert report({"address": padded.addresses[0]})[0] == 0
         assert padded.state()["ranks"][0]["calls"]["Prefill"] <= 2  # one to learn how many tokens our words have
+
+
+def test_a_shard_that_another_prober_has_is_sent_nothing_and_is_no_problem(tmp_path: Path) -> None:
+    with Shard(fast(listen=f"unix://{tmp_path}/shard")) as shard:
+        lock = ShardLock(shard.addresses[0])
+        lock.take()
+        code, lines = report({"address": shard.addresses[0]})
+        lock.release()
+        assert code == 0
+        assert any(line.startswith("ok nothing was sent: ") for line in lines)
+        assert "Prefill" not in shard.state()["ranks"][0]["calls"]
 
 
 def test_a_server_that_counts_no_tokens_is_told_so(monkeypatch: pytest.MonkeyPatch, servers: Mapping[str, str]) -> None:
