@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from exporter import timeline
 from exporter.notation import counted
-from exporter.observation import Failure, Outcome
+from exporter.observation import NOT_JUDGED, Failure, Outcome
 from exporter.prober import GiveWay, Prober, Result
 from exporter.probes import open_prober
 from exporter.settings import Settings, Target, Workload
@@ -27,7 +27,7 @@ ANSWER_TOKENS = 8
 SHORTEST = 0.1
 NOT_LET_IN = ("UNAUTHORIZED", "UNAUTHENTICATED", "FORBIDDEN", "PERMISSION_DENIED")
 # After these it is the right server: asking who else it may be would only cost it more.
-RIGHT_SERVER = (Outcome.TIMEOUT, Outcome.OVERLOADED, Outcome.REFUSED)
+RIGHT_SERVER = (Outcome.TIMEOUT, Outcome.OVERLOADED, *NOT_JUDGED)
 
 
 @dataclass(frozen=True, slots=True)
