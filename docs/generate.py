@@ -48,6 +48,8 @@ SIDECAR = {
     "target": "`targets.0.address`; the variable that turns the others on",
     "kind": "`targets.0.kind`",
     "kv_cache": "`targets.0.kv_cache`",
+    "max_batch_tokens": "`targets.0.max_batch_tokens`",
+    "max_total_tokens": "`targets.0.max_total_tokens`",
     "batch_sizes": "`workloads.0.batch_sizes`",
     "sequence_length": "`workloads.0.sequence_length`",
     "decode_length": "`workloads.0.decode_length`",

@@ -23,11 +23,12 @@ from exporter.metrics import Metrics
 from exporter.notation import counted
 from exporter.prober import Census
 from exporter.probes import open_background, open_prober
+from exporter.quarantine import Quarantine
 from exporter.recorder import Recorder
 from exporter.rendering import prepare
 from exporter.runner import Runner
 from exporter.schedule import phase
-from exporter.settings import Settings
+from exporter.settings import Settings, Target
 from exporter.sources import SettingsError, load, stamp
 from exporter.streaming.mistaken import doubled_paths
 from exporter.targets import Plan, change, plans, too_large
@@ -93,6 +94,7 @@ class Daemon:
         self._last_call = float("inf")  # when the first request to stop came
         self._started = 0
         self._recorder = Recorder(self._new_metrics(self._settings), self._settings)
+        self._quarantines: dict[str, Quarantine] = {}
         self._curious = threading.BoundedSemaphore(CURIOUS)
         self._web = Current(self._settings.web.config_file, self._recorder.journal.warn)
 
@@ -181,7 +183,7 @@ class Daemon:
 
     def _start(self, arriving: Iterable[Plan]) -> None:
         arriving = list(arriving)
-        for line in (*too_large(self._settings), *doubled_paths(self._settings)):
+        for line in (*too_large(arriving), *doubled_paths(self._settings)):
             logger.warning("%s", line)
         for plan in arriving:
             self._recorder.kinds[plan.target.name] = plan.target.kind
@@ -194,9 +196,10 @@ class Daemon:
         for plan in arriving:
             name = plan.target.name
             census = Census()
-            prober = open_prober(plan.target, census)
+            held = self._quarantine(plan.target)
+            prober = open_prober(plan.target, census, held)
             runners: list[Runner | LoadRunner] = [
-                Runner(plan.batches, prober, self._recorder, phase(self._started), seed=self._started)
+                Runner(plan.batches, prober, self._recorder, phase(self._started), seed=self._started, quarantine=held)
             ]
             for workload in plan.loads:
                 background = open_background(plan.target, workload, census)
@@ -204,6 +207,13 @@ class Daemon:
             self._started += 1
             before = self._hanging.pop(name, [])
             self._watches[name] = [self._watched(runner, before) for runner in runners]
+
+    def _quarantine(self, target: Target) -> Quarantine:
+        """What a reload leaves in force."""
+        known = self._quarantines.get(target.name)
+        if known is None or not known.applies_to(target):
+            known = self._quarantines[target.name] = Quarantine(target)
+        return known
 
     def _watched(self, runner: Runner | LoadRunner, before: Sequence[threading.Thread]) -> Watch:
         thread = threading.Thread(target=self._guarded, args=(runner, before), name=f"probe-{runner.name}", daemon=True)

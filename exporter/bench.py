@@ -11,6 +11,7 @@ import importlib.util
 import io
 import json
 import math
+import re
 import signal
 import statistics
 import sys
@@ -29,8 +30,10 @@ from exporter.prober import Abandoned
 from exporter.probes.shard import ShardProber
 from exporter.settings import Parameters, Target, Workload
 from exporter.sources import SettingsError, lines
-from exporter.targets import deadlock, excess
+from exporter.targets import Facts, deadlock, excess
 
+# How long and how often to look whether a server that failed a call is still there.
+END_SECONDS, END_LOOKS = 1.0, 4
 SAMPLING = tuple(Parameters.model_fields)
 
 
@@ -112,7 +115,7 @@ def sweep(target: Target, workload: Workload, runs: int, prober: ShardProber, st
         )
         try:
             if batch_size == workload.batch_sizes[0] and (danger := deadlock(target, prober.connect(workload.timeout))):
-                print(_as_option(danger), file=sys.stderr)
+                print(as_flags(danger), file=sys.stderr)
             observations = [
                 observe(target, workload, batch_size, prober, stopping) for _ in range(workload.warmups + runs)
             ]
@@ -132,12 +135,20 @@ def observe(
     """One probe, safe requests only, once no other prober has the shard. Raises Failure, Abandoned."""
     if stopping():
         raise Abandoned
-    why = prober.refusal(prober.connect(workload.timeout)) or excess(target, workload, batch_size)
+    facts = prober.connect(workload.timeout)
+    why = prober.refusal(facts) or excess(target, workload, batch_size, facts)
     if why is not None:
-        raise Failure(Outcome.REFUSED, "REFUSED", _as_option(why))
+        raise Failure(Outcome.REFUSED, "REFUSED", as_flags(why))
     prober.reserve(stopping, lambda line: print(line, file=sys.stderr, flush=True))
     started = time.perf_counter()
-    result = prober.probe(workload, batch_size, stopping)
+    try:
+        result = prober.probe(workload, batch_size, stopping)
+    except Failure as failure:
+        if failure.may_have_ended_server and has_ended(prober, facts):
+            raise Failure(
+                failure.outcome, failure.code, f"the server ended during this probe: {failure.detail}"
+            ) from None
+        raise
     if result.outcome is not Outcome.OK:
         raise Failure(result.outcome, result.code, result.detail)
     series = Series(target.name, workload.name, batch_size)
@@ -145,8 +156,24 @@ def observe(
     return Observation(series, started, started, ended, result.outcome, result.code, streams=result.streams)
 
 
-def _as_option(line: str) -> str:
-    return line.replace("kv_cache: ", "--kv-cache ")
+def has_ended(prober: ShardProber, before: Facts) -> bool:
+    """Whether the server is gone or another one after a call that failed: a server that ends needs a moment for it."""
+    for _ in range(END_LOOKS):
+        try:
+            if prober.connect(END_SECONDS).connection != before.connection:
+                return True
+        except Failure as failure:
+            return failure.outcome is Outcome.UNREACHABLE
+        time.sleep(END_SECONDS / END_LOOKS)
+    return False
+
+
+def as_flags(text: str) -> str:
+    """A message about keys of a target in the words of this command."""
+    text = text.replace("kv_cache: ", "--kv-cache ")
+    for key in ("max_batch_tokens", "max_total_tokens"):
+        text = re.sub(rf"(?<!tgi_)\b{key}\b", f"--{key.replace('_', '-')}", text)
+    return text
 
 
 # --- the command
@@ -161,6 +188,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="unix:///path or host:port (default %(default)s)",
     )
     parser.add_argument("--kv-cache", help="consent to probe a paged shard: exclusive or reserved_block")
+    parser.add_argument(
+        "--max-batch-tokens", metavar="N", help="the KV cache in tokens; larger batches are not sent (paged: required)"
+    )
+    parser.add_argument("--max-total-tokens", metavar="N", help="the longest sequence that the model can take")
     parser.add_argument("--batch-size", action="append", metavar="N", help="repeatable (default 1 2 4 8 16 32)")
     parser.add_argument("--sequence-length", default="10", metavar="TOKENS", help="prompt tokens (default 10)")
     parser.add_argument("--decode-length", default="8", metavar="TOKENS", help="tokens to generate (default 8)")
@@ -219,15 +250,21 @@ def _settings(options: argparse.Namespace) -> tuple[Target, Workload]:
         raise SettingsError(["--target: must be a shard, unix:///path or host:port; bench knows no router's URL"])
     address = options.target if ":" in options.target else f"unix://{options.target}"
     try:
-        target = Target.model_validate({"name": "bench", "address": address, "kv_cache": options.kv_cache})
+        target = Target.model_validate(
+            {"name": "bench", "address": address}
+            | {key: getattr(options, key) for key in ("kv_cache", "max_batch_tokens", "max_total_tokens")}
+        )
         given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
         keys = ("sequence_length", "decode_length", "warmups", "timeout")
         values = {key: getattr(options, key) for key in keys} | {"name": "bench", "parameters": given}
         if options.batch_size:
             values["batch_sizes"] = options.batch_size
-        return target, Workload.model_validate(values)
+        workload = Workload.model_validate(values)
     except ValidationError as error:
         raise SettingsError([_as_flag(line) for line in lines(error)]) from None
+    if problems := workload.parameters.over_vocabulary():
+        raise SettingsError([_as_flag(f"{key}: {mend}") for key, mend in problems.items()])
+    return target, workload
 
 
 def _as_flag(line: str) -> str:

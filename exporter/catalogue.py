@@ -205,6 +205,10 @@ class Catalogue:
         self.last_success = self._gauge(
             "tgi_probe_last_success_timestamp_seconds", "Unix time of the newest success, 0 before the first."
         )
+        self.quarantined = self._gauge(
+            "tgi_probe_quarantined",
+            "Whether the newest probe was not sent, since such a batch ended the server (shards).",
+        )
         self.target_up = self._gauge(
             "tgi_probe_target_up",
             "Whether the target is reachable, answers, and does not reject every probe.",

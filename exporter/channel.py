@@ -23,6 +23,12 @@ OPTIONS = (
 )
 
 
+# Statuses that say nothing of a server that ended by itself: it stops as it was told to, or is slow.
+_HARMLESS = (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+# How gRPC says that it never had a connection, so that nothing was sent.
+_NOT_SENT = ("failed to connect", "DNS resolution failed")
+
+
 def open_channel(address: str) -> grpc.Channel:
     """A channel to `unix:///path` or `host:port`. It connects on the first call, and does not wait for a server."""
     scheme, colon, path = address.partition(":")
@@ -37,9 +43,10 @@ def failure(error: grpc.RpcError, what: str, address: str, timeout: float) -> Fa
     """
     code: grpc.StatusCode = error.code()
     said = " ".join(str(error.details() or "").split())
+    suspicious = code not in _HARMLESS and not any(words in said for words in _NOT_SENT)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         said = f"no answer within {timeout:.3g} s"
     reason = connecting.reason(said)
     hint = connecting.hint(address, reason) if reason else None
     detail = f"{what} at {address}: {reason or said or code.name}" + (f"; {hint}" if hint else "")
-    return Failure(statuses.of_grpc(code.name), code.name, detail)
+    return Failure(statuses.of_grpc(code.name), code.name, detail, may_have_ended_server=suspicious)

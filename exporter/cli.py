@@ -14,7 +14,7 @@ from exporter.arguments import Parser
 from exporter.notation import counted
 from exporter.settings import Settings
 from exporter.sources import SettingsError, load
-from exporter.targets import sent_in_the_open, too_frequent, too_large, too_short
+from exporter.targets import plans, sent_in_the_open, too_frequent, too_large, too_short, without_limit
 
 # Why writing to the terminal, a pipe or a file fails, whatever is written.
 NOT_WRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
@@ -178,8 +178,9 @@ def _check(options: argparse.Namespace) -> int:
     from exporter.streaming.mistaken import doubled_paths
 
     notes, warnings = explain(settings)
-    about_targets = (too_large, too_frequent, too_short, doubled_paths, sent_in_the_open)
-    warnings = [*(line for lines in about_targets for line in lines(settings)), *warnings]
+    about_targets = (without_limit, too_frequent, too_short, doubled_paths, sent_in_the_open)
+    never = too_large(plans(settings).values())
+    warnings = [*never, *(line for lines in about_targets for line in lines(settings)), *warnings]
     for note in notes:
         print(note)
     for warning in warnings:

@@ -14,8 +14,9 @@ from exporter.notation import counted
 from exporter.observation import NOT_JUDGED, Failure, Outcome
 from exporter.prober import GiveWay, Prober, Result
 from exporter.probes import open_prober
+from exporter.quarantine import Quarantine
 from exporter.settings import Settings, Target, Workload
-from exporter.targets import Facts, Plan, deadlock, excess, over_limits, plans
+from exporter.targets import Facts, Plan, cache_tokens, deadlock, excess, over_limits, plans
 
 if TYPE_CHECKING:  # a shard's sidecar has no HTTP libraries
     from exporter.probes.identify import Server
@@ -55,10 +56,11 @@ def run(settings: Settings, say: Callable[[str], object] = print) -> int:
 
 
 def examine(plan: Plan, seconds: float = TARGET_SECONDS) -> list[Finding]:
-    prober = open_prober(plan.target)
+    quarantine = Quarantine(plan.target)
+    prober = open_prober(plan.target, quarantine=quarantine)
     findings: list[Finding] = []
     try:
-        findings += Examination(plan, prober, seconds).findings()
+        findings += Examination(plan, prober, seconds, quarantine=quarantine).findings()
     finally:
         try:
             prober.close()
@@ -71,8 +73,14 @@ class Examination:
     """Of one target, within so many seconds."""
 
     def __init__(
-        self, plan: Plan, prober: Prober, seconds: float, clock: Callable[[], float] = time.perf_counter
+        self,
+        plan: Plan,
+        prober: Prober,
+        seconds: float,
+        clock: Callable[[], float] = time.perf_counter,
+        quarantine: Quarantine | None = None,
     ) -> None:
+        self._quarantine = quarantine or Quarantine(plan.target)
         self._plan, self._target, self._prober, self._clock = plan, plan.target, prober, clock
         self._until = clock() + seconds
 
@@ -88,6 +96,8 @@ class Examination:
             yield Finding("problem", f"nothing was sent: {why}")
             return
         yield from self._limits(facts)
+        if self._quarantine.death is not None:
+            yield Finding("problem", self._quarantine.reason())
         workload = min(self._fitting(facts), key=lambda one: (one.sequence_length, one.decode_length), default=None)
         if workload is None:
             yield Finding("problem", "nothing was sent: no workload that could be sent is for this target")
@@ -100,12 +110,13 @@ class Examination:
 
     def _fitting(self, facts: Facts) -> Iterator[Workload]:
         for workload in self._plan.workloads:
-            if over_limits(facts, workload) is None and excess(self._target, workload, 1) is None:
+            unsafe = over_limits(facts, workload) or excess(self._target, workload, 1, facts)
+            if unsafe is None and not self._quarantine.holds(cache_tokens(facts, workload, 1)):
                 yield workload
 
     def _limits(self, facts: Facts) -> Iterator[Finding]:
         for series, workload in self._plan.series():
-            why = excess(self._target, workload, series.batch_size)
+            why = excess(self._target, workload, series.batch_size, facts)
             if why is not None:
                 yield Finding("problem", f"workload {workload.name}, batch size {series.batch_size}: {why}")
         for workload in self._plan.workloads:

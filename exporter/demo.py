@@ -12,7 +12,7 @@ from pathlib import Path
 from exporter import app
 
 # Exclusive is true here, the demo's router has an engine of its own; else a newcomer would read a warning first.
-SHARD = '  - {{name: demo, address: "unix://{socket}-0", kv_cache: exclusive}}'
+SHARD = '  - {{name: demo, address: "unix://{socket}-0", kv_cache: exclusive, max_batch_tokens: 100000}}'
 ROUTER = '  - {{name: router, kind: http, address: "{router}", yield_to_users: true}}'
 CONFIG = """\
 targets:

@@ -110,6 +110,10 @@ class Journal:
         if observation.outcome is Outcome.OK:
             self._recovered(series)
             logger.debug("probe ok: %s", name, extra={"facts": facts})
+        elif observation.outcome is Outcome.QUARANTINED:  # the runner has said why, once
+            if (outage := self._outages.get((series.target, series.workload))) is not None:
+                outage.failing.discard(series)
+            logger.debug("probe not sent: %s: %s", name, observation.detail, extra={"facts": facts})
         else:
             self._failed(observation, f"probe failed: {name}: {observation.outcome}: {observation.detail}", facts)
 

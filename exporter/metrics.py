@@ -52,6 +52,7 @@ class Metrics:
         self._objectives: dict[Series, list[Slo]] = {}
         # A target that is not in here has left; what its thread still reports is dropped.
         self._labels: dict[str, Labels] = {}
+        self._kinds: dict[str, Kind] = {}
         self._facts: dict[str, Facts] = {}
 
     # --- targets come and go
@@ -100,6 +101,7 @@ class Metrics:
         """Make every series of the target exist, so that nothing appears out of nowhere later. What exists stays."""
         name = plan.target.name
         self._labels[name] = tuple(plan.target.labels.items())
+        self._kinds[name] = plan.target.kind
         self._child(self.families.target_up, name)
         self._child(self.families.in_flight, name)
         self._child(self.families.lateness, name)
@@ -135,6 +137,8 @@ class Metrics:
             *self.families.last.values(),
         ):
             of(value, series)
+        if kind == "shard":
+            of(self.families.quarantined, series)
         for method in Method if kind == "shard" else ():  # a router does not tell its own times
             of(self.families.overhead, series, method)
             for phase in PHASES:
@@ -198,6 +202,8 @@ class Metrics:
         ok = observation.outcome is Outcome.OK
         self._of(self.families.attempts, series, observation.outcome, observation.code).inc()
         self._of(self.families.success, series).set(ok)
+        if self._kinds[series.target] == "shard" and observation.outcome is not Outcome.UNREACHABLE:
+            self._of(self.families.quarantined, series).set(observation.outcome is Outcome.QUARANTINED)
         for objective in self._objectives.get(series, ()):
             verdicts = slo.judge(objective, observation)
             self._verdict(objective.name, series, "good").inc(verdicts.good)
@@ -265,8 +271,11 @@ class Metrics:
 
     @guarded
     def skipped(self, series: Series, reason: SkipReason) -> None:
-        if series.target in self._labels:
-            self._of(self.families.skips, series, reason).inc()
+        if series.target not in self._labels:
+            return
+        self._of(self.families.skips, series, reason).inc()
+        if reason is SkipReason.UNSAFE and self._kinds[series.target] == "shard":
+            self._of(self.families.quarantined, series).set(0)  # a limit keeps it from being sent, no quarantine
 
     @guarded
     def late(self, target: str, seconds: float) -> None:

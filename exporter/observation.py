@@ -158,15 +158,19 @@ class Failure(Exception):
     """An attempt that ended early: raised inside a probe, turned into data at the attempt's border.
 
     Its detail may hold what a server said: it is made `legible` here. `corrections`: see `Observation`.
+    `may_have_ended_server`: the server got the request and then failed or went, so the request may be the reason.
     """
 
-    def __init__(self, outcome: Outcome, code: str, detail: str, corrections: int = 0) -> None:
+    def __init__(
+        self, outcome: Outcome, code: str, detail: str, corrections: int = 0, may_have_ended_server: bool = False
+    ) -> None:
         detail = legible(detail, LONGEST_DETAIL)
         super().__init__(outcome, code, detail)
         self.outcome = outcome
         self.code = code
         self.detail = detail
         self.corrections = corrections
+        self.may_have_ended_server = may_have_ended_server
 
     def __str__(self) -> str:
         return f"{self.outcome} ({self.code}): {self.detail}"

@@ -4,11 +4,13 @@ Probers block the thread they run in: measured, a synchronous stub adds less to 
 with a thread for each target the interpreter, not a queue of callbacks, decides who runs next.
 """
 
+import queue
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from exporter.observation import Outcome, Setup, Stream
+from exporter.observation import Observation, Outcome, Series, Setup, SkipReason, Stream
 from exporter.settings import Workload
 from exporter.targets import Facts
 
@@ -25,6 +27,10 @@ class Occupied(GiveWay):
     """Another prober has the target; the text says which."""
 
 
+class TooLarge(Exception):
+    """The batch is over the target's limits, as the target itself has just shown; the text says which."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What one probe saw. With several streams some may have ended badly; `outcome` speaks for the whole.
@@ -38,6 +44,19 @@ class Result:
     detail: str = ""
     setups: tuple[Setup, ...] = ()
     corrections: int = 0
+
+    def observation(self, series: Series, due: float, started: float, ended: float, trace_id: str) -> Observation:
+        told = (self.outcome, self.code, self.detail, self.streams, self.setups)
+        return Observation(series, due, started, ended, *told, trace_id=trace_id, corrections=self.corrections)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A probe that somebody asked for, and where the answer goes."""
+
+    series: Series
+    answer: "queue.SimpleQueue[Observation | str]"
+    given_up: threading.Event
 
 
 class Census:
@@ -119,3 +138,13 @@ class Background(Protocol):
 
     def close(self) -> None:
         """As `Prober.close`."""
+
+
+class Ledger(Protocol):
+    """Where a runner reports to."""
+
+    def record(self, observation: Observation) -> None: ...
+    def skipped(self, series: Series, reason: SkipReason) -> None: ...
+    def late(self, target: str, seconds: float) -> None: ...
+    def inflight(self, target: str, probes: int) -> None: ...
+    def up(self, target: str, facts: Facts | None) -> None: ...

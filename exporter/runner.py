@@ -10,21 +10,20 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from exporter.observation import Failure, Observation, Outcome, Series, Setup, SkipReason
-from exporter.prober import Abandoned, GiveWay, Occupied, Prober, Result
-from exporter.schedule import Skip, Start, Timetable, Wait, Window, backoff_after, rest_after
+from exporter.prober import Abandoned, Asked, GiveWay, Ledger, Occupied, Prober, Result, TooLarge
+from exporter.quarantine import Death, Quarantine
+from exporter.schedule import Skip, Start, Wait, Window, backoff_after, rest_after
 from exporter.settings import Workload
-from exporter.targets import Facts, Plan, excess
+from exporter.targets import Facts, Plan, cache_tokens, excess, too_large
+from exporter.timetable import CHECK_INTERVAL, timetable
 from exporter.tracing import new_trace_id
 
 logger = logging.getLogger("tgi_probe")
-CHECK = "check"
 STOPPING = "the daemon stops"
-CHECK_INTERVAL = 10.0
 # A shard is serial: even Info waits behind a user's long prefill.
 CONNECT_TIMEOUT = 10.0
 SETTLE_TIMEOUT = 10.0
@@ -36,16 +35,7 @@ PATIENCE = 30.0
 GIVE_WAY_SECONDS = 1.0
 # How long any probe stays away from another prober's. Long enough that asking does not disturb that one.
 OCCUPIED_SECONDS = 0.1
-
-
-class Ledger(Protocol):
-    """Where a runner reports to."""
-
-    def record(self, observation: Observation) -> None: ...
-    def skipped(self, series: Series, reason: SkipReason) -> None: ...
-    def late(self, target: str, seconds: float) -> None: ...
-    def inflight(self, target: str, probes: int) -> None: ...
-    def up(self, target: str, facts: Facts | None) -> None: ...
+NOT_READY_SECONDS = 5.0  # without its warm-up
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +49,21 @@ class Clock:
     wait: Callable[[threading.Event, float], bool] = threading.Event.wait
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A probe that somebody asked for, and where the answer goes."""
-
-    series: Series
-    answer: "queue.SimpleQueue[Observation | str]"
-    given_up: threading.Event
-
-
 class Runner:
     """Probes one target until told to stop. `run` is the body of its thread."""
 
     def __init__(
-        self, plan: Plan, prober: Prober, ledger: Ledger, phase: float = 0.0, clock: Clock = Clock(), seed: int = 0
+        self,
+        plan: Plan,
+        prober: Prober,
+        ledger: Ledger,
+        phase: float = 0.0,
+        clock: Clock = Clock(),
+        seed: int = 0,
+        quarantine: Quarantine | None = None,
     ) -> None:
         self.plan = plan
+        self.quarantine = quarantine or Quarantine(plan.target)
         self.name = plan.target.name
         self.attempted = False
         self._prober = prober
@@ -96,6 +85,9 @@ class Runner:
         self._facts: Facts | None = None
         self._workloads: dict[Series, Workload] = dict(plan.series())
         self._warm: set[Series] = set()
+        self._said = set(too_large([plan]))  # so the daemon, at its start
+        self._held: frozenset[Series] = frozenset()
+        self._phase, self._seed = phase, seed
         self._timetable = timetable(plan, clock.now(), phase, seed)
         self._promised = clock.now() + PATIENCE
 
@@ -136,6 +128,8 @@ class Runner:
         return now > self._promised
 
     def run(self) -> None:
+        if self.quarantine.death is not None:
+            logger.warning("target %s: %s", self.name, self.quarantine.reason())
         try:
             self._check()
             while not self._stop.is_set():
@@ -184,7 +178,7 @@ class Runner:
             return True
         started = self._clock.now()
         workload = self._workloads[asked.series]
-        why = excess(self.plan.target, workload, asked.series.batch_size)
+        why = excess(self.plan.target, workload, asked.series.batch_size, self._facts)
         if why is None and (reason := self._window.reason_to_skip(started)) is not None:
             why = f"not now ({reason}); again in {self._window.open_from - started:.1f} s"
         if why is not None:
@@ -192,18 +186,17 @@ class Runner:
             return True
         self._promise(started, workload)
         self._ledger.inflight(self.name, 1)
+        answer: Observation | str = STOPPING
         try:
-            observation = self._attempt(asked.series, workload, started, started)
+            answer = observation = self._attempt(asked.series, workload, started, started)
+            self._after(asked.series, observation)
         except Abandoned:
-            asked.answer.put(STOPPING)
-            return True
-        except GiveWay as why:
-            asked.answer.put(str(why) or "users wait at the target, and it is to give way to them")
-            return True
+            pass
+        except (GiveWay, TooLarge) as why_not:
+            answer = str(why_not) or "users wait at the target, and it is to give way to them"
         finally:
             self._ledger.inflight(self.name, 0)
-        self._after(asked.series, observation)
-        asked.answer.put(observation)
+        asked.answer.put(answer)
         return True
 
     def _promise(self, started: float, workload: Workload) -> None:
@@ -220,9 +213,8 @@ class Runner:
                 self._check()
             return
         workload = self._workloads[key]
-        if excess(self.plan.target, workload, key.batch_size) is not None:
-            self._ledger.skipped(key, SkipReason.UNSAFE)
-            self.attempted = True
+        if excess(self.plan.target, workload, key.batch_size, self._facts) is not None:
+            self._too_large(key)
             return
         started = self._clock.now()
         self._promise(started, workload)
@@ -231,15 +223,20 @@ class Runner:
             observation = self._attempt(key, workload, start.due, started)
         except Abandoned:
             return
+        except TooLarge:
+            return self._too_large(key)
         except GiveWay as why:
-            self._give_way(start, why)
-            return
+            return self._give_way(start, why)
         finally:
             self._ledger.inflight(self.name, 0)
         self._ledger.late(self.name, started - start.due)
         self._ledger.record(observation)
         self.attempted = True
         self._after(key, observation)
+
+    def _too_large(self, series: Series) -> None:
+        self._ledger.skipped(series, SkipReason.UNSAFE)
+        self.attempted = True
 
     def _give_way(self, start: Start, why: GiveWay) -> None:
         if isinstance(why, Occupied) and str(why) not in self._occupants:
@@ -258,7 +255,10 @@ class Runner:
             result = self._probe(series, workload, trace_id)
         except Failure as failure:
             result = Result((), failure.outcome, failure.code, failure.detail, corrections=failure.corrections)
-        except (Abandoned, GiveWay):
+            if failure.may_have_ended_server and self._connected and self._facts is not None:
+                death = Death.of(series, workload, self._facts, time.time(), failure.detail)
+                self.quarantine.suspect(death, self._facts.connection, self._clock.now())
+        except (Abandoned, GiveWay, TooLarge):
             raise
         except Exception as error:  # a bug of ours: it must be seen, but must not end the watching of this target
             logger.exception("tgi-probe failed while probing %s", self.name)
@@ -267,19 +267,10 @@ class Runner:
             if self._stop.is_set():
                 raise Abandoned
             self._pay()
-        return Observation(
-            series,
-            due,
-            started,
-            self._clock.now(),
-            result.outcome,
-            result.code,
-            result.detail,
-            result.streams,
-            result.setups,
-            trace_id,
-            result.corrections,
-        )
+            if self.quarantine.suspected:  # most servers that end are gone at once
+                with contextlib.suppress(Failure):
+                    self._connect()
+        return result.observation(series, due, started, self._clock.now(), trace_id)
 
     def _probe(self, series: Series, workload: Workload, trace_id: str) -> Result:
         self._connected = False
@@ -289,6 +280,11 @@ class Runner:
         why = self._prober.refusal(facts)
         if why is not None:
             return Result((), Outcome.REFUSED, "REFUSED", why)
+        why = excess(self.plan.target, workload, series.batch_size, facts)
+        if why is not None:
+            raise TooLarge(why)
+        if self.quarantine.holds(cache_tokens(facts, workload, series.batch_size)):
+            return Result((), Outcome.QUARANTINED, "QUARANTINED", self.quarantine.reason())
         self._give_way_to_users()
         setups: list[Setup] = []
         corrections = 0
@@ -324,19 +320,40 @@ class Runner:
             raise GiveWay
 
     def _connect(self) -> Facts:
-        """Raises Failure when the target is down. After it was down, or came back as another one, every series is
-        cold.
-        """
+        """Raises Failure when the target is down. After that, or when it is another one, every series is cold."""
         try:
             facts = self._prober.connect(CONNECT_TIMEOUT)
-        except Failure:
+        except Failure as failure:
+            if failure.outcome is Outcome.UNREACHABLE and self.quarantine.server_is_gone():
+                self._quarantined()
             self._lost()
             raise
         if facts != self._facts:
             self._warm.clear()
             self._facts = facts
+            self._hold_back(facts)
+        if self.quarantine.server_answers(facts.connection, self._clock.now()):
+            self._quarantined()
         self._ledger.up(self.name, facts)
         return facts
+
+    def _quarantined(self) -> None:
+        logger.error("target %s: %s", self.name, self.quarantine.reason())
+        if self._facts is not None:
+            self._hold_back(self._facts)
+
+    def _hold_back(self, facts: Facts) -> None:
+        """Say what will never be sent, now that the target has said what it is. Of that, back-to-back series are due
+        as often as a check, like those that are too large by the configuration alone.
+        """
+        for line in too_large([self.plan], facts):
+            if line not in self._said:
+                self._said.add(line)
+                logger.warning("%s", line)
+        held = self.quarantine.never_sent(self.plan, facts)
+        if held != self._held:
+            self._held = held
+            self._timetable = timetable(self.plan, self._clock.now(), self._phase, self._seed, held)
 
     def _lost(self) -> None:
         self._facts = None
@@ -358,6 +375,8 @@ class Runner:
             self._failed_in_probe = False
             if observation.outcome is Outcome.REFUSED and self._workloads[series].interval == 0:
                 rest_until = max(rest_until, now + CHECK_INTERVAL)
+            if observation.outcome is Outcome.NOT_READY:
+                rest_until = max(rest_until, now + NOT_READY_SECONDS)
         else:
             self._failures += 1
             self._failed_in_probe |= self._connected
@@ -381,22 +400,3 @@ class Runner:
             pass
         except Exception:  # as for an attempt: seen, but not the end of watching
             logger.exception("tgi-probe failed while checking %s", self.name)
-
-
-def timetable(plan: Plan, start: float, phase: float, seed: int) -> Timetable:
-    """Series with the same interval share its slots, whatever their workload, so that they do not meet; the smallest
-    batches first. A back-to-back series that is too large for the target is due, and skipped, as often as a check.
-    """
-    by_interval: dict[float, list[Hashable]] = {}
-    for series, workload in sorted(plan.series(), key=_tokens):
-        unsafe = excess(plan.target, workload, series.batch_size) is not None
-        interval = workload.interval or (CHECK_INTERVAL if unsafe else 0.0)
-        by_interval.setdefault(interval, []).append(series)
-    back_to_back = by_interval.pop(0.0, [])
-    periodic = sorted(by_interval.items(), key=lambda pair: pair[0])
-    check = (CHECK_INTERVAL, CHECK)
-    return Timetable(periodic, back_to_back, start, phase, seed, plan.max_duty_cycle, check)
-
-
-def _tokens(pair: tuple[Series, Workload]) -> int:
-    return pair[0].batch_size * (pair[1].sequence_length + pair[1].decode_length)

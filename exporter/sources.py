@@ -43,6 +43,8 @@ class Sidecar(BaseSettings):
     target: str | None = None
     kind: str | None = None
     kv_cache: str | None = None
+    max_batch_tokens: str | None = None
+    max_total_tokens: str | None = None
     batch_sizes: str | None = None
     sequence_length: str | None = None
     decode_length: str | None = None
@@ -61,7 +63,8 @@ class Sidecar(BaseSettings):
             raise SettingsError(
                 [f"{places}: works together with {PREFIX}TARGET only; set it to the address of the server"]
             )
-        target = {"name": "default", "address": self.target} | {k: given[k] for k in ("kind", "kv_cache") if k in given}
+        of_target = ("kind", "kv_cache", "max_batch_tokens", "max_total_tokens")
+        target = {"name": "default", "address": self.target} | {key: given[key] for key in of_target if key in given}
         keys = ("batch_sizes", "sequence_length", "decode_length", "interval", "timeout")
         workload = {"name": "default"} | {key: given[key] for key in keys if key in given}
         blocks: dict[str, Any] = {"targets": {"0": target}, "workloads": {"0": workload}}
@@ -80,6 +83,8 @@ SIDECAR_PLACES = {
     "targets.0.address": "TARGET",
     "targets.0.kind": "KIND",
     "targets.0.kv_cache": "KV_CACHE",
+    "targets.0.max_batch_tokens": "MAX_BATCH_TOKENS",
+    "targets.0.max_total_tokens": "MAX_TOTAL_TOKENS",
     "workloads.0.batch_sizes": "BATCH_SIZES",
     "workloads.0.sequence_length": "SEQUENCE_LENGTH",
     "workloads.0.decode_length": "DECODE_LENGTH",

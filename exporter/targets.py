@@ -1,12 +1,21 @@
 """Who is probed with what, and what may be sent to whom. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from exporter import notation
 from exporter.observation import LONGEST_DETAIL, LONGEST_FACT, Series, legible
 from exporter.settings import Settings, Target, Workload
+
+# What a v2 shard allocates in, and the largest of the sizes in use where a shard does not say: round up by that.
+BLOCK_SIZES = {"generate.v2": 16}
+LARGEST_BLOCK_SIZE = 256
+NEEDS_LIMIT = (
+    "max_batch_tokens to the number in TGI's log line 'Setting max batch total tokens to', which is also "
+    "tgi_batch_max_total_tokens in its router's /metrics"
+)
+EXCLUSIVE = "set kv_cache: exclusive and max_batch_tokens if no router serves users here (not even in between)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,21 +106,27 @@ def change(old: Mapping[str, Plan], new: Mapping[str, Plan]) -> Change:
 def refusal(target: Target, facts: Facts) -> str | None:
     """Why not one Prefill may be sent to this shard, with what to do about it; None when probing is safe.
 
-    A paged shard would write the probe's keys and values over those of live requests.
+    A paged shard would write the probe's keys and values over those of live requests, and ends when they do not fit. It
+    does not say how much fits.
     """
-    if facts.requires_padding or target.kv_cache == "exclusive":
+    if facts.requires_padding:
         return None
+    if target.kv_cache == "exclusive":
+        if target.max_batch_tokens is not None:
+            return None
+        return f"a batch that does not fit into the KV cache of this paged shard would end it; set {NEEDS_LIMIT}"
     if target.kv_cache == "reserved_block":
         if facts.block_size > 0:
             return None
         return (
             f"kv_cache: reserved_block needs a shard that names its block size, and this one ({facts.protocol}) does "
-            "not; set kv_cache: exclusive if no router serves users here, or probe the router"
+            f"not; {EXCLUSIVE}, or probe the router"
         )
+    reserved = "set kv_cache: reserved_block, which keeps probes in the one block that no router gives to users"
     return (
-        "this shard keeps a paged KV cache, and a probe would overwrite the cache of live requests; set "
-        "kv_cache: exclusive if no router serves users here (not even in between), kv_cache: reserved_block "
-        "(experimental), or probe the router"
+        "this shard keeps a paged KV cache, and a probe would overwrite the cache of live requests; "
+        + (f"{reserved}; or {EXCLUSIVE}" if facts.block_size > 0 and facts.ranks == 1 else EXCLUSIVE)
+        + "; or probe the router"
     )
 
 
@@ -128,8 +143,29 @@ def deadlock(target: Target, facts: Facts) -> str | None:
     )
 
 
-def excess(target: Target, workload: Workload, batch_size: int) -> str | None:
-    """Why this batch would be too large for the target's limits; None when it is within them or none is set."""
+def block_size(facts: Facts) -> int:
+    """Tokens in one block of a paged shard's KV cache."""
+    return facts.block_size or BLOCK_SIZES.get(facts.protocol, LARGEST_BLOCK_SIZE)
+
+
+def blocks(facts: Facts, workload: Workload) -> int:
+    """Blocks that one request takes in a paged KV cache. The last token generated needs no place in it."""
+    tokens = workload.sequence_length + workload.decode_length - 1 + facts.speculate
+    return -(-tokens // block_size(facts))
+
+
+def cache_tokens(facts: Facts, workload: Workload, batch_size: int) -> int:
+    """Tokens of KV cache that a batch takes."""
+    if facts.requires_padding:
+        return batch_size * (workload.sequence_length + workload.decode_length)
+    return batch_size * blocks(facts, workload) * block_size(facts)
+
+
+def excess(target: Target, workload: Workload, batch_size: int, facts: Facts | None = None) -> str | None:
+    """Why this batch would be too large for the target's limits; None when it is within them or none is set.
+
+    A paged shard counts blocks, which is known once it has said its `facts`.
+    """
     tokens = workload.sequence_length + workload.decode_length
     if target.max_total_tokens is not None and tokens > target.max_total_tokens:
         return f"sequence_length + decode_length is {tokens}, over max_total_tokens {target.max_total_tokens}"
@@ -137,6 +173,14 @@ def excess(target: Target, workload: Workload, batch_size: int) -> str | None:
         total = batch_size * tokens
         limit = target.max_batch_tokens
         return f"batch_size x (sequence_length + decode_length) is {total}, over max_batch_tokens {limit}"
+    if facts is None or facts.requires_padding or target.max_batch_tokens is None or target.kv_cache != "exclusive":
+        return None
+    there, wanted = target.max_batch_tokens // block_size(facts), batch_size * blocks(facts, workload)
+    if wanted > there:
+        return (
+            f"it needs {wanted} blocks of KV cache ({blocks(facts, workload)} for each request, of "
+            f"{block_size(facts)} tokens), and max_batch_tokens {target.max_batch_tokens} is {there}"
+        )
     return None
 
 
@@ -155,13 +199,23 @@ def over_limits(facts: Facts, workload: Workload) -> str | None:
     return None
 
 
-def too_large(settings: Settings) -> list[str]:
+def too_large(plans: Iterable[Plan], facts: Facts | None = None) -> list[str]:
     """A line for every series that will never be sent, because the target's limits in the configuration forbid it."""
     return [
         f"target {plan.target.name}, workload {workload.name}, batch size {series.batch_size} is never sent: {why}"
-        for plan in plans(settings).values()
+        for plan in plans
         for series, workload in plan.series()
-        if (why := excess(plan.target, workload, series.batch_size)) is not None
+        if (why := excess(plan.target, workload, series.batch_size, facts)) is not None
+    ]
+
+
+def without_limit(settings: Settings) -> list[str]:
+    """A line for every shard that gets no probe if it turns out to be paged, for want of a limit."""
+    return [
+        f"target {target.name}: kv_cache: exclusive without max_batch_tokens: if this shard keeps a paged KV cache, as "
+        f"nearly every one on a GPU does, no probe is sent to it; set {NEEDS_LIMIT}"
+        for target in settings.targets
+        if target.kv_cache == "exclusive" and target.max_batch_tokens is None
     ]
 
 

@@ -124,7 +124,7 @@ def filled(keys: Mapping[str, Any], servers: Mapping[str, str]) -> dict[str, Any
 RIGHT: list[tuple[dict[str, Any], str]] = [
     ({"address": "<shard>"}, "reachable: generate.v3, dtype torch.float16, 1 rank, padded"),
     ({"address": "<ranks>", "kv_cache": "exclusive"}, "2 ranks, padded"),
-    ({"address": "<paged>", "kv_cache": "exclusive"}, "1 rank, paged, block size 1"),
+    ({"address": "<paged>", "kv_cache": "exclusive", "max_batch_tokens": 9999}, "1 rank, paged, block size 1"),
     ({"address": "<grpc>", "kind": "fmaas"}, "reachable: fmaas, max_total_tokens 4096"),
     ({"address": "<grpcs>", "kind": "fmaas", "tls": {"ca_file": "<ca>"}}, "reachable: fmaas"),
     ({"address": "http://<http>", "kind": "http"}, "reachable: http/tgi, model embedded/llama-3-8b"),

@@ -36,8 +36,19 @@ def test_a_target_stays_only_where_nothing_of_its_plan_changed(old: dict[str, Pl
     ("kv_cache", "facts", "word"),
     [
         (None, replace(PAGED, requires_padding=True), None),
-        (None, PAGED, "set kv_cache: exclusive"),
-        ("exclusive", PAGED, None),
+        (
+            None,
+            PAGED,
+            "set kv_cache: reserved_block, which keeps probes in the one block that no router gives to users",
+        ),
+        (None, replace(PAGED, ranks=2), "set kv_cache: exclusive and max_batch_tokens if no router serves users here"),
+        (None, replace(PAGED, block_size=0), "set kv_cache: exclusive and max_batch_tokens"),
+        (
+            "exclusive",
+            PAGED,
+            "set max_batch_tokens to the number in TGI's log line 'Setting max batch total tokens to'",
+        ),
+        ("exclusive", replace(PAGED, requires_padding=True), None),
         ("reserved_block", PAGED, None),
         ("reserved_block", replace(PAGED, block_size=0), "names its block size"),
         ("reserved_block", replace(PAGED, requires_padding=True, block_size=0), None),
@@ -47,6 +58,15 @@ def test_a_paged_shard_is_refused_without_consent(kv_cache: str | None, facts: F
     why = refusal(Target.model_validate({"name": "t", "address": "h:1", "kv_cache": kv_cache}), facts)
     assert (why is None) == (word is None)
     assert word is None or word in str(why)
+
+
+def test_a_paged_shard_is_probed_with_the_size_of_its_cache() -> None:
+    assert refusal(Target(name="t", address="h:1", kv_cache="exclusive", max_batch_tokens=1), PAGED) is None
+
+
+def test_reserved_block_is_no_way_around_the_danger_of_several_ranks_or_an_unknown_block_size() -> None:
+    for facts in (replace(PAGED, ranks=2), replace(PAGED, block_size=0)):
+        assert "reserved_block" not in str(refusal(Target(name="t", address="h:1"), facts))
 
 
 @pytest.mark.parametrize(
@@ -141,3 +161,50 @@ def test_the_mend_of_a_timetable_without_room_always_works(
     for line in too_frequent(configured(interval=f"{seconds}s", **changes)):
         times = float(line.split("Mend: intervals ")[1].split()[0])
         assert not too_frequent(configured(interval=f"{math.ceil(seconds * times)}s", **changes))
+
+
+def test_a_paged_shard_counts_blocks() -> None:
+    """Seen: 9,856 tokens of cache in blocks of 64 are 154, and 200 requests of 10 + 8 tokens take one each."""
+    target = Target(name="t", address="h:1", kv_cache="exclusive", max_batch_tokens=9856)
+    work = Workload(name="w", sequence_length=10, decode_length=8)
+    facts = replace(PAGED, block_size=64)
+    assert excess(target, work, 200) is None
+    assert excess(target, work, 154, facts) is None
+    assert excess(target, work, 155, facts) == (
+        "it needs 155 blocks of KV cache (1 for each request, of 64 tokens), and max_batch_tokens 9856 is 154"
+    )
+
+
+@given(
+    st.integers(1, 64),
+    st.integers(1, 100),
+    st.integers(1, 100),
+    st.integers(1, 99),
+    st.integers(0, 5),
+    st.sampled_from([("generate.v3", 1), ("generate.v3", 16), ("generate.v3", 64), ("generate.v2", 0)]),
+)
+def test_no_batch_within_the_limit_takes_a_block_that_is_not_there(
+    size: int, prompt: int, answer: int, there: int, speculate: int, kind: tuple[str, int]
+) -> None:
+    facts = replace(PAGED, protocol=kind[0], block_size=kind[1], speculate=speculate)
+    block = kind[1] or 16
+    target = Target(name="t", address="h:1", kv_cache="exclusive", max_batch_tokens=there * block + block - 1)
+    work = Workload(name="w", sequence_length=prompt, decode_length=answer)
+    if excess(target, work, size, facts) is None:
+        assert size * math.ceil((prompt + answer - 1 + speculate) / block) <= there
+
+
+def test_where_a_shard_does_not_tell_its_blocks_the_largest_in_use_are_counted() -> None:
+    unknown = replace(PAGED, block_size=0)
+    work = Workload(name="w", sequence_length=10, decode_length=8)
+    target = Target(name="t", address="h:1", kv_cache="exclusive", max_batch_tokens=1024)
+    assert excess(target, work, 4, unknown) is None
+    assert excess(target, work, 5, unknown) is not None
+
+
+def test_blocks_are_not_counted_where_a_probe_takes_none_of_its_own() -> None:
+    work = Workload(name="w", sequence_length=10, decode_length=8)
+    reserved = Target(name="t", address="h:1", kv_cache="reserved_block", max_batch_tokens=400)
+    assert excess(reserved, work, 20, replace(PAGED, block_size=64)) is None
+    padded = Target(name="t", address="h:1", kv_cache="exclusive", max_batch_tokens=400)
+    assert excess(padded, work, 20, replace(PAGED, requires_padding=True)) is None

@@ -34,6 +34,7 @@ def groups(settings: Settings, options: Options) -> list[Group]:
         _target_down(options),
         *(rule for workload in settings.workloads for rule in _stale(workload, settings, options)),
         _refused(settings, options),
+        *_quarantined(settings, options),
         _skipped(settings, options),
         _late(settings, options),
         _reload_failed(options),
@@ -207,6 +208,25 @@ def _refused(settings: Settings, options: Options) -> Alert:
             "so no objective of it can alert."
         ),
         wait=options.minutes(5),
+    )
+
+
+def _quarantined(settings: Settings, options: Options) -> Iterator[Alert]:
+    """Of shards only: a router keeps its server from what is too large."""
+    if all(target.kind != "shard" for target in settings.targets):
+        return
+    yield Alert(
+        "TgiProbeQuarantined",
+        f"sum without ({options.dropped('batch_size')}) (tgi_probe_quarantined) > 0",
+        "ticket",
+        summary=f"{TARGET} ended during a probe: workload {WORKLOAD} is not sent to it as configured",
+        description=(
+            f"{{{{ $value | humanize }}}} batch sizes of workload {WORKLOAD} are not sent to {TARGET}, because "
+            "it ended during a probe of such a batch or of a smaller one. The log of tgi-probe says which and when. "
+            "They are not measured, and not judged by an SLO, until max_batch_tokens or max_total_tokens of the target "
+            "is changed."
+        ),
+        wait=options.minutes(1),
     )
 
 

@@ -3,19 +3,20 @@
 from typing import TYPE_CHECKING, assert_never
 
 from exporter.prober import Background, Census, Prober
+from exporter.quarantine import Quarantine
 from exporter.settings import Target, Workload
 
 if TYPE_CHECKING:  # a shard's sidecar has no HTTP libraries, and must not load them
     from exporter.probes.front import Front
 
 
-def open_prober(target: Target, census: Census | None = None) -> Prober:
+def open_prober(target: Target, census: Census | None = None, quarantine: Quarantine | None = None) -> Prober:
     """The prober for a target's kind. Nothing is connected yet; each protocol is imported only where it is used."""
     match target.kind:
         case "shard":
             from exporter.probes.shard import ShardProber
 
-            return ShardProber(target)
+            return ShardProber(target, quarantine=quarantine)
         case "fmaas" | "http":
             from exporter.probes.streams import StreamProber
 

@@ -16,11 +16,12 @@ from exporter.observation import Failure, Outcome
 from exporter.prober import Occupied
 from exporter.probes.batch import PROTOCOLS, parsed
 from exporter.probes.shard_lock import NoLock, ShardLock, lock_path
+from exporter.quarantine import Quarantine
 
 logger = logging.getLogger("tgi_probe")
 CLEAR_SECONDS = 5.0
 
-CUT_OFF = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+CUT_OFF = ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED")
 
 # W3C trace context, the same for every call of a probe; None sends none.
 Metadata = tuple[tuple[str, str], ...] | None
@@ -58,7 +59,7 @@ class Ranks:
         # The first rank is called from this very thread: with one rank, nothing stands between socket and clock.
         first = partial(calls[0], request, timeout=timeout, metadata=metadata)
         answers: list[bytes] = []
-        errors: list[tuple[grpc.RpcError, str]] = []
+        failures: list[Failure] = []
         asked = arrived = self._clock()
         others = [call.future(request, timeout=timeout, metadata=metadata) for call in calls[1:]]
         for wait, address in zip([first, *(other.result for other in others)], self.addresses, strict=True):
@@ -66,15 +67,14 @@ class Ranks:
                 answers.append(wait())
                 arrived = self._clock()
             except grpc.RpcError as error:
-                errors.append((error, address))
+                failures.append(failure(error, rpc, address, timeout))
             except ValueError:  # so says a channel that another thread has closed
                 raise Failure(
                     Outcome.UNREACHABLE, "CANCELLED", f"{rpc} at {address}: we closed the connection"
                 ) from None
-        if errors:
+        if failures:
             # When one rank fails the others are cut off: what the culprit said is worth more than their CANCELLED.
-            culprit, address = min(errors, key=lambda pair: pair[0].code() in CUT_OFF)
-            raise failure(culprit, rpc, address, timeout)
+            raise min(failures, key=lambda failed: (failed.code in CUT_OFF, not failed.may_have_ended_server))
         return Answered(asked, arrived, answers)
 
     def call_first(self, rpc: str, request: bytes, timeout: float) -> bytes:
@@ -121,11 +121,13 @@ class Debts:
     """Batches that were sent and not seen to end, each with the ranks that hold it. Paid by ClearCache with the id.
 
     As long as one is owed the shard is locked, so that no other prober's calls come in between, and its id stands in
-    the file of the lock: where this process is killed, the next prober pays. `target` is its name, for the log.
+    the file of the lock: where this process is killed, the next prober pays. `target` is its name, for the log. What
+    ended the shard is kept in that file too.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, quarantine: Quarantine | None = None) -> None:
         self._target = target
+        self._quarantine = quarantine
         self._owed: dict[int, tuple[tuple[str, ...], str]] = {}
         self._locks: dict[tuple[str, ...], ShardLock] = {}
         self._held: set[tuple[str, ...]] = set()
@@ -168,6 +170,7 @@ class Debts:
     def close(self) -> None:
         """Let other probers at the shards. What is still owed stays written down for them, else no file stays."""
         for addresses, lock in list(self._locks.items()):
+            self._note(addresses)
             self._release(addresses)
             with contextlib.suppress(Occupied, NoLock):
                 lock.take()
@@ -214,6 +217,8 @@ class Debts:
             self._say(f"other probers are not kept out: {why}")
             return
         self._held.add(ranks.addresses)
+        if self._quarantine is not None and self._quarantine.restore(lock.quarantine):
+            logger.warning("target %s: %s", self._target, self._quarantine.reason())
         if lock.owed:
             try:
                 self._clear_left_over(lock, ranks)
@@ -246,8 +251,11 @@ class Debts:
     def _note(self, addresses: tuple[str, ...]) -> None:
         if addresses not in self._held:
             return
+        lock = self._locks[addresses]
+        if self._quarantine is not None:
+            lock.quarantine = self._quarantine.as_data()
         try:
-            self._locks[addresses].note(self._owed_by(addresses), identity(addresses))
+            lock.note(self._owed_by(addresses), identity(addresses))
         except OSError as error:
             self._say(f"a batch could not be cleared if this process were killed, since it cannot be noted: {error}")
 

@@ -17,7 +17,9 @@ from exporter.observation import Failure, Outcome, Step, Stream
 from exporter.prober import Abandoned, Occupied, Result
 from exporter.probes.batch import PROTOCOLS, Batch, parsed
 from exporter.probes.calibration import CALIBRATION_SECONDS, Calibration
+from exporter.probes.causes import explained, was_dropped
 from exporter.probes.ranks import Debts, Ranks, discovered, must_exist
+from exporter.quarantine import Quarantine
 from exporter.settings import Target, Workload
 from exporter.targets import Facts, refusal
 from exporter.tracing import HEADER, traceparent
@@ -29,17 +31,26 @@ RESERVE_SECONDS = 0.002
 
 
 class ShardProber:
-    """See `Prober`. `seed` makes prompts and ids repeatable; without it they differ from run to run."""
+    """See `Prober`. `seed` makes prompts and ids repeatable; without it they differ from run to run. `quarantine` is
+    restored from the file beside the socket, and kept there.
+    """
 
-    def __init__(self, target: Target, clock: Callable[[], float] = time.perf_counter, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        clock: Callable[[], float] = time.perf_counter,
+        seed: int | None = None,
+        quarantine: Quarantine | None = None,
+    ) -> None:
         self._target = target
         self._clock = clock
         self._random = random.Random(seed)
         self._ranks: Ranks | None = None
-        self._debts = Debts(target.name)
+        self._debts = Debts(target.name, quarantine)
         self._lost_connections = 0
         self._facts: Facts | None = None
         self._calibration = Calibration()
+        self._served: tuple[int, ...] | None = None  # the connection of the newest Prefill that was answered
 
     def connect(self, timeout: float) -> Facts:
         """Ask for the ranks and their Info, every time: one that came back with more ranks must not get half a call.
@@ -117,11 +128,13 @@ class ShardProber:
             return self._probe(self._ranks, self._facts, workload, batch_size, stopping, trace_id, steps)
         except Failure as failure:
             self._calibration.probe_failed(failure)
-            if failure.code != DEADLINE_EXCEEDED or not calibrated:
-                raise
-            call = failure.detail.partition(": ")[0]
-            said = out_of_time(workload, sum(step.tokens for step in steps) // batch_size)
-            raise Failure(failure.outcome, failure.code, f"{call}: {said}") from None
+            if failure.code == DEADLINE_EXCEEDED and calibrated:
+                call = failure.detail.partition(": ")[0]
+                said = out_of_time(workload, sum(step.tokens for step in steps) // batch_size)
+                raise Failure(failure.outcome, failure.code, f"{call}: {said}") from None
+            if was_dropped(failure) and not self._target.address.startswith("unix:"):
+                self._lost_connections += 1  # over TCP nothing else tells that another server is there afterwards
+            raise explained(failure, self._facts, self._facts.connection == self._served) from None
 
     def _calibrate(self, ranks: Ranks, facts: Facts, workload: Workload) -> None:
         """Ask once which words are one token. Raises Failure where the server is then stuck, or gone."""
@@ -146,7 +159,8 @@ class ShardProber:
             trouble = trouble or unpaid
             if trouble.outcome is Outcome.UNREACHABLE:
                 self._calibration.stop()
-            raise trouble from None
+            # The probe's own batch has not been sent: it is not what the server may have ended of.
+            raise Failure(trouble.outcome, trouble.code, trouble.detail) from None
 
     def _probe(
         self,
@@ -166,6 +180,7 @@ class ShardProber:
         trace = ((HEADER, traceparent(trace_id)),) if trace_id else None
         time_left = TimeLeft(self._clock() + workload.timeout, ranks, self._clock)
         sent, arrived, answers = ranks.call("Prefill", prefill, time_left(), trace)
+        self._served = facts.connection
         merged = batch.merge("Prefill", answers, ranks.addresses)
         steps.append(Step(sent, arrived, merged.tokens, merged.timings))
         for _ in range(workload.decode_length + facts.speculate):

@@ -137,7 +137,11 @@ def _not_for_shards(settings: Settings) -> list[tuple[str, str]]:
     for number, workload in enumerate(settings.workloads):
         key = "load" if workload.is_load else "prompt_cache" if workload.prompt_cache == "hit" else None
         for target in settings.targets:
-            if key and target.kind == "shard" and (workload.targets is None or target.name in workload.targets):
+            if target.kind != "shard" or not (workload.targets is None or target.name in workload.targets):
+                continue
+            if key:
                 mend = f"needs a router, and target {target.name} is a shard; name targets of kind fmaas or http"
                 found.append((f"workloads.{number}.{key}", mend))
+            for name, mend in workload.parameters.over_vocabulary().items():
+                found.append((f"workloads.{number}.parameters.{name}", f"{mend} for target {target.name}"))
     return found

@@ -65,14 +65,16 @@ class Target(Section):
     )
     kv_cache: KvCache | None = Field(
         None,
-        description="consent to probe a shard that is paged or of several ranks: exclusive (nobody is served here); "
-        "or reserved_block (paged only)",
+        description="consent to probe a shard that is paged or of several ranks: exclusive (nobody is served here; a "
+        "paged one needs max_batch_tokens too); or reserved_block (paged only)",
     )
     labels: dict[LabelName, str] = Field({}, max_length=8, description="added to every series of the target")
     max_batch_tokens: Whole | None = Field(
         None,
         ge=1,
-        description="largest batch_size x (sequence_length + decode_length) that may be sent; larger ones are skipped",
+        description="largest batch_size x (sequence_length + decode_length) that may be sent; larger ones are skipped. "
+        "With kv_cache: exclusive the size of the KV cache: TGI logs it ('Setting max batch total tokens to'), its "
+        "router's /metrics has it as tgi_batch_max_total_tokens; a paged shard's blocks are counted in it",
     )
     max_total_tokens: Whole | None = Field(
         None,

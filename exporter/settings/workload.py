@@ -20,6 +20,9 @@ from exporter.settings.section import (
 
 # Beyond what any server holds: such a batch would cost us gigabytes of text, and come to nothing.
 LARGEST_BATCH_TOKENS = 1 << 24
+# A shard ends when it is asked for more likely tokens than its vocabulary has, and tells nobody how many that are. No
+# vocabulary is smaller than that of a model of bytes.
+SMALLEST_VOCABULARY = 256
 # The keys of a load that not every mode has, and the keys of a workload that has one.
 KEYS_OF_MODES = {"rate": "open", "arrivals": "open", "max_in_flight": "open", "users": "closed"}
 NOT_OF_LOADS = ("batch_sizes", "interval")
@@ -38,6 +41,14 @@ class Parameters(Section):
     watermark: bool = False
     do_sample: bool = False
     top_n_tokens: Whole = Field(0, ge=0, le=1000)
+
+    def over_vocabulary(self) -> dict[str, str]:
+        """The keys that must not be sent to a shard as they are, each with the mend."""
+        return {
+            key: f"is {value}, and a shard ends when it is over the model's vocabulary; must be ≤ {SMALLEST_VOCABULARY}"
+            for key in ("top_k", "top_n_tokens")
+            if (value := getattr(self, key)) > SMALLEST_VOCABULARY
+        }
 
 
 class Load(Section):

@@ -1,12 +1,17 @@
 """The batches one rank keeps, and what each call does to them: state only, no clock, no I/O, no grpc.
 
-A mistake which a real shard survives is a ValueError or IndexError here, one which ends it is a RuntimeError, as there.
+A mistake which a real shard survives is a ValueError or IndexError here, one which ends it is a RuntimeError, as there:
+it is answered first, unless it is a Crash.
 """
 
 import math
 import random
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
+
+
+class Crash(RuntimeError):
+    """Ends the process at once: nobody gets an answer, the connections just drop."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Prompt:
     prefill_logprobs: bool = False
     top_n_tokens: int = 0
     text_tokens: int = 0
+    top_k: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,11 @@ class Sequence:
     @property
     def context(self) -> int:
         return len(self.prompt.tokens) + self.generated
+
+    @property
+    def entering(self) -> int:
+        """The tokens that the next pass computes for it: all of a fresh prompt, then one."""
+        return 1 if self.generated else len(self.prompt.tokens)
 
     @property
     def finished(self) -> bool:
@@ -74,6 +85,7 @@ class Limits:
     block_size: int = 16
     max_positions: int = 8192
     max_batch_tokens: int = 100_000
+    vocabulary: int = 128_256
     speculate: int = 0
     seed: int = 0
 
@@ -98,6 +110,7 @@ class Batches:
                 raise ValueError(f"Request {prompt.request_id} has no parameters: temperature 0 is not allowed")
             if len(prompt.tokens) > self.limits.max_positions:
                 raise IndexError("index out of range in self")
+            self._look_up_likely_tokens(prompt)
         # A padded model cannot mix prefill and decode, and does not look at cached_batch.
         batch = Batch(batch_id, tuple(Sequence(prompt) for prompt in prompts))
         if cached_id is not None and self.limits.paged:
@@ -150,10 +163,23 @@ class Batches:
 
     def reserved_tokens(self, batch: Batch) -> int:
         """KV cache this batch may grow to, in tokens."""
-        wanted = [len(sequence.prompt.tokens) + sequence.prompt.max_new_tokens for sequence in batch.sequences]
         if self.limits.paged:
-            return sum(math.ceil(tokens / self.limits.block_size) * self.limits.block_size for tokens in wanted)
+            return sum(self._blocks(sequence.prompt) for sequence in batch.sequences) * self.limits.block_size
+        wanted = [len(sequence.prompt.tokens) + sequence.prompt.max_new_tokens for sequence in batch.sequences]
         return max(wanted) * len(wanted)
+
+    def _tokens(self, prompt: Prompt) -> int:
+        """The tokens of one request that need a place in a paged cache: the last one generated needs none."""
+        return len(prompt.tokens) + prompt.max_new_tokens - 1 + self.limits.speculate
+
+    def _blocks(self, prompt: Prompt) -> int:
+        return math.ceil(self._tokens(prompt) / self.limits.block_size)
+
+    def _look_up_likely_tokens(self, prompt: Prompt) -> None:
+        """A paged model does not survive a top_k above its vocabulary, a padded one no such top_n_tokens."""
+        name, wanted = ("top_k", prompt.top_k) if self.limits.paged else ("top_n_tokens", prompt.top_n_tokens)
+        if wanted > self.limits.vocabulary:
+            raise Crash(f"selected index k out of range: {name} {wanted}, vocabulary {self.limits.vocabulary}")
 
     def _take(self, batch_id: int) -> Batch:
         if batch_id not in self.kept:
@@ -177,7 +203,8 @@ class Batches:
         held = sum(self.reserved_tokens(kept) for kept in self.kept.values())
         wanted = held + self.reserved_tokens(batch)
         if wanted > self.limits.max_batch_tokens:
-            raise RuntimeError(f"Out of memory: {wanted} tokens of KV cache wanted, {self.limits.max_batch_tokens} fit")
+            what = f"Out of memory: {wanted} tokens of KV cache wanted, {self.limits.max_batch_tokens} fit"
+            raise Crash(what) if self.limits.paged else RuntimeError(what)
 
     def _write_blocks(self, prompts: Items[Prompt]) -> None:
         """Note the blocks these requests write, at once for prompt and answer; who owns them is not asked."""
@@ -186,8 +213,7 @@ class Batches:
         written: set[int] = set()
         first = 0
         for prompt in prompts:
-            tokens = len(prompt.tokens) + prompt.max_new_tokens - 1 + self.limits.speculate
-            needed = math.ceil(tokens / self.limits.block_size)
+            tokens, needed = self._tokens(prompt), self._blocks(prompt)
             if not prompt.blocks:
                 written.update(range(first, first + needed))
                 first += needed
@@ -196,5 +222,5 @@ class Batches:
                 raise IndexError(f"{tokens} tokens need {needed} blocks and {tokens} slots")
             written.update(slot // self.limits.block_size for slot in prompt.slots[:tokens])
         if max(written, default=0) >= max(1, self.limits.max_batch_tokens // self.limits.block_size):
-            raise RuntimeError(f"Out of memory: block {max(written)} is beyond the KV cache")
+            raise Crash(f"Out of memory: block {max(written)} is beyond the KV cache")
         self.blocks_written |= written

@@ -39,6 +39,7 @@ def _prompt(config: Config, request: Any) -> Prompt:
         prefill_logprobs=request.prefill_logprobs,
         top_n_tokens=request.top_n_tokens,
         text_tokens=len(text_tokens),
+        top_k=request.parameters.top_k,
     )
 
 

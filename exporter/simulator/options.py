@@ -24,6 +24,7 @@ class Config:
     `max_batch_tokens` is the KV cache in tokens, None = what fits beside the weights. `rank_timeout` in seconds.
     `tokenizer_seconds` are for each token of text, all of it, cut off later or not: a fast tokenizer makes about a
     million of them in a second.
+    `warmed_up`: whether a router has called Warmup; without it a paged shard has no KV cache yet.
     """
 
     roofline: Roofline = field(default_factory=Roofline)
@@ -37,6 +38,8 @@ class Config:
     dtype: str = "torch.float16"
     device: str = "cuda"
     max_batch_tokens: int | None = None
+    vocabulary: int = 128_256
+    warmed_up: bool = True
     rank_timeout: float = 120.0
     tokenizer_seconds: float = 1e-6
     jitter: float = 0.03
@@ -169,6 +172,8 @@ _OPTIONS = (
     Option("--bytes-per-parameter", "model", "bytes_per_parameter", POSITIVE, "2 = 16 bit, 1 = 8 bit, 0.5 = 4 bit"),
     Option("--bytes-per-kv-value", "model", "bytes_per_kv_value", POSITIVE, "bytes of one cached value"),
     Option("--max-batch-tokens", "config", "max_batch_tokens", whole(1), "KV cache in tokens; default: what fits"),
+    Option("--vocabulary", "config", "vocabulary", whole(1), "tokens the model knows; above it top_k ends it"),
+    Option("--warmed-up", "config", "warmed_up", switch, "off: no router has called Warmup yet"),
     Option("--compute-efficiency", "roofline", "compute_efficiency", SHARE, "share of peak flop/s reached"),
     Option("--memory-efficiency", "roofline", "memory_efficiency", SHARE, "share of memory bandwidth reached"),
     Option("--memory-share", "roofline", "memory_share", SHARE, "share of GPU memory for weights and KV cache"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.simulator import messages
-from exporter.simulator.batches import Batch, Batches, Limits, Step
+from exporter.simulator.batches import Batch, Batches, Crash, Limits, Step
 from exporter.simulator.faults import Faults
 from exporter.simulator.options import Config
 from exporter.simulator.roofline import Jitter, Roofline
@@ -35,15 +35,24 @@ class Rendezvous:
     """Where the ranks wait for each other, as every collective operation makes them."""
 
     def __init__(self, ranks: int, timeout: float) -> None:
-        self._barrier = threading.Barrier(ranks)
+        self._barrier = threading.Barrier(ranks, self._compare)
         self._timeout = timeout
+        self._passes: list[tuple[int, int]] = [(0, 0)] * ranks
+        self._differ = False
 
-    def meet(self, rank: int) -> None:
-        """Wait until every rank has come; RuntimeError after the timeout."""
+    def meet(self, rank: int, batch_id: int, tokens: int) -> None:
+        """Wait until every rank has come; RuntimeError after the timeout, Crash where one computes something else."""
+        self._passes[rank] = (batch_id, tokens)
         try:
             self._barrier.wait(self._timeout)
         except threading.BrokenBarrierError:
             raise RuntimeError(f"Rank {rank} waited {self._timeout:g} s in vain for the other ranks") from None
+        if self._differ:
+            raise Crash(f"Rank {rank}: the ranks compute for different batches: {self._passes}")
+
+    def _compare(self) -> None:
+        """Done by the last rank that comes, while the others still wait."""
+        self._differ = len(set(self._passes)) > 1
 
     def abandon(self) -> None:
         self._barrier.abort()
@@ -65,6 +74,7 @@ class Rank:
         self._rendezvous = rendezvous
         self._jitter = Jitter(config.seed + index, config.jitter)
         paged = config.attention == "paged"
+        self._has_cache = config.warmed_up or not paged
         self.batches = Batches(
             Limits(
                 paged=paged,
@@ -72,13 +82,16 @@ class Rank:
                 block_size=config.block_size,
                 max_positions=config.roofline.model.max_positions,
                 max_batch_tokens=config.kv_tokens,
+                vocabulary=config.vocabulary,
                 speculate=config.speculate,
                 seed=config.seed,
             )
         )
 
     def answer(self, method: str, request: Any) -> Answer:
-        """Serve one call. ValueError and IndexError are mistakes it survives, RuntimeError ends it, Halted: stopped."""
+        """Serve one call. ValueError and IndexError are mistakes it survives, RuntimeError ends it, a Crash without an
+        answer. Halted: stopped.
+        """
         match method:
             case "Prefill":
                 return self._prefill(request)
@@ -108,6 +121,8 @@ class Rank:
 
     def _prefill(self, request: Any) -> Answer:
         began = time.perf_counter_ns()
+        if not self._has_cache:
+            raise IndexError("list index out of range")
         prompts = messages.prompts_of(self._config, request.batch.requests)
         text_tokens = sum(prompt.text_tokens for prompt in prompts)
         self.hold(text_tokens * self._config.tokenizer_seconds / self.roofline.speed)
@@ -129,7 +144,7 @@ class Rank:
     def _run(self, response: Any, batch: Batch, seconds: float, began: int, concat_ns: int | None) -> Answer:
         """The forward pass, all ranks together, then the tokens; fills the response."""
         forward = time.perf_counter_ns()
-        self._rendezvous.meet(self.index)
+        self._rendezvous.meet(self.index, batch.id, sum(sequence.entering for sequence in batch.sequences))
         self.hold(seconds * self._jitter.factor())
         decode = time.perf_counter_ns()
         steps, after = self.batches.advance(batch)
@@ -150,6 +165,7 @@ class Rank:
     def _warmup(self, request: Any) -> Answer:
         """Throws every batch away, as a shard which lays out its cache anew."""
         self.batches.kept.clear()
+        self._has_cache = True
         response = self._wire.WarmupResponse(max_supported_total_tokens=self._config.kv_tokens)
         if self._config.protocol == "v3":
             longest = min(self._config.roofline.model.max_positions, self._config.kv_tokens)

@@ -14,6 +14,7 @@ from typing import Any, Self
 import grpc
 
 from exporter.simulator import messages
+from exporter.simulator.batches import Crash
 from exporter.simulator.faults import SHARD_FAULT_KINDS, Fault, FaultKind
 from exporter.simulator.options import Config, host_and_port
 from exporter.simulator.rank import Answer, Halted, Rank, Rendezvous
@@ -267,6 +268,9 @@ class _Service(grpc.GenericRpcHandler):
         except RuntimeError as error:
             if self._rank.stopping.is_set():
                 context.abort(grpc.StatusCode.CANCELLED, "The server stops")
+            if isinstance(error, Crash):
+                self._crash(str(error))
+                context.abort(grpc.StatusCode.CANCELLED, "This goes nowhere: the connection is gone")
             self._end(str(error), context)
             context.abort(grpc.StatusCode.INTERNAL, str(error))
         except Exception as error:
@@ -278,6 +282,13 @@ class _Service(grpc.GenericRpcHandler):
         death = threading.Thread(target=self._shard._die, args=(self._rank, reason), daemon=True)
         if not context.add_callback(death.start):
             death.start()
+
+    def _crash(self, reason: str) -> None:
+        """End as a process that is killed: connections first, so that no answer gets out."""
+        self._doomed = True
+        self._rank.stopping.set()
+        drop_connections(self._shard.addresses[self._rank.index])
+        threading.Thread(target=self._shard._die, args=(self._rank, reason), daemon=True).start()
 
     def _meet_fault(self, method: str) -> None:
         fault = self._rank.faults.meet(method, time.monotonic())
@@ -331,6 +342,30 @@ def _rank_state(rank: Rank, address: str) -> dict[str, Any]:
         "clear_all_calls": rank.batches.clear_all_calls,
         "blocks_written": sorted(rank.batches.blocks_written),
     }
+
+
+def drop_connections(address: str) -> None:
+    """Shut every connection that was accepted at this address, as the kernel does when a process ends.
+
+    A grpc server can only cancel its calls, so its sockets are looked for among the open files. They are used as they
+    are: of a duplicate, grpc would go on to get events after it has closed its own.
+    """
+    for number in map(int, os.listdir("/dev/fd")):
+        with contextlib.suppress(OSError):
+            found = socket.socket(fileno=number)
+            try:
+                listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if not listens and _is_at(found.getsockname(), address):
+                    found.shutdown(socket.SHUT_RDWR)
+            finally:
+                found.detach()
+
+
+def _is_at(name: Any, address: str) -> bool:
+    """Whether a socket's own name is this address; one that connected has none, or another."""
+    if address.startswith("unix:"):
+        return isinstance(name, str) and bool(name) and _path_of(name) == _path_of(address)
+    return isinstance(name, tuple) and name[1] == host_and_port(address)[1]
 
 
 def _address_of(listen: str, index: int) -> str:

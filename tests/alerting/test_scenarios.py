@@ -30,6 +30,7 @@ STALE = {("TgiProbeStale", "page"), QUIET}
 DOWN = ("TgiProbeTargetDown", "page")
 BLIND = {("TgiProbeAbsent", "page"), ("TgiProbeExporterDown", "ticket")}
 REFUSED, SKIPPED = ("TgiProbeRefused", "ticket"), ("TgiProbeSkipped", "ticket")
+QUARANTINED = ("TgiProbeQuarantined", "ticket")
 LATE, RELOAD = ("TgiProbeLate", "ticket"), ("TgiProbeReloadFailed", "ticket")
 TTFT, ITL = ("TgiProbeTtftRegressed", "ticket"), ("TgiProbeInterTokenLatencyRegressed", "ticket")
 THROUGHPUT = ("TgiProbeThroughputRegressed", "ticket")
@@ -135,6 +136,11 @@ SCENARIOS = (
         "refused probes are not judged, and make a ticket",
         (Phase(6 * HOURS), Phase(60, probes=0, refused=2, ok=False)),
         {362: NOTHING, 367: {REFUSED, QUIET}, 390: {REFUSED, QUIET}, 419: {REFUSED, QUIET}},
+    ),
+    Scenario(
+        "what ended a server is a ticket until it is released, and never a page",
+        (Phase(6 * HOURS), Phase(60, probes=0, quarantined=2, ok=False), Phase(60)),
+        {359: NOTHING, 362: {QUARANTINED}, 390: {QUARANTINED, QUIET}, 419: {QUARANTINED, QUIET}, 422: NOTHING},
     ),
     Scenario(
         "a shard that is only ever refused is a ticket and never a page",

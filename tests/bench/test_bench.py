@@ -138,7 +138,8 @@ def test_a_refusal_names_the_option_of_this_command(capsys: pytest.CaptureFixtur
     with Shard(fast(attention="paged")) as shard:
         assert cli.main(["bench", "--target", shard.addresses[0], "--runs", "1"]) == 1
     said = capsys.readouterr().err
-    assert "set --kv-cache exclusive if no router serves users here" in said
+    assert "set --kv-cache reserved_block" in said
+    assert "set --kv-cache exclusive and --max-batch-tokens if no router serves users here" in said
     assert "kv_cache" not in said
 
 

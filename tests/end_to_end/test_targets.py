@@ -49,7 +49,7 @@ def test_a_paged_shard_without_consent_gets_not_one_prefill(tmp_path: Path, prot
         assert outcomes(daemon) == {"refused"}
         assert daemon.sum_of("tgi_probe_target_up") == 1
         assert [rank["received"].get("Prefill", 0) for rank in shard.state()["ranks"]] == [0, 0]
-        assert "set kv_cache: exclusive if no router serves users here" in daemon.process.stderr
+        assert "set kv_cache: exclusive and max_batch_tokens if no router serves users here" in daemon.process.stderr
 
 
 def test_the_reserved_block_keeps_a_probe_out_of_every_other_block(tmp_path: Path) -> None:
@@ -60,7 +60,9 @@ def test_the_reserved_block_keeps_a_probe_out_of_every_other_block(tmp_path: Pat
 
 
 def test_an_exclusive_paged_shard_is_probed(tmp_path: Path) -> None:
-    with probed(tmp_path, ("--attention", "paged"), target={"kv_cache": "exclusive"}) as (shard, daemon):
+    exclusive = {"kv_cache": "exclusive", "max_batch_tokens": 1024}
+    words = ("--attention", "paged", "--max-batch-tokens", "1024")
+    with probed(tmp_path, words, target=exclusive) as (shard, daemon):
         daemon.await_sum("tgi_probe_attempts_total", 3, outcome="ok")
         assert len(shard.state()["ranks"][0]["blocks_written"]) > 1
 

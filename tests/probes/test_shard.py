@@ -4,6 +4,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -292,3 +293,91 @@ def test_random_faults_never_leave_a_batch_once_settled() -> None:
                 outcomes.add(found.outcome)
             shard.fault(None)
         assert outcomes >= {Outcome.OK, Outcome.UNREACHABLE, Outcome.REJECTED, Outcome.TIMEOUT}
+
+
+def test_a_paged_shard_before_its_warmup_is_not_ready_and_not_suspected() -> None:
+    with probing(fast(attention="paged", warmed_up=False), kv_cache="reserved_block") as (_, prober):
+        found = failure(prober)
+        assert (found.outcome, found.code, found.may_have_ended_server) == (Outcome.NOT_READY, "INTERNAL", False)
+        assert found.detail.endswith("has not been warmed up yet; its router does that at its start")
+
+
+def test_the_same_words_of_a_server_that_has_served_us_are_its_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    with probing(fast(attention="paged"), kv_cache="reserved_block") as (shard, prober):
+        assert probe(prober).outcome is Outcome.OK
+
+        def broken(*_: object) -> None:
+            raise IndexError("list index out of range")
+
+        monkeypatch.setattr("exporter.simulator.batches.Batches.admit", broken)
+        assert failure(prober).outcome is Outcome.REJECTED
+        assert shard.died is None
+
+
+def test_a_sequence_beyond_the_models_positions_is_told_with_the_mend() -> None:
+    config = fast()
+    short = replace(config.roofline, model=replace(config.roofline.model, max_positions=40))
+    with probing(replace(config, roofline=short)) as (_, prober):
+        for lengths in ({"sequence_length": 41}, {"sequence_length": 32, "decode_length": 12}):
+            found = failure(prober, **lengths)
+            assert found.outcome is Outcome.REJECTED
+            assert "set max_total_tokens of the target to what the model can take" in found.detail
+
+
+@pytest.mark.parametrize(("kind", "suspected"), [("unavailable", True), ("internal", True), ("hang", False)])
+def test_a_call_that_failed_after_it_was_sent_makes_its_batch_suspect_and_one_that_hangs_does_not(
+    kind: Any, suspected: bool
+) -> None:
+    with probing(fast(ranks=2)) as (shard, prober):
+        prober.connect(5.0)
+        shard.fault(Fault(kind, method="Prefill"))
+        assert failure_of_probe(prober, timeout="300ms").may_have_ended_server == suspected
+        shard.fault(None)
+
+
+def test_a_graceful_stop_in_the_middle_makes_no_batch_suspect() -> None:
+    with probing(fast(ranks=2)) as (shard, prober):
+        prober.connect(5.0)
+        shard.fault(Fault("hang", method="Prefill"))
+
+        def stop() -> None:
+            await_count(shard, "calls", "Prefill", rank=1)
+            shard.restart()
+
+        stopping = threading.Thread(target=stop)
+        stopping.start()
+        found = failure_of_probe(prober)
+        stopping.join(20)
+        assert found.outcome is Outcome.UNREACHABLE
+        assert not found.may_have_ended_server, found.detail
+
+
+def test_a_server_that_was_gone_before_anything_was_sent_makes_no_batch_suspect() -> None:
+    with Shard(fast()) as shard:
+        prober = open_prober(Target(name="t", address=shard.addresses[0]))
+        prober.connect(5.0)
+    assert not failure_of_probe(prober).may_have_ended_server
+    with pytest.raises(Failure):
+        prober.close()
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "unix"])
+def test_a_server_that_ended_is_another_one_when_it_is_back(listen: str, tmp_path: Any) -> None:
+    config = fast(attention="paged", max_batch_tokens=64)
+    config = replace(config, listen=f"unix://{tmp_path}/shard" if listen == "unix" else listen)
+    with Shard(config) as shard:
+        prober = open_prober(Target(name="t", address=shard.addresses[0], kv_cache="exclusive", max_batch_tokens=9999))
+        before = prober.connect(5.0)
+        assert failure_of_probe(prober).may_have_ended_server
+        assert shard.wait_until_dead(10)
+    with Shard(replace(config, listen=config.listen if listen == "unix" else shard.addresses[0])):
+        assert prober.connect(5.0).connection != before.connection
+        prober.settle(5.0)
+        prober.close()
+
+
+def failure_of_probe(prober: Prober, **keys: Any) -> Failure:
+    """Of the probe itself: the connection was there before."""
+    with pytest.raises(Failure) as caught:
+        prober.probe(workload(**keys), 2, lambda: False)
+    return caught.value

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from exporter.observation import Failure, Outcome, SkipReason
 from exporter.prober import Abandoned
-from exporter.runner import BACKOFF_LONGEST, CHECK_INTERVAL
+from exporter.runner import BACKOFF_LONGEST
 from exporter.settings import Target, Workload
+from exporter.timetable import CHECK_INTERVAL
 from tests.runner.virtual import unreachable, watched
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from exporter.observation import Failure, Observation, Outcome, Series, SkipReason, Step, Stream
 from exporter.prober import Result
+from exporter.quarantine import Quarantine
 from exporter.runner import Clock, Runner
 from exporter.settings import Target, Workload
 from exporter.targets import Facts, Plan
@@ -77,6 +78,7 @@ class Script:
     crowds: Iterator[bool | Failure] = field(default_factory=lambda: iter(()))
     check_lasts: float = 0.0
     away_until: float = 0.0
+    facts: Facts = FACTS
     owed: int = 0
     sent: list[tuple[float, str, int]] = field(default_factory=list)
     closed: bool = False
@@ -87,7 +89,7 @@ class Script:
             raise trouble
         if self.time.now < self.away_until:
             raise unreachable()
-        return FACTS
+        return self.facts
 
     def refusal(self, facts: Facts) -> str | None:
         return None
@@ -122,14 +124,20 @@ def unreachable() -> Failure:
 
 
 def watched(
-    seconds: float, *workloads: Workload, max_duty_cycle: float = 1.0, target: Target | None = None, **script: object
+    seconds: float,
+    *workloads: Workload,
+    max_duty_cycle: float = 1.0,
+    target: Target | None = None,
+    quarantine: Quarantine | None = None,
+    script: "type[Script] | None" = None,
+    **keys: object,
 ) -> tuple[Remembered, Script]:
     """Run a runner for so many virtual seconds, in this thread."""
     time = Time(seconds)
     ledger = Remembered(time)
-    prober = Script(time, **script)  # type: ignore[arg-type]
+    prober = (script or Script)(time, **keys)  # type: ignore[arg-type]
     plan = Plan(target or Target(name="t", address="h:1"), workloads, max_duty_cycle)
-    runner = Runner(plan, prober, ledger, clock=Clock(lambda: time.now, time.wait))
+    runner = Runner(plan, prober, ledger, clock=Clock(lambda: time.now, time.wait), quarantine=quarantine)
     time.on_end = runner.stop
     runner.run()
     assert prober.closed

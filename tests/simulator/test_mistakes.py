@@ -34,7 +34,6 @@ FATAL = {
     "no input chunks": prefill(1, [_without("input_chunks")]),
     "two text chunks": prefill(1, [_with_second_chunk()]),
     "an image": prefill(1, [_with_image()]),
-    "out of memory": prefill(1, [request(index, max_new_tokens=2000) for index in range(4)]),
 }
 SURVIVED = {
     "no parameters on a padded model": ("Prefill", prefill(1, [_without("parameters")])),
@@ -55,6 +54,15 @@ def test_a_fatal_mistake_is_answered_and_then_the_server_is_gone(mistake: str, a
         assert shard.wait_until_dead(10)
         assert shard.died == details != ""
         assert caller.failure("Health")[0] is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_padded_shard_that_runs_out_of_memory_answers_and_is_gone() -> None:
+    with served(fast(max_batch_tokens=4000)) as (shard, [caller]):
+        large = prefill(1, [request(index, max_new_tokens=2000) for index in range(4)])
+        code, details = caller.failure("Prefill", large)
+        assert code is grpc.StatusCode.INTERNAL
+        assert shard.wait_until_dead(10)
+        assert shard.died == details != ""
 
 
 def test_calls_in_flight_when_the_server_ends_are_cancelled() -> None:
