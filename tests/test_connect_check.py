@@ -14,7 +14,8 @@ import pytest
 from exporter.cli import main
 from exporter.connect_check import run
 from exporter.probes.shard_lock import ShardLock
-from exporter.settings import Settings
+from exporter.quarantine import Death, Quarantine
+from exporter.settings import Settings, Target
 from exporter.simulator import Shard
 from exporter.simulator.roofline import Roofline
 from exporter.simulator.router import Router
@@ -326,3 +327,25 @@ def test_the_command_says_all_targets_by_name_and_ends_with_1_for_a_problem_and_
     file.write_text(text % (servers["http"], "nowhere", workload))
     assert main(["check", "--connect", "--config", str(file)]) == 2
     assert "kind http" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("limit", [80, 100_000])
+def test_a_shard_is_sent_nothing_that_does_not_fit_or_that_ended_it_before(tmp_path: Path, limit: int) -> None:
+    config = fast(attention="paged", block_size=64, max_batch_tokens=64, listen=f"unix://{tmp_path}/shard")
+    target = Target.model_validate(
+        {"name": "t", "address": f"{config.listen}-0", "kv_cache": "exclusive", "max_batch_tokens": limit}
+    )
+    if limit == 100_000:  # the limit is wrong, and the file beside the socket says what came of it
+        lock = ShardLock(target.address)
+        lock.take()
+        lock.quarantine = Quarantine(target, Death("w", 1, 64, 1.0, "Socket closed")).as_data()
+        lock.note((), ())
+        lock.release()
+    with Shard(config) as shard:
+        code, lines = report(
+            target.model_dump(exclude={"name"}, exclude_unset=True),
+            [{"name": "w", "sequence_length": 60, "decode_length": 8, "batch_sizes": [1]}],
+        )
+        assert code == 1
+        assert any("the server ended at" in line or "needs 2 blocks of KV cache" in line for line in lines), lines
+        assert "Prefill" not in shard.state()["ranks"][0]["calls"]

@@ -169,3 +169,11 @@ def _collecting(take: Callable[[str], object]) -> logging.Handler:
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     return handler
+
+
+def test_a_probe_that_is_quarantined_has_no_line_and_keeps_no_recovery_from_being_told(log: Log) -> None:
+    lines = log(attempt(1, Outcome.UNREACHABLE), attempt(4, Outcome.UNREACHABLE), seconds=100.0)
+    assert log(*[attempt(4, Outcome.QUARANTINED)] * 3, seconds=100.0) == []
+    assert len(lines) == 2
+    [line] = log(attempt(1, Outcome.OK), seconds=100.0)
+    assert "succeed again" in line
