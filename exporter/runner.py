@@ -343,9 +343,7 @@ class Runner:
             self._hold_back(self._facts)
 
     def _hold_back(self, facts: Facts) -> None:
-        """Say what will never be sent, now that the target has said what it is. Of that, back-to-back series are due
-        as often as a check, like those that are too large by the configuration alone.
-        """
+        """Say what will never be sent, now that the target has said what it is; of that, none is back to back."""
         for line in too_large([self.plan], facts):
             if line not in self._said:
                 self._said.add(line)
