@@ -49,6 +49,7 @@ SIDECAR = {
     "kind": "`targets.0.kind`",
     "kv_cache": "`targets.0.kv_cache`",
     "max_batch_tokens": "`targets.0.max_batch_tokens`",
+    "max_prefill_tokens": "`targets.0.max_prefill_tokens`",
     "max_total_tokens": "`targets.0.max_total_tokens`",
     "batch_sizes": "`workloads.0.batch_sizes`",
     "sequence_length": "`workloads.0.sequence_length`",

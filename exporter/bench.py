@@ -28,7 +28,7 @@ from exporter.notation import counted
 from exporter.observation import Failure, Observation, Outcome, Series
 from exporter.prober import Abandoned
 from exporter.probes.shard import ShardProber
-from exporter.settings import Parameters, Target, Workload
+from exporter.settings import LIMITS, Parameters, Target, Workload
 from exporter.sources import SettingsError, lines
 from exporter.targets import Facts, deadlock, excess
 
@@ -171,7 +171,7 @@ def has_ended(prober: ShardProber, before: Facts) -> bool:
 def as_flags(text: str) -> str:
     """A message about keys of a target in the words of this command."""
     text = text.replace("kv_cache: ", "--kv-cache ")
-    for key in ("max_batch_tokens", "max_total_tokens"):
+    for key in LIMITS:
         text = re.sub(rf"(?<!tgi_)\b{key}\b", f"--{key.replace('_', '-')}", text)
     return text
 
@@ -191,6 +191,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-batch-tokens", metavar="N", help="the KV cache in tokens; larger batches are not sent (paged: required)"
     )
+    parser.add_argument("--max-prefill-tokens", metavar="N", help="the server's --max-batch-prefill-tokens")
     parser.add_argument("--max-total-tokens", metavar="N", help="the longest sequence that the model can take")
     parser.add_argument("--batch-size", action="append", metavar="N", help="repeatable (default 1 2 4 8 16 32)")
     parser.add_argument("--sequence-length", default="10", metavar="TOKENS", help="prompt tokens (default 10)")
@@ -251,8 +252,7 @@ def _settings(options: argparse.Namespace) -> tuple[Target, Workload]:
     address = options.target if ":" in options.target else f"unix://{options.target}"
     try:
         target = Target.model_validate(
-            {"name": "bench", "address": address}
-            | {key: getattr(options, key) for key in ("kv_cache", "max_batch_tokens", "max_total_tokens")}
+            {"name": "bench", "address": address} | {key: getattr(options, key) for key in ("kv_cache", *LIMITS)}
         )
         given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
         keys = ("sequence_length", "decode_length", "warmups", "timeout")

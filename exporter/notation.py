@@ -217,7 +217,7 @@ def canonical_address(address: str) -> str:
 
 def canonical_host(host: str) -> str:
     """`localhost` for all names and addresses of this machine's loopback, an IP address in its shortest form."""
-    host = host.strip("[]").lower().removesuffix(".")
+    host = host.strip("[]").lower().rstrip(".")
     if host in LOOPBACK_NAMES or host.endswith(".localhost"):
         return "localhost"
     number = _v4(host)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from exporter.observation import LONGEST_DETAIL, Series, legible
-from exporter.settings import Target, Workload
+from exporter.settings import LIMITS, Target, Workload
 from exporter.targets import Facts, Plan, cache_tokens, excess
 
 # A server that fails a call and then ends answers no longer than this.
@@ -96,8 +96,8 @@ class Quarantine:
     def reason(self) -> str:
         """For people: what died, when, of what, and how to release it."""
         return (
-            f"{self.death}. No batch that large is sent again until max_batch_tokens or max_total_tokens of target "
-            f"{self.target.name} is changed (now {limits(self.target)}) and the configuration is read again"
+            f"{self.death}. No batch that large is sent again until a limit of target {self.target.name} "
+            f"({', '.join(LIMITS)}) is changed (now {limits(self.target)}) and the configuration is read again"
         )
 
     def applies_to(self, target: Target) -> bool:
@@ -131,5 +131,5 @@ def _death(data: object) -> Death | None:
 
 
 def limits(target: Target) -> str:
-    shown = [f"{key}: {value}" for key in ("max_batch_tokens", "max_total_tokens") if (value := getattr(target, key))]
+    shown = [f"{key}: {value}" for key in LIMITS if (value := getattr(target, key))]
     return ", ".join(shown) or "none"

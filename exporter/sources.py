@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from exporter import filenames, notation, variables
-from exporter.settings import Settings
+from exporter.settings import LIMITS, Settings
 from exporter.variables import PREFIX
 from exporter.yaml_text import Ambiguous, Loader
 
@@ -44,6 +44,7 @@ class Sidecar(BaseSettings):
     kind: str | None = None
     kv_cache: str | None = None
     max_batch_tokens: str | None = None
+    max_prefill_tokens: str | None = None
     max_total_tokens: str | None = None
     batch_sizes: str | None = None
     sequence_length: str | None = None
@@ -63,7 +64,7 @@ class Sidecar(BaseSettings):
             raise SettingsError(
                 [f"{places}: works together with {PREFIX}TARGET only; set it to the address of the server"]
             )
-        of_target = ("kind", "kv_cache", "max_batch_tokens", "max_total_tokens")
+        of_target = ("kind", "kv_cache", *LIMITS)
         target = {"name": "default", "address": self.target} | {key: given[key] for key in of_target if key in given}
         keys = ("batch_sizes", "sequence_length", "decode_length", "interval", "timeout")
         workload = {"name": "default"} | {key: given[key] for key in keys if key in given}
@@ -83,8 +84,7 @@ SIDECAR_PLACES = {
     "targets.0.address": "TARGET",
     "targets.0.kind": "KIND",
     "targets.0.kv_cache": "KV_CACHE",
-    "targets.0.max_batch_tokens": "MAX_BATCH_TOKENS",
-    "targets.0.max_total_tokens": "MAX_TOTAL_TOKENS",
+    **{f"targets.0.{limit}": limit.upper() for limit in LIMITS},
     "workloads.0.batch_sizes": "BATCH_SIZES",
     "workloads.0.sequence_length": "SEQUENCE_LENGTH",
     "workloads.0.decode_length": "DECODE_LENGTH",

@@ -173,6 +173,9 @@ def excess(target: Target, workload: Workload, batch_size: int, facts: Facts | N
         total = batch_size * tokens
         limit = target.max_batch_tokens
         return f"batch_size x (sequence_length + decode_length) is {total}, over max_batch_tokens {limit}"
+    prompts = batch_size * workload.sequence_length
+    if target.max_prefill_tokens is not None and prompts > target.max_prefill_tokens:
+        return f"batch_size x sequence_length is {prompts}, over max_prefill_tokens {target.max_prefill_tokens}"
     if facts is None or facts.requires_padding or target.max_batch_tokens is None or target.kv_cache != "exclusive":
         return None
     there, wanted = target.max_batch_tokens // block_size(facts), batch_size * blocks(facts, workload)

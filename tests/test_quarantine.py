@@ -64,8 +64,9 @@ def test_the_smallest_batch_that_ended_it_counts() -> None:
 def test_the_reason_says_what_ended_when_of_what_and_how_to_release_it() -> None:
     assert quarantined().reason() == (
         "the server ended at 2026-11-26T01:00:00Z during a probe of workload chat, batch size 32 (18432 tokens of KV "
-        "cache): Prefill at unix:///s-0: Socket closed. No batch that large is sent again until max_batch_tokens or "
-        "max_total_tokens of target llama is changed (now max_batch_tokens: 20000) and the configuration is read again"
+        "cache): Prefill at unix:///s-0: Socket closed. No batch that large is sent again until a limit of target "
+        "llama (max_batch_tokens, max_prefill_tokens, max_total_tokens) is changed (now max_batch_tokens: 20000) and "
+        "the configuration is read again"
     )
 
 
@@ -78,6 +79,7 @@ def test_the_reason_says_what_ended_when_of_what_and_how_to_release_it() -> None
         ({"max_batch_tokens": 9000}, False),
         ({"max_batch_tokens": None}, False),
         ({"max_total_tokens": 500}, False),
+        ({"max_prefill_tokens": 500}, False),
         ({"address": "unix:///other-0"}, False),
     ],
 )

@@ -88,11 +88,17 @@ def test_several_ranks_are_warned_of_until_the_operator_says_that_nobody_else_us
     assert danger is None or danger.startswith("target t computes on 2 ranks: never probe it beside a router.")
 
 
-@given(st.integers(1, 64), st.integers(1, 100), st.integers(1, 100), st.integers(1, 10_000), st.integers(1, 300))
-def test_a_batch_is_too_large_exactly_over_a_limit(size: int, prompt: int, answer: int, batch: int, total: int) -> None:
-    target = Target(name="t", address="h:1", max_batch_tokens=batch, max_total_tokens=total)
+LIMIT = st.integers(1, 10_000)
+
+
+@given(st.integers(1, 64), st.integers(1, 100), st.integers(1, 100), LIMIT, LIMIT, st.integers(1, 300))
+def test_a_batch_is_too_large_exactly_over_a_limit(
+    size: int, prompt: int, answer: int, batch: int, prefill: int, total: int
+) -> None:
+    limits = {"max_batch_tokens": batch, "max_prefill_tokens": prefill, "max_total_tokens": total}
+    target = Target.model_validate({"name": "t", "address": "h:1"} | limits)
     work = Workload(name="w", sequence_length=prompt, decode_length=answer)
-    too_large = size * (prompt + answer) > batch or prompt + answer > total
+    too_large = size * (prompt + answer) > batch or size * prompt > prefill or prompt + answer > total
     assert (excess(target, work, size) is not None) == too_large
     assert excess(Target(name="t", address="h:1"), work, size) is None
 

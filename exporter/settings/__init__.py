@@ -12,10 +12,10 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from exporter import notation
 from exporter.settings.section import Real, Section
 from exporter.settings.slo import Slo
-from exporter.settings.target import Api, Kind, Target, Tls
+from exporter.settings.target import LIMITS, Api, Kind, Target, Tls
 from exporter.settings.workload import Load, Parameters, Workload
 
-__all__ = ["Api", "Kind", "Load", "Parameters", "Settings", "Slo", "Target", "Tls", "Web", "Workload"]
+__all__ = ["LIMITS", "Api", "Kind", "Load", "Parameters", "Settings", "Slo", "Target", "Tls", "Web", "Workload"]
 
 
 class Web(Section):

@@ -13,6 +13,8 @@ from exporter.settings.section import Name, Section, Whole
 Kind = Literal["shard", "fmaas", "http"]
 Api = Literal["tgi", "completions", "chat"]
 KvCache = Literal["exclusive", "reserved_block"]
+# The keys of a target that bound what is sent. Whoever changes one says that the server can take it.
+LIMITS = ("max_batch_tokens", "max_prefill_tokens", "max_total_tokens")
 Address = Annotated[str, AfterValidator(notation.ascii_address)]
 VariableName = Annotated[str, AfterValidator(notation.variable_name)]
 FileName = Annotated[str, AfterValidator(notation.file_name)]
@@ -75,6 +77,12 @@ class Target(Section):
         description="largest batch_size x (sequence_length + decode_length) that may be sent; larger ones are skipped. "
         "With kv_cache: exclusive the size of the KV cache: TGI logs it ('Setting max batch total tokens to'), its "
         "router's /metrics has it as tgi_batch_max_total_tokens; a paged shard's blocks are counted in it",
+    )
+    max_prefill_tokens: Whole | None = Field(
+        None,
+        ge=1,
+        description="largest batch_size x sequence_length that may be sent; larger ones are skipped. A GPU's memory is "
+        "laid out for TGI's --max-batch-prefill-tokens; a larger Prefill may not fit and would end the shard",
     )
     max_total_tokens: Whole | None = Field(
         None,

@@ -293,6 +293,14 @@ def test_a_sequence_beyond_the_positions_is_an_error_and_a_limit_prevents_it() -
         assert shard.died is None
 
 
+@says("`max_prefill_tokens` bounds `batch_size` × `sequence_length`")
+def test_a_larger_prefill_than_the_limit_is_never_sent() -> None:
+    with Shard(fast()) as shard, watched(shard.addresses[0], work(), max_prefill_tokens=64) as books:
+        wait_until(lambda: len(books.skips) > 3, "skips")
+        books.await_outcome(Outcome.OK, 2)
+        assert {series.batch_size for series, _ in books.skips} == {4}
+
+
 @says("values over 256 are refused for shards, in the configuration and by `bench`")
 @pytest.mark.parametrize("key", ["top_k", "top_n_tokens"])
 def test_more_likely_tokens_than_a_vocabulary_has_are_refused(
@@ -402,7 +410,7 @@ def test_a_server_whose_limit_is_told_wrong_ends_once(
     assert caplog.text.count("the server ended at") == 1
 
 
-@says("**You release it** by changing `max_batch_tokens` or `max_total_tokens` of the target")
+@says("**You release it** by changing `max_batch_tokens`, `max_prefill_tokens` or `max_total_tokens` of the target")
 def test_a_changed_limit_releases_it_and_nothing_else_does() -> None:
     before = Target(name="t", address="h:1", max_batch_tokens=100)
     quarantine = Quarantine(before)
