@@ -9,6 +9,7 @@ from benchmarks import (
     added_delay,
     buckets,
     company,
+    disturbances,
     hostile,
     interpreter,
     pages,
@@ -31,6 +32,7 @@ PARTS: tuple[Part, ...] = (
     sidecar.PART,
     buckets.PART,
     streams.PART,
+    disturbances.PART,
     hostile.PART,
     soak.PART,
 )

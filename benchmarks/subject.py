@@ -10,9 +10,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from exporter import app, journal
-from exporter.observation import Observation
+from exporter import app, certainty, journal
+from exporter.observation import Observation, Stream
 from exporter.sources import load
+from exporter.timeline import counted_from
 
 
 class Watched(app.Daemon):
@@ -42,6 +43,20 @@ def facts(observation: Observation) -> dict[str, Any]:
             for stream in observation.streams
             for step in stream.steps
         ],
+        "workload": observation.series.workload,
+        "detail": observation.detail,
+        "streams": [told(stream) for stream in observation.streams],
+    }
+
+
+def told(stream: Stream) -> dict[str, Any]:
+    """Each value with whether it is certain; the gaps with their steps' tokens, those of the first step before them."""
+    first = certainty.time_to_first_token(stream)
+    return {
+        "sent": stream.sent,
+        "ttft": None if first is None else (first.seconds - (stream.sent - counted_from(stream)), first.certain),
+        "gaps": [(value.seconds, value.certain) for value in certainty.inter_token_latencies(stream)],
+        "tokens": [step.tokens for step in stream.steps if step.tokens],
     }
 
 

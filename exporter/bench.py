@@ -16,17 +16,17 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any
 
 from pydantic import ValidationError
 
-from exporter import timeline
+from exporter.certainty import Recorded, mean, recorded
 from exporter.notation import counted
 from exporter.observation import Failure, Observation, Outcome, Series
-from exporter.prober import Abandoned
+from exporter.prober import Abandoned, Result
 from exporter.probes.shard import ShardProber
 from exporter.settings import LIMITS, Parameters, Target, Workload
 from exporter.sources import SettingsError, lines
@@ -35,6 +35,8 @@ from exporter.targets import Facts, deadlock, excess
 # How long and how often to look whether a server that failed a call is still there.
 END_SECONDS, END_LOOKS = 1.0, 4
 SAMPLING = tuple(Parameters.model_fields)
+# How often a probe is sent whose values were uncertain, because this process was held up.
+TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,28 +70,35 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def latency_rows(batch_size: int, observations: Sequence[Observation]) -> Iterator[Row]:
-    """Prefill, Decode (token), Decode (total), in milliseconds; no decode rows where nothing was decoded."""
-    steps: dict[str, Callable[[Observation], float | None]] = {
-        "Prefill": timeline.prefill_duration,
-        "Decode (token)": lambda o: (
-            statistics.fmean(filter(None, map(timeline.time_per_output_token, o.streams)))
-            if timeline.decode_duration(o)
-            else None
-        ),
-        "Decode (total)": timeline.decode_duration,
+    """Prefill, Decode (token), Decode (total), in milliseconds, of what is certain; no decode rows where nothing was
+    decoded.
+    """
+    steps: dict[str, Callable[[Recorded], float | None]] = {
+        "Prefill": lambda seen: seen.prefill,
+        "Decode (token)": lambda seen: mean(seen.per_output_token),
+        "Decode (total)": lambda seen: seen.decode,
     }
+    yield from _rows(batch_size, steps, observations, 1000.0)
+
+
+def _rows(
+    batch_size: int,
+    steps: Mapping[str, Callable[[Recorded], float | None]],
+    observations: Sequence[Observation],
+    factor: float = 1.0,
+) -> Iterator[Row]:
+    seen = [recorded(observation) for observation in observations]
     for step, measure in steps.items():
-        values = [value * 1000 for observation in observations if (value := measure(observation)) is not None]
+        values = [value * factor for one in seen if (value := measure(one)) is not None]
         if values:
             yield summary(step, batch_size, values)
 
 
 def throughput_rows(batch_size: int, observations: Sequence[Observation]) -> Iterator[Row]:
     """Prefill and Decode, in tokens per second."""
-    for step, measure in (("Prefill", timeline.prefill_throughput), ("Decode", timeline.decode_throughput)):
-        values = [value for observation in observations if (value := measure(observation)) is not None]
-        if values:
-            yield summary(step, batch_size, values)
+    yield from _rows(
+        batch_size, {"Prefill": lambda seen: seen.prefill_rate, "Decode": lambda seen: seen.decode_rate}, observations
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +138,26 @@ def sweep(target: Target, workload: Workload, runs: int, prober: ShardProber, st
     return Sweep(parameters | workload.parameters.model_dump(), latency, throughput, stopped)
 
 
+def probed(
+    workload: Workload, batch_size: int, prober: ShardProber, stopping: Callable[[], bool]
+) -> tuple[float, Result]:
+    """When the last try began, and what came of it. Raises Failure, Abandoned."""
+    for tries_left in reversed(range(TRIES)):
+        started = time.perf_counter()
+        result = prober.probe(workload, batch_size, stopping)
+        if result.outcome is not Outcome.DISTURBED or not tries_left:
+            return started, result
+        if stopping():
+            break
+    raise Abandoned
+
+
 def observe(
     target: Target, workload: Workload, batch_size: int, prober: ShardProber, stopping: Callable[[], bool]
 ) -> Observation:
-    """One probe, safe requests only, once no other prober has the shard. Raises Failure, Abandoned."""
+    """One probe, safe requests only, once no other prober has the shard; again where this process was held up
+    meanwhile. Raises Failure, Abandoned.
+    """
     if stopping():
         raise Abandoned
     facts = prober.connect(workload.timeout)
@@ -140,9 +165,8 @@ def observe(
     if why is not None:
         raise Failure(Outcome.REFUSED, "REFUSED", as_flags(why))
     prober.reserve(stopping, lambda line: print(line, file=sys.stderr, flush=True))
-    started = time.perf_counter()
     try:
-        result = prober.probe(workload, batch_size, stopping)
+        started, result = probed(workload, batch_size, prober, stopping)
     except Failure as failure:
         if failure.may_have_ended_server and has_ended(prober, facts):
             raise Failure(

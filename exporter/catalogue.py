@@ -157,6 +157,12 @@ class Catalogue:
             ("target",),
             scales.OWN,
         )
+        self.read_delay = self.registry.histogram(
+            "tgi_probe_read_delay_seconds",
+            "How long an answer may have waited for the exporter to read it, at most: of each request the longest.",
+            scales.READ_DELAY,
+            ("target",),
+        )
         self.server = self.registry.summary(
             "tgi_probe_server_duration_seconds",
             "Time of a call as the server reports it, by phase.",
@@ -171,6 +177,11 @@ class Catalogue:
             "tgi_probe_skipped_total",
             "Probes that were due and not started before they were due again, by reason.",
             (*SERIES, "reason"),
+        )
+        self.withheld = self._counter(
+            "tgi_probe_withheld_values_total",
+            "Values that were not recorded, because the exporter was held up and they may be wrong, by measure.",
+            (*SERIES, "measure"),
         )
         self.prompt_tokens = self._counter("tgi_probe_prompt_tokens_total", "Prompt tokens sent in successful probes.")
         self.generated_tokens = self._counter(

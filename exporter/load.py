@@ -298,6 +298,8 @@ class LoadRunner:
         if result.outcome is Outcome.OK:
             self._failures = 0
             return
+        if result.outcome is Outcome.DISTURBED:  # by us: the server has done nothing to be left alone for
+            return
         self._failures += 1
         pause = backoff_after(self._failures, BACKOFF_FIRST, BACKOFF_LONGEST, self._random.random())
         self._backoff_until = self._clock.now() + pause

@@ -5,7 +5,6 @@ histogram.
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,10 +13,17 @@ from typing import Concatenate, ParamSpec
 
 from exporter import slo, timeline
 from exporter.catalogue import CODES, COUNTS, HTTP_CODES, PHASES, Catalogue, Layout, layout
+from exporter.certainty import OF_ROUTERS, OF_SHARDS, Measure, Recorded, mean, recorded
 from exporter.instruments import ChildType, Exemplar, Family, Labels, Registry, Value
-from exporter.observation import Method, Observation, Outcome, Series, ServerTimings, SkipReason, Step
+from exporter.observation import Method, Observation, Outcome, Series, ServerTimings, SkipReason
 from exporter.settings import Kind, Settings, Slo
 from exporter.targets import Facts, Plan
+
+
+def method_of(number: int) -> Method:
+    """Of a batch's calls to a shard, in their order."""
+    return Method.DECODE if number else Method.PREFILL
+
 
 P = ParamSpec("P")
 logger = logging.getLogger("tgi_probe")
@@ -105,6 +111,7 @@ class Metrics:
         self._child(self.families.target_up, name)
         self._child(self.families.in_flight, name)
         self._child(self.families.lateness, name)
+        self._child(self.families.read_delay, name)
         if plan.target.kind != "shard":
             self._child(self.families.setup, name)
         for workload in plan.workloads:
@@ -148,6 +155,9 @@ class Metrics:
                 of(self.families.attempts, series, outcome, code)
         for reason in SkipReason:
             of(self.families.skips, series, reason)
+        for measure in Measure:
+            if measure not in (OF_ROUTERS if kind == "shard" else OF_SHARDS):
+                of(self.families.withheld, series, measure)
         self._announce_verdicts(series)
 
     @guarded
@@ -209,65 +219,67 @@ class Metrics:
             self._verdict(objective.name, series, "good").inc(verdicts.good)
             self._verdict(objective.name, series, "bad").inc(verdicts.bad)
         self._child(self.families.corrections, series.target, series.workload).inc(observation.corrections)
-        for opened in observation.setups:
-            self._child(self.families.setup, series.target).observe(opened.ready - opened.begun)
+        for stream in observation.streams:
+            if stream.steps:
+                self._child(self.families.read_delay, series.target).observe(stream.read_delay)
+        values = recorded(observation)
+        for measure, number in values.withheld.items():
+            self._of(self.families.withheld, series, measure).inc(number)
+        for seconds in values.setups:
+            self._child(self.families.setup, series.target).observe(seconds)
         if ok:
             self._of(self.families.last_success, series).set(self._unix_time())
             for count in COUNTS:
                 estimated = any(getattr(stream, f"{count}_estimated") for stream in observation.streams)
                 self._child(self.families.estimated, series.target, series.workload, count).set(estimated)
-            self._record_latency(observation)
-            if (seconds := timeline.start_spread(observation)) is not None:
-                self._of(self.families.spread, series).observe(seconds)
+            self._record_latency(observation, values)
 
-    def _record_latency(self, observation: Observation) -> None:
+    def _record_latency(self, observation: Observation, values: Recorded) -> None:
         series = observation.series
         trace = observation.trace_id
         exemplar = Exemplar({"trace_id": trace}, 0.0, self._unix_time()) if trace else None
-        ttft, inter_token = self._of(self.families.ttft, series), self._of(self.families.inter_token, series)
-        per_output_token, request = (
-            self._of(self.families.per_output_token, series),
-            self._of(self.families.request, series),
-        )
-        first: list[float] = []
-        gaps: list[float] = []
+        ttft = self._of(self.families.ttft, series)
+        for seconds in values.first:
+            ttft.observe(seconds, exemplar and replace(exemplar, value=seconds))
+        for family, many in (
+            (self.families.inter_token, values.gaps),
+            (self.families.per_output_token, values.per_output_token),
+            (self.families.request, values.requests),
+        ):
+            histogram = self._of(family, series)
+            for seconds in many:
+                histogram.observe(seconds)
         for stream in observation.streams:
-            if (seconds := timeline.time_to_first_token(stream)) is not None:
-                first.append(seconds)
-                ttft.observe(seconds, exemplar and replace(exemplar, value=seconds))
-            for seconds in timeline.inter_token_latencies(stream):
-                gaps.append(seconds)
-                inter_token.observe(seconds)
-            if (seconds := timeline.time_per_output_token(stream)) is not None:
-                per_output_token.observe(seconds)
-            request.observe(timeline.request_duration(stream))
             self._of(self.families.prompt_tokens, series).inc(stream.prompt_tokens)
             self._of(self.families.generated_tokens, series).inc(timeline.generated_tokens(stream))
             for number, step in enumerate(stream.steps):
-                self._record_server(series, Method.DECODE if number else Method.PREFILL, step)
-        if (seconds := timeline.decode_duration(observation)) is not None:
-            self._of(self.families.decode, series).observe(seconds)
-        for values, gauge in ((first, "ttft"), (gaps, "itl")):
-            if values:
-                self._of(self.families.last[gauge], series).set(math.fsum(values) / len(values))
-        for rate, histogram, gauge in (
-            (timeline.prefill_throughput(observation), self.families.prefill_rate, "prefill"),
-            (timeline.decode_throughput(observation), self.families.decode_rate, "decode"),
+                self._record_server(series, method_of(number), step.server)
+        for number, seconds in values.overheads:
+            self._of(self.families.overhead, series, method_of(number)).observe(seconds)
+        for family, value in (
+            (self.families.decode, values.decode),
+            (self.families.prefill_rate, values.prefill_rate),
+            (self.families.decode_rate, values.decode_rate),
+            (self.families.spread, values.spread),
         ):
-            if rate is not None:
-                self._of(histogram, series).observe(rate)
-                self._of(self.families.last[gauge], series).set(rate)
+            if value is not None:
+                self._of(family, series).observe(value)
+        for gauge, value in (
+            ("ttft", mean(values.first)),
+            ("itl", mean(values.gaps)),
+            ("prefill", values.prefill_rate),
+            ("decode", values.decode_rate),
+        ):
+            if value is not None:
+                self._of(self.families.last[gauge], series).set(value)
 
-    def _record_server(self, series: Series, method: Method, step: Step) -> None:
-        server: ServerTimings | None = step.server
+    def _record_server(self, series: Series, method: Method, server: ServerTimings | None) -> None:
         if server is None:
             return
         for phase in PHASES:
             seconds = getattr(server, phase)
             if seconds is not None:
                 self._of(self.families.server, series, method, phase).observe(seconds)
-        if server.total is not None:
-            self._of(self.families.overhead, series, method).observe(max(0.0, step.arrived - step.asked - server.total))
 
     @guarded
     def skipped(self, series: Series, reason: SkipReason) -> None:

@@ -6,6 +6,24 @@ other inside one process and with nothing else. `timeline` computes durations an
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
+
+
+class Instant(float):
+    """An instant that is known from above: what it dates happened then, or at most `late` seconds before."""
+
+    __slots__ = ("late",)
+    late: float
+
+    def __new__(cls, at: float, late: float = 0.0) -> Self:
+        instant = super().__new__(cls, at)
+        instant.late = late
+        return instant
+
+
+def lateness(instant: float) -> float:
+    """Of an instant that does not say, nothing is known to be late."""
+    return instant.late if isinstance(instant, Instant) else 0.0
 
 
 class Outcome(StrEnum):
@@ -67,6 +85,9 @@ class Step:
     `asked` is the instant at which the waiting for it began: the call was sent (shard), or the arrival before it
     (stream). `tokens` counts the new tokens of all requests of the stream: with speculation a step carries several.
     `requests` is how many of them were in it; None: all of the stream.
+
+    Both instants are the latest possible ones, because this process may have been held up: the first of the tokens may
+    have arrived up to `late` seconds before `arrived`, and the waiting may have begun `asked_late` before `asked`.
     """
 
     asked: float
@@ -74,6 +95,8 @@ class Step:
     tokens: int
     server: ServerTimings | None = None
     requests: int | None = None
+    late: float = 0.0
+    asked_late: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +108,9 @@ class Stream:
     `intended` is when a background load wanted it sent, where that is what its waiting counts from. `prompt_estimated`:
     the server counts no prompts, so `prompt_tokens` is one for each word. `generated_estimated`: it gave no count of
     the generated tokens that can be true.
+
+    It may have left up to `sent_late` seconds after `sent`, and have ended up to `ended_late` before `ended`.
+    `read_delay` is the longest that an arrival may have lain unread.
     """
 
     requests: int
@@ -97,14 +123,21 @@ class Stream:
     intended: float | None = None
     prompt_estimated: bool = False
     generated_estimated: bool = False
+    sent_late: float = 0.0
+    ended_late: float = 0.0
+    read_delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """One connection that had to be opened: from the first packet to the instant at which a request could be sent."""
+    """One connection that had to be opened: from the first packet to the instant at which a request could be sent.
+
+    We were held up for at most `late` seconds of it.
+    """
 
     begun: float
     ready: float
+    late: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

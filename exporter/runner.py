@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from exporter.delays import PROCESS, Delays
 from exporter.observation import Failure, Observation, Outcome, Series, Setup, SkipReason
 from exporter.prober import Abandoned, Asked, GiveWay, Ledger, Occupied, Prober, Result, TooLarge
 from exporter.quarantine import Death, Quarantine
@@ -61,9 +62,11 @@ class Runner:
         clock: Clock = Clock(),
         seed: int = 0,
         quarantine: Quarantine | None = None,
+        delays: Delays = PROCESS,
     ) -> None:
         self.plan = plan
         self.quarantine = quarantine or Quarantine(plan.target)
+        self._delays = delays
         self.name = plan.target.name
         self.attempted = False
         self._prober = prober
@@ -293,7 +296,7 @@ class Runner:
                 result = self._prober.probe(workload, series.batch_size, self._stop.is_set)
                 setups += result.setups
                 corrections += result.corrections
-                if result.outcome is not Outcome.OK:
+                if result.outcome not in (Outcome.OK, Outcome.DISTURBED):  # a warm-up need not be timed
                     return replace(result, corrections=corrections)
             self._warm.add(series)
         result = self._prober.probe(workload, series.batch_size, self._stop.is_set, trace_id)
@@ -321,13 +324,16 @@ class Runner:
 
     def _connect(self) -> Facts:
         """Raises Failure when the target is down. After that, or when it is another one, every series is cold."""
-        try:
-            facts = self._prober.connect(CONNECT_TIMEOUT)
-        except Failure as failure:
-            if failure.outcome is Outcome.UNREACHABLE and self.quarantine.server_is_gone():
-                self._quarantined()
-            self._lost()
-            raise
+        with self._delays.watch() as watch:
+            try:
+                facts = self._prober.connect(CONNECT_TIMEOUT)
+            except Failure as failure:
+                excused = watch.excused(failure, CONNECT_TIMEOUT)
+                if excused.outcome is Outcome.UNREACHABLE and self.quarantine.server_is_gone():
+                    self._quarantined()
+                if excused.outcome is not Outcome.DISTURBED:
+                    self._lost()
+                raise excused from None
         if facts != self._facts:
             self._warm.clear()
             self._facts = facts

@@ -37,5 +37,7 @@ FINE = scale(FINE_DECADE, -3, 2, 110.0, 121.0, 133.0, 146.0, 160.0)
 COARSE = scale(COARSE_DECADE, -3, 2, 160.0)
 RATES = scale(RATE_DECADE, 0, 6)
 OWN = scale(OWN_DECADE, -4, 2, 160.0)
+# How late answers are read: well, within the tolerance of `certainty`, and beyond it.
+READ_DELAY = (0.001, 0.0025, 0.01, 0.1, 1.0)
 # Requests that are to start at once.
 SPREAD = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0)

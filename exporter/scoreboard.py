@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from exporter import slo, timeline
+from exporter import slo
+from exporter.certainty import mean, recorded
 from exporter.observation import Observation, Outcome, Series
 from exporter.settings import Settings
 from exporter.targets import Facts
@@ -80,14 +81,8 @@ class Scoreboard:
 
 def _values(observation: Observation) -> tuple[float | None, float | None, float | None, float | None]:
     """Mean TTFT, mean inter-token latency (seconds), prefill and decode throughput (tokens per second)."""
-    first = [s for stream in observation.streams if (s := timeline.time_to_first_token(stream)) is not None]
-    gaps = [gap for stream in observation.streams for gap in timeline.inter_token_latencies(stream)]
-    return (
-        sum(first) / len(first) if first else None,
-        sum(gaps) / len(gaps) if gaps else None,
-        timeline.prefill_throughput(observation),
-        timeline.decode_throughput(observation),
-    )
+    values = recorded(observation)
+    return mean(values.first), mean(values.gaps), values.prefill_rate, values.decode_rate
 
 
 def _said(facts: Facts | None) -> str | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from exporter import timeline
+from exporter import certainty
 from exporter.observation import Observation, Outcome, Series, Stream
 from exporter.settings import Settings, Slo
 
@@ -34,21 +34,30 @@ def thresholds(settings: Settings) -> tuple[float, ...]:
 
 
 def judge(slo: Slo, observation: Observation) -> Verdicts:
-    """Count the requests. A failed or timed-out request is bad; see `Outcome.judged` for what is not judged at all."""
+    """Count the requests. A failed or timed-out request is bad; see `Outcome.judged` for what is not judged at all.
+
+    Nor is a request of which it is not certain on which side of the threshold it was.
+    """
     if not observation.outcome.judged:
         return Verdicts(0, 0)
-    good = sum(stream.requests for stream in observation.streams if meets(slo, stream))
+    size = observation.series.batch_size
     if observation.outcome is not Outcome.OK and len(observation.streams) <= 1:
-        good = 0
-    return Verdicts(good, observation.series.batch_size - good)
+        return Verdicts(0, size)
+    met = [(stream.requests, meets(slo, stream)) for stream in observation.streams]
+    good = sum(requests for requests, verdict in met if verdict)
+    unknown = sum(requests for requests, verdict in met if verdict is None)
+    return Verdicts(good, size - good - unknown)
 
 
-def meets(slo: Slo, stream: Stream) -> bool:
-    """Whether the requests of this stream met the threshold; like a bucket, a threshold includes its own value.
+def meets(slo: Slo, stream: Stream) -> bool | None:
+    """Whether the requests of this stream met the threshold; like a bucket, a threshold includes its own value. None
+    where that is not certain.
 
     `inter_token_latency` asks for every wait of the request, since one stall is what a reader notices;
     `time_per_output_token` is the mean.
     """
+    if not stream.outcome.judged:
+        return None
     if stream.outcome is not Outcome.OK:
         return False
     threshold = slo.threshold
@@ -56,11 +65,13 @@ def meets(slo: Slo, stream: Stream) -> bool:
         return True
     match slo.measure:
         case "ttft":
-            value = timeline.time_to_first_token(stream)
+            value = certainty.time_to_first_token(stream)
+            return value is not None and value.within(threshold)
         case "inter_token_latency":
-            value = max(timeline.inter_token_latencies(stream), default=0.0)
+            verdicts = {gap.within(threshold) for gap in certainty.inter_token_latencies(stream)}
+            return False if False in verdicts else None if None in verdicts else True
         case "time_per_output_token":
-            value = timeline.time_per_output_token(stream) or 0.0
+            value = certainty.time_per_output_token(stream)
+            return value is None or value.within(threshold)
         case _:
-            value = timeline.request_duration(stream)
-    return value is not None and value <= threshold
+            return certainty.request_duration(stream).within(threshold)

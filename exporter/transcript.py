@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from exporter import timeline
+from exporter.certainty import Value, mean, recorded
 from exporter.notation import counted
 from exporter.observation import Observation, Outcome, Stream
 from exporter.settings import Workload
@@ -44,9 +44,11 @@ def _steps(stream: Stream) -> Iterator[str]:
         if step.server is not None and step.server.total is not None:
             server = f", the server says {_ms(step.server.total)}"
         what = "first token" if number == 0 else f"step {number}"
+        late = max(step.late, step.asked_late)
+        doubt = f" (uncertain by {_ms(late)})" if not Value(step.arrived - step.asked, late).certain else ""
         yield (
             f"{(step.arrived - stream.sent) * 1000:10.3f} ms  {what}: {counted(step.tokens, 'token')} after "
-            f"{_ms(step.arrived - step.asked)}{server}"
+            f"{_ms(step.arrived - step.asked)}{doubt}{server}"
         )
     if len(stream.steps) > SHOWN_STEPS:
         yield f"  … and {counted(len(stream.steps) - SHOWN_STEPS, 'step')} more"
@@ -54,21 +56,21 @@ def _steps(stream: Stream) -> Iterator[str]:
 
 
 def _results(observation: Observation) -> Iterator[str]:
-    first = [s for stream in observation.streams if (s := timeline.time_to_first_token(stream)) is not None]
-    gaps = [gap for stream in observation.streams for gap in timeline.inter_token_latencies(stream)]
-    if first:
-        yield f"time to first token: {_ms(sum(first) / len(first))}"
-    if gaps:
-        yield f"inter-token latency: mean {_ms(sum(gaps) / len(gaps))}, longest {_ms(max(gaps))}"
-    for name, rate in (
-        ("prefill", timeline.prefill_throughput(observation)),
-        ("decode", timeline.decode_throughput(observation)),
-    ):
+    values = recorded(observation)
+    first, gaps = mean(values.first), mean(values.gaps)
+    if first is not None:
+        yield f"time to first token: {_ms(first)}"
+    if gaps is not None:
+        yield f"inter-token latency: mean {_ms(gaps)}, longest {_ms(max(values.gaps))}"
+    for name, rate in (("prefill", values.prefill_rate), ("decode", values.decode_rate)):
         if rate is not None:
             yield f"{name} throughput: {rate:,.1f} tokens/s"
     for count in ("prompt", "generated"):
         if any(getattr(stream, f"{count}_estimated") for stream in observation.streams):
             yield f"{count} tokens are estimated: the target gives no count of them that can be true"
+    if values.withheld:
+        said = ", ".join(f"{count} {measure}" for measure, count in sorted(values.withheld.items()))
+        yield f"withheld, because tgi-probe was held up and they may be wrong: {said}"
 
 
 def _ms(seconds: float) -> str:

@@ -6,9 +6,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from exporter.delays import PROCESS, Delays, Watch
 from exporter.observation import Failure, Outcome, Stream
 from exporter.prober import Abandoned, Census, Result
 from exporter.probes.composer import Composer
+from exporter.probes.disturbed import undisturbed
 from exporter.probes.front import Front
 from exporter.probes.introduction import Introduction
 from exporter.probes.pool import LOOK, Pool
@@ -29,6 +31,7 @@ class Underway:
     flight: Flight
     deadline: float
     intended: float | None
+    watch: Watch
 
 
 class StreamBackground:
@@ -42,14 +45,16 @@ class StreamBackground:
         census: Census | None = None,
         clock: Callable[[], float] = time.perf_counter,
         seed: int | None = None,
+        delays: Delays = PROCESS,
     ) -> None:
+        self._delays = delays
         self._target, self._workload, self._front = target, workload, front
         self._census = census or Census()
         self._clock = clock
-        self._pool = Pool(front, clock)
+        self._pool = Pool(front, clock, delays)
         self._composer = Composer(target, front, seed)
         self._introduction = Introduction(front, self._pool, clock)
-        self._flights = Flights(clock)
+        self._flights = Flights(clock, delays)
         self._underway: deque[Underway] = deque()
         self._next: Flight | None = None
         self._facts: Facts | None = None
@@ -143,8 +148,9 @@ class StreamBackground:
         if self._next is None:
             return False
         flight, self._next = self._next, None
+        watch = self._delays.watch()
         self._flights.launch(flight)
-        self._underway.append(Underway(flight, flight.sent + self._workload.timeout, intended))
+        self._underway.append(Underway(flight, flight.sent + self._workload.timeout, intended, watch))
         self._census.set(self, len(self._underway))
         return True
 
@@ -154,6 +160,8 @@ class StreamBackground:
         # All have the same timeout, so the first is the first to be late.
         self._flights.turn(min(until, self._underway[0].deadline) if self._underway else until)
         now = self._clock()
+        if self._underway and self._underway[0].deadline <= now:
+            self._flights.catch_up()
         for one in self._underway:
             if one.deadline > now:
                 break
@@ -173,7 +181,8 @@ class StreamBackground:
             self._composer.learn(self._workload, counted)
         if stream.outcome is Outcome.UNREACHABLE:
             self._introduction.lost()
-        result = summed_up([stream], [detail], self._pool)
+        result = undisturbed(summed_up([stream], [detail], self._pool), one.watch)
+        one.watch.close()
         setups = result.setups + self._standby.setups()
         return replace(result, setups=setups, corrections=self._composer.corrections())
 
@@ -185,6 +194,7 @@ class StreamBackground:
         self._flights.close()
         for one in self._underway:
             one.flight.connection.close()
+            one.watch.close()
         self._underway.clear()
         self._census.set(self, 0)
         if self._next is not None:

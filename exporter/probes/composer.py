@@ -6,7 +6,7 @@ from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from exporter.deadline import DEADLINE_EXCEEDED, out_of_time
-from exporter.observation import Failure, Outcome, Stream
+from exporter.observation import Failure, Outcome, Stream, lateness
 from exporter.probes.front import Ask, Front, Told
 from exporter.prompts import WORDS, Lengths, Prompts
 from exporter.settings import Target, Workload
@@ -195,6 +195,9 @@ class Composer:
                 intended=intended,
                 prompt_estimated=estimated,
                 generated_estimated=told.estimated,
+                sent_late=flight.sent_late,
+                ended_late=lateness(flight.ended),
+                read_delay=flight.read_delay,
             )
             return stream, "", counted
         failure = self._front.explained(self._front.discreet(failure))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from exporter.deadline import DEADLINE_EXCEEDED
+from exporter.delays import PROCESS, Delays
 from exporter.observation import Failure, Outcome, Setup
 from exporter.probes.front import Front, Page, Place, WholeAnswer
 from exporter.streaming.exchange import Request
@@ -22,7 +23,8 @@ UNWARMED_SECONDS = 60.0
 class Pool:
     """Used by one thread; only `closing` may be set by another."""
 
-    def __init__(self, front: Front, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, front: Front, clock: Callable[[], float] = time.perf_counter, delays: Delays = PROCESS) -> None:
+        self._delays = delays
         self.closing = threading.Event()
         self._front = front
         self._clock = clock
@@ -67,8 +69,9 @@ class Pool:
 
     def _open(self, timeout: float) -> Connection:
         endpoint = self._front.endpoint()
-        connection = Connection(endpoint, self._front.talk(endpoint), timeout, self._clock)
-        self._setups.append(Setup(connection.begun, connection.ready))
+        with self._delays.watch() as watch:
+            connection = Connection(endpoint, self._front.talk(endpoint), timeout, self._clock)
+            self._setups.append(Setup(connection.begun, connection.ready, watch.held().total))
         return connection
 
     def keep(self, connection: Connection) -> None:

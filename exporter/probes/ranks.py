@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from exporter.channel import failure, open_channel
+from exporter.delays import PROCESS, Delays
 from exporter.notation import counted
 from exporter.observation import Failure, Outcome
 from exporter.prober import Occupied
@@ -23,23 +24,37 @@ CLEAR_SECONDS = 5.0
 
 CUT_OFF = ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED")
 
+# How often a call puts its thread to sleep by itself: seen are one or two.
+SLEEPS = 3
+
 # W3C trace context, the same for every call of a probe; None sends none.
 Metadata = tuple[tuple[str, str], ...] | None
 
 
 class Answered(NamedTuple):
-    """What came of one call: every rank's answer in rank order, not parsed, and the instants around it (seconds)."""
+    """What came of one call: every rank's answer in rank order, not parsed, and the instants around it (seconds).
+
+    Of the time between them this process was held up for at most `late`.
+    """
 
     asked: float
     arrived: float
     answers: list[bytes]
+    late: float
 
 
 class Ranks:
     """Channels to every rank of one sharded model."""
 
-    def __init__(self, addresses: Sequence[str], protocol: str, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        protocol: str,
+        clock: Callable[[], float] = time.perf_counter,
+        delays: Delays = PROCESS,
+    ) -> None:
         self._clock = clock
+        self._delays = delays
         self.addresses = tuple(addresses)
         self.protocol = protocol
         self._channels = [open_channel(address) for address in addresses]
@@ -60,6 +75,7 @@ class Ranks:
         first = partial(calls[0], request, timeout=timeout, metadata=metadata)
         answers: list[bytes] = []
         failures: list[Failure] = []
+        before = self._delays.mark(len(calls) > 1)
         asked = arrived = self._clock()
         others = [call.future(request, timeout=timeout, metadata=metadata) for call in calls[1:]]
         for wait, address in zip([first, *(other.result for other in others)], self.addresses, strict=True):
@@ -75,7 +91,8 @@ class Ranks:
         if failures:
             # When one rank fails the others are cut off: what the culprit said is worth more than their CANCELLED.
             raise min(failures, key=lambda failed: (failed.code in CUT_OFF, not failed.may_have_ended_server))
-        return Answered(asked, arrived, answers)
+        late = self._delays.between(before, self._delays.mark(len(calls) > 1), SLEEPS)
+        return Answered(asked, arrived, answers, late)
 
     def call_first(self, rpc: str, request: bytes, timeout: float) -> bytes:
         """The first rank's answer alone: only for calls that no rank computes for. Raises Failure."""
@@ -93,7 +110,7 @@ class Ranks:
         return calls
 
     def moved_to(self, addresses: Sequence[str]) -> "Ranks":
-        return Ranks(addresses, self.protocol, self._clock)
+        return Ranks(addresses, self.protocol, self._clock, self._delays)
 
     def close(self) -> None:
         for channel in self._channels:

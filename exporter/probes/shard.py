@@ -12,13 +12,15 @@ from collections.abc import Callable
 
 from exporter import workload as work
 from exporter.deadline import DEADLINE_EXCEEDED, out_of_time
+from exporter.delays import PROCESS, Delays
 from exporter.notation import counted
 from exporter.observation import Failure, Outcome, Step, Stream
 from exporter.prober import Abandoned, Occupied, Result
-from exporter.probes.batch import PROTOCOLS, Batch, parsed
+from exporter.probes.batch import PROTOCOLS, Batch, Merged, parsed
 from exporter.probes.calibration import CALIBRATION_SECONDS, Calibration
 from exporter.probes.causes import explained, was_dropped
-from exporter.probes.ranks import Debts, Ranks, discovered, must_exist
+from exporter.probes.disturbed import undisturbed
+from exporter.probes.ranks import Answered, Debts, Ranks, discovered, must_exist
 from exporter.quarantine import Quarantine
 from exporter.settings import Target, Workload
 from exporter.targets import Facts, refusal
@@ -41,8 +43,10 @@ class ShardProber:
         clock: Callable[[], float] = time.perf_counter,
         seed: int | None = None,
         quarantine: Quarantine | None = None,
+        delays: Delays = PROCESS,
     ) -> None:
         self._target = target
+        self._delays = delays
         self._clock = clock
         self._random = random.Random(seed)
         self._ranks: Ranks | None = None
@@ -75,7 +79,7 @@ class ShardProber:
         try:
             if self._ranks is None:
                 must_exist(address)
-                self._ranks = Ranks([address], "", self._clock)
+                self._ranks = Ranks([address], "", self._clock, self._delays)
             self._ranks = ranks = discovered(self._ranks, address, timeout)
             answers = ranks.call("Info", b"", timeout).answers
         except Failure:
@@ -117,6 +121,13 @@ class ShardProber:
     # --- probing
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
+        with self._delays.watch() as watch:
+            try:
+                return undisturbed(self._tried(workload, batch_size, stopping, trace_id), watch)
+            except Failure as failure:
+                raise watch.excused(failure, workload.timeout) from None
+
+    def _tried(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str) -> Result:
         """Prefill, then Decode to the end. Before the first one, it is asked for the tokens of our words."""
         if self._ranks is None or self._facts is None:
             raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", f"{self._target.address}: not connected")
@@ -179,10 +190,10 @@ class ShardProber:
         prefill, decode = batch.prefill_request(), batch.decode_request()
         trace = ((HEADER, traceparent(trace_id)),) if trace_id else None
         time_left = TimeLeft(self._clock() + workload.timeout, ranks, self._clock)
-        sent, arrived, answers = ranks.call("Prefill", prefill, time_left(), trace)
+        called = ranks.call("Prefill", prefill, time_left(), trace)
         self._served = facts.connection
-        merged = batch.merge("Prefill", answers, ranks.addresses)
-        steps.append(Step(sent, arrived, merged.tokens, merged.timings))
+        merged = batch.merge("Prefill", called.answers, ranks.addresses)
+        steps.append(_step(called, merged))
         for _ in range(workload.decode_length + facts.speculate):
             if not merged.unfinished:
                 break
@@ -191,9 +202,9 @@ class ShardProber:
             if merged.finished:
                 # A router takes finished requests out before the next step; left in, they would run past their cache.
                 ranks.call("FilterBatch", batch.filter_request(merged), time_left(), trace)
-            asked, arrived, answers = ranks.call("Decode", decode, time_left(), trace)
-            merged = batch.merge("Decode", answers, ranks.addresses)
-            steps.append(Step(asked, arrived, merged.tokens, merged.timings, merged.answered))
+            called = ranks.call("Decode", decode, time_left(), trace)
+            merged = batch.merge("Decode", called.answers, ranks.addresses)
+            steps.append(_step(called, merged))
         time_left()
         if merged.unfinished:
             raise Failure(
@@ -204,7 +215,10 @@ class ShardProber:
             )
         self._debts.ended(batch.id)
         prompt_tokens = batch_size * workload.sequence_length
-        return Result((Stream(batch_size, prompt_tokens, sent, steps[-1].arrived, tuple(steps)),))
+        late = max(step.late for step in steps)
+        return Result(
+            (Stream(batch_size, prompt_tokens, steps[0].asked, steps[-1].arrived, tuple(steps), read_delay=late),)
+        )
 
     # --- leaving no trace
 
@@ -238,6 +252,14 @@ class ShardProber:
                 self._debts.pay(None, CLOSE_SECONDS)
         finally:
             self._debts.close()
+
+
+def _step(called: Answered, merged: Merged) -> Step:
+    """The server says how long it worked: what is beyond that is all that we can have added."""
+    total = merged.timings.total if merged.timings is not None else None
+    beyond = called.arrived - called.asked - (total or 0.0)
+    late = max(0.0, min(called.late, beyond))
+    return Step(called.asked, called.arrived, merged.tokens, merged.timings, merged.answered, late)
 
 
 class TimeLeft:

@@ -12,9 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from exporter.delays import PROCESS, Delays
 from exporter.observation import NOT_JUDGED, Failure, Outcome, Stream
 from exporter.prober import Abandoned, Census, Result
 from exporter.probes.composer import Composer
+from exporter.probes.disturbed import undisturbed
 from exporter.probes.front import Ask, Front, Page
 from exporter.probes.introduction import Introduction
 from exporter.probes.pool import LOOK, Pool
@@ -45,15 +47,17 @@ class StreamProber:
         census: Census | None = None,
         clock: Callable[[], float] = time.perf_counter,
         seed: int | None = None,
+        delays: Delays = PROCESS,
     ) -> None:
         self._target = target
+        self._delays = delays
         self._front = front
         self._census = census or Census()
         self._clock = clock
-        self._pool = Pool(front, clock)
+        self._pool = Pool(front, clock, delays)
         self._composer = Composer(target, front, seed)
         self._introduction = Introduction(front, self._pool, clock)
-        self._flights = Flights(clock)
+        self._flights = Flights(clock, delays)
         self._facts: Facts | None = None
         self._in_use = threading.Lock()
 
@@ -96,8 +100,10 @@ class StreamProber:
         while True:
             texts = self._composer.texts(workload, batch_size)
             self._composer.fill_cache(workload, texts[0], single)
-            flown = self._begun(workload, texts, stopping, trace_id)
-            result = summed_up([stream for stream, _, _ in flown], [detail for _, detail, _ in flown], self._pool)
+            with self._delays.watch() as watch:
+                flown = self._begun(workload, texts, stopping, trace_id)
+                result = summed_up([stream for stream, _, _ in flown], [detail for _, detail, _ in flown], self._pool)
+                result = undisturbed(result, watch)
             counts = [counted for _, _, counted in flown if counted is not None]
             if result.outcome is not Outcome.OK or not self._composer.off(workload, counts):
                 return result

@@ -2,6 +2,10 @@
 
 Whatever the network has is taken at once; only when nothing more waits is one piece understood (decrypted, parsed).
 So the reading of one stream never waits for the parsing of another, and the kernel's notes stay apart (see `line`).
+
+It also knows since when at most something waits to be read. While it works, it looks again and again, and what is there
+now was not there the last time. After it has slept in `select`, it goes by how late it can have woken up (`delays`);
+where the system does not tell, it sleeps in short pieces.
 """
 
 import selectors
@@ -10,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from exporter.delays import PROCESS, Delays
 from exporter.observation import Failure, Outcome
 from exporter.streaming.exchange import Body, Broken, End, Head, Http2, NotBegun, Request, Talk
 from exporter.streaming.line import Arrival, Endpoint, Line, unreachable
@@ -23,6 +28,12 @@ REST_SECONDS = 0.02
 TICK = 0.001
 # When the time is over, some of what waits is still understood: else it would pile up where each turn is late.
 AT_MOST_LATE = 16
+# How long to sleep at a time where nobody tells how late we wake up.
+SLICE = 0.002
+# The end of an event: two line feeds, or the last of two CRLFs.
+EVENT_END = 2
+# After each chunk of HTTP/1.1.
+CRLF = b"\r\n"
 
 
 class Answer(Protocol):
@@ -114,8 +125,9 @@ class Flight:
         """Everything that can be done before the start is done here: encoding, encrypting. Raises Failure."""
         self.connection = connection
         self.answer = answer
-        self.sent = 0.0
+        self.sent = self.sent_late = 0.0  # it left at most so long after
         self.ended: float | None = None
+        self.read_delay = 0.0
         self.failure: Failure | None = None
         self.complete: float | None = None  # since when the answer is, while its body has not ended
         self.not_begun = False
@@ -127,12 +139,16 @@ class Flight:
     def hear(self, arrival: Arrival) -> None:
         """Understand one arrival. Sets `ended` with the last."""
         line, talk = self.connection.line, self.connection.talk
+        self.read_delay = max(self.read_delay, arrival.delay)
         try:
             plain = line.plain(arrival.data)
-            for heard in talk.hear(plain):
+            pieces = talk.hear(plain)
+            for number, heard in enumerate(pieces, start=1):
                 match heard:
                     case Head(status, headers):
                         self.answer.head(status, headers)
+                    case Body(data) if number == len(pieces) and plain is not None and line.ends_with_it:
+                        self._hear_last(arrival, data, plain)
                     case Body(data):
                         self.answer.body(arrival.at, data)
                     case End():
@@ -148,6 +164,14 @@ class Flight:
         except Failure as failure:
             self.fail(arrival.at, failure)
         line.load(talk.reply())
+
+    def _hear_last(self, arrival: Arrival, data: bytes, plain: bytes) -> None:
+        """What came last is dated better than what was read together with it: so it is given on by itself."""
+        if data and plain.endswith((data, data + CRLF)):
+            self.answer.body(arrival.at, data[:-EVENT_END])
+            self.answer.body(arrival.end, data[-EVENT_END:])
+        else:
+            self.answer.body(arrival.at, data)
 
     def fail(self, at: float, failure: Failure) -> None:
         if self.ended is None:
@@ -167,8 +191,11 @@ class Flight:
 class Flights:
     """All flights of one thread."""
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, delays: Delays = PROCESS) -> None:
         self._clock = clock
+        self._delays = delays
+        # When it was last looked what can be read, and since when at most that can be read which was found.
+        self._looked = self._since = clock()
         self._selector = selectors.DefaultSelector()
         self._backlog: deque[tuple[Flight, Arrival]] = deque()
         self._flying: set[Flight] = set()
@@ -183,6 +210,7 @@ class Flights:
         for flight in flights:
             flight.sent = self._clock()
             done.append(flight.connection.line.push())
+            flight.sent_late = self._clock() - flight.sent
         for flight, all_gone in zip(flights, done, strict=True):  # answers can wait: they carry their instants
             self._flying.add(flight)
             wanted = selectors.EVENT_READ | (0 if all_gone else selectors.EVENT_WRITE)
@@ -212,7 +240,18 @@ class Flights:
         if 0 < seconds < TICK:
             time.sleep(seconds)
             seconds = 0
-        return self._selector.select(max(0.0, seconds - TICK))
+        before = self._delays.mark()
+        self._since, self._looked = self._looked, before.at
+        ready = self._selector.select(0)
+        if ready or seconds <= TICK:
+            return ready
+        ready = self._selector.select(min(seconds - TICK, float("inf") if before.known else SLICE))
+        after = self._delays.mark()
+        # There was nothing a moment ago, and what woke us up cannot have waited longer than we took for that.
+        if before.known:
+            self._looked = max(self._looked, after.at - self._delays.between(before, after, sleeps=1))
+        self._since = self._looked
+        return ready
 
     def _understand(self) -> list[Flight]:
         """Take one arrival off the backlog; answers its flight when that has ended with it."""
@@ -241,7 +280,7 @@ class Flights:
         if events & selectors.EVENT_WRITE:
             self._push(flight)
         if events & selectors.EVENT_READ:
-            arrival = flight.connection.line.receive()
+            arrival = flight.connection.line.receive(max(self._since, flight.sent))
             if arrival is not None:
                 self._backlog.append((flight, arrival))
                 if not arrival.data:
@@ -263,11 +302,23 @@ class Flights:
         if not flight.reusable:
             flight.connection.close()
 
+    def catch_up(self) -> None:
+        """Understand all that has arrived by now, also if nobody was awake to read it: before it is said of a server
+        that it took too long.
+        """
+        for _ in range(AT_MOST_LATE if self._flying else 0):
+            ready = self._ready(0.0)
+            for key, events in ready:
+                self._serve(key.data, events)
+            if not ready:
+                break
+        while self._backlog:
+            self._understand()
+
     def abort(self, failure: Failure | None = None) -> list[Flight]:
         """End everything that still flies; the servers are told. Answers the flights, each failed with `failure`."""
         failure = failure or Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", "the deadline passed")
-        while self._backlog:  # what had arrived by now counts
-            self._understand()
+        self.catch_up()
         ended = list(self._flying)
         for flight in ended:
             self.end(flight, failure)

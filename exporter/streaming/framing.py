@@ -5,9 +5,10 @@ many events in one piece.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from exporter.observation import Step
+from exporter.observation import Step, lateness
 
 # No real event comes near; without a bound a server that never ends a line would fill the memory.
 LONGEST_EVENT = 64 * 1024 * 1024
@@ -140,14 +141,18 @@ def grpc_message(data: bytes) -> bytes:
 def steps(sent: float, arrivals: Sequence[tuple[float, int]]) -> tuple[Step, ...]:
     """Arrivals as (instant, tokens so far) to steps. One without a new token is no step; its wait is part of the
     next.
+
+    What was read at once is one step: as late as its first token, and asked for the next one when its last token came.
     """
     found: list[Step] = []
     asked, before = sent, 0
+    asked_late = 0.0
     for instant, tokens in arrivals:
         if tokens > before and instant == asked and found:  # came together: nobody waited in between
-            found[-1] = Step(found[-1].asked, instant, found[-1].tokens + tokens - before)
-            before = tokens
+            found[-1] = replace(found[-1], tokens=found[-1].tokens + tokens - before)
         elif tokens > before:
-            found.append(Step(asked, instant, tokens - before))
-            asked, before = instant, tokens
+            found.append(Step(asked, instant, tokens - before, late=lateness(instant), asked_late=asked_late))
+        else:
+            continue
+        asked, before, asked_late = instant, tokens, lateness(instant)
     return tuple(found)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from exporter import timeline
+from exporter import certainty, timeline
 from exporter.observation import Failure, Outcome
 from exporter.prober import Abandoned, Result
 from exporter.probes.background import StreamBackground
@@ -87,6 +87,19 @@ def test_requests_are_on_their_way_together_and_each_is_a_result(opened: Callabl
         wait = timeline.time_to_first_token(stream)
         assert wait is not None
         assert wait > 1.0  # from when it was due, a second before it was sent
+
+
+@pytest.mark.timed
+def test_a_request_that_we_send_late_has_no_time_to_first_token_for_its_waiting_counts_from_when_it_was_due(
+    opened: Callable[..., StreamBackground],
+) -> None:
+    load = opened()
+    send(load, time.perf_counter() - 1.0)
+    [result] = landed(load, 1)
+    first = certainty.time_to_first_token(result.streams[0])
+    assert first is not None
+    assert not first.certain
+    assert first.less >= 1.0
 
 
 def test_a_prepared_request_goes_out_on_a_connection_that_is_open_already(
@@ -246,6 +259,7 @@ def test_while_connecting_hangs_what_is_on_its_way_is_read_and_nothing_more_is_s
     assert not load.send(None)
     [result] = landed(load, 1)
     assert result.outcome is Outcome.OK
+    assert timeline.generated_tokens(result.streams[0]) == 16
     assert not jam.is_set()
     jam.set()
     send(load, None)
@@ -263,6 +277,7 @@ def test_while_the_metrics_hang_what_is_on_its_way_is_read_and_what_is_not_known
     wait_until(lambda: not load.users_wait() and way.hung, "it hangs")
     [result] = landed(load, 1)
     assert result.outcome is Outcome.OK
+    assert timeline.generated_tokens(result.streams[0]) == 16
     assert not jam.is_set()
     wait_until(load.users_wait, "its last answer is too old")
     jam.set()

@@ -1,0 +1,267 @@
+"""How late this process may have been: ready to run but not running, waiting for the interpreter, or stopped.
+
+The kernel counts for each thread how long it was ready to run and did not (the second figure of
+/proc/thread-self/schedstat: a CPU quota and busy neighbours are in it), how long it ran, and how often it went to sleep
+(getrusage); reading it all takes 3 µs. A thread that waited for the interpreter's lock went to sleep at least once for
+each switch interval, so the count bounds that time too. Stops (SIGSTOP, a freezer, a paused machine) have no such
+bound: while probes are in flight, one thread of the process wakes up every 2 ms, and what it misses was missed by all.
+That costs 1.3 % of a core, however many targets are probed; if each thread that waits woke up as often, it would cost
+as much for each target.
+"""
+
+import os
+import resource
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from exporter.certainty import Value
+from exporter.observation import Failure, Outcome
+
+SCHEDSTAT = "/proc/thread-self/schedstat"
+TASKS = "/proc/self/task"
+BEAT_SECONDS = 0.002
+# A beat that comes so much later than it should, other than for want of a CPU, was held up.
+NOTICED_SECONDS = 0.0005
+# How many such gaps are remembered: a process that is stopped all the time has some 20 a second.
+KEPT_GAPS = 1024
+# Timers fire up to this much later than asked (the kernel's slack, and waking up).
+TIMER_SLACK = 0.0001
+# A connection that failed: our own stop is to blame when it took at least so long, and half of the time.
+BLAMED_SECONDS = 0.5
+
+
+class Mark(NamedTuple):
+    """One thread's counters at one instant: seconds, and how often it went to sleep. `known`: the kernel tells them."""
+
+    at: float
+    waited: float = 0.0
+    ran: float = 0.0
+    sleeps: int = 0
+    known: bool = False
+
+
+class Gap(NamedTuple):
+    """Between two beats: `lost` seconds of it the process was held up. `machine`: not the process alone."""
+
+    since: float
+    until: float
+    lost: float
+    machine: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What held a thread up while something ran, in seconds: stops of all threads, and waiting for a CPU."""
+
+    stopped: float
+    waited: float
+
+    @property
+    def total(self) -> float:
+        return self.stopped + self.waited
+
+    def __str__(self) -> str:
+        if self.total < NOTICED_SECONDS:
+            return "tgi-probe did something else meanwhile"
+        if self.stopped >= self.waited:
+            return f"this process was stopped for {_told(self.stopped)} while the probe ran"
+        return f"this process waited {_told(self.waited)} for a CPU while the probe ran"
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+
+
+class Delays:
+    """Of one process. `mark` and `between` are for the calling thread, the rest is safe to use from any.
+
+    `path` is where the kernel tells; where it does not, `Mark.known` is False.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, path: str = SCHEDSTAT) -> None:
+        self._clock = clock
+        self._path = path
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._awake = threading.Event()
+        self._watches = 0
+        self._beat = 0.0
+        self._gaps: deque[Gap] = deque(maxlen=KEPT_GAPS)
+        self._thread: threading.Thread | None = None
+
+    # --- one thread
+
+    def mark(self, of_all: bool = False) -> Mark:
+        """`of_all`: `waited` is the sum of all threads of the process, for work that others take part in."""
+        file = getattr(self._own, "file", None)
+        if file is None:
+            file = self._own.file = _Counters(self._path)
+        waited = file.waited()
+        if waited is None:
+            return Mark(self._clock())
+        if of_all:
+            waited = _waited_of_all()
+        sleeps = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        return Mark(self._clock(), waited * 1e-9, time.thread_time(), sleeps, True)
+
+    def between(self, before: Mark, after: Mark, sleeps: int) -> float:
+        """At most how much of the time between the two was not the waiting for something: seconds.
+
+        `sleeps` is how often that waiting itself puts the thread to sleep; every other time may have been for the
+        interpreter's lock. Which sleep was a stop does not show: so stops count by the heartbeat, always. Where the
+        kernel does not count, they are all that is known.
+        """
+        late = self.stopped(before.at, after.at)
+        if before.known and after.known:
+            late += max(0.0, after.waited - before.waited) + after.ran - before.ran
+            late += max(0, after.sleeps - before.sleeps - sleeps) * (sys.getswitchinterval() + TIMER_SLACK)
+        return min(late, after.at - before.at)
+
+    # --- the whole process
+
+    def watch(self) -> "Watch":
+        return Watch(self)
+
+    def begin(self) -> None:
+        with self._lock:
+            self._watches += 1
+            if self._watches > 1:
+                return
+            self._beat = self._clock()
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+                self._thread.start()
+            self._awake.set()
+
+    def end(self) -> None:
+        with self._lock:
+            self._watches -= 1
+            if not self._watches:
+                self._awake.clear()
+
+    def _run(self) -> None:
+        before = self.mark()
+        while self._awake.wait():
+            after = self.mark()
+            self._beaten(before._replace(at=self._beat), after, 0.0)
+            while self._awake.is_set():
+                before = after
+                time.sleep(BEAT_SECONDS)
+                after = self.mark()
+                self._beaten(before, after, BEAT_SECONDS)
+            before = after
+
+    def _beaten(self, before: Mark, after: Mark, asleep: float) -> None:
+        lost = after.at - before.at - asleep - (after.waited - before.waited)
+        if lost > NOTICED_SECONDS:
+            # A process that was stopped went to sleep a second time; when the machine stood still, nobody noticed.
+            machine = after.known and after.sleeps - before.sleeps <= 1
+            self._gaps.append(Gap(before.at, after.at, lost, machine))
+        self._beat = after.at
+
+    def stopped(self, since: float, until: float) -> float:
+        """How long all threads were held up between two instants, seconds; never too little by more than a beat."""
+        beat = self._beat
+        total = 0.0
+        # The next beat may be due, or the thread that asks was simply the first to go on after a stop.
+        if self._watches and until - beat > BEAT_SECONDS + NOTICED_SECONDS:
+            total += min(until - beat - BEAT_SECONDS, until - since)
+        for gap in reversed(tuple(self._gaps)):
+            if gap.until <= since:
+                break
+            total += min(gap.lost, max(0.0, min(gap.until, until) - max(gap.since, since)))
+        return min(total, until - since)
+
+    def machine_stops(self, since: float) -> tuple[Gap, ...]:
+        """Those of the whole machine: what the kernel noted in or right after one may have come before it."""
+        return tuple(gap for gap in tuple(self._gaps) if gap.machine and gap.until > since)
+
+
+class Watch:
+    """Knows what held up the thread that made it, from then on. Use as a context manager, or `close` it."""
+
+    def __init__(self, delays: Delays) -> None:
+        self._delays = delays
+        delays.begin()
+        self._began = delays.mark()
+        self._open = True
+
+    def held(self) -> Held:
+        now = self._delays.mark()
+        return Held(self._delays.stopped(self._began.at, now.at), now.waited - self._began.waited)
+
+    def machine_stops(self) -> tuple[Gap, ...]:
+        return self._delays.machine_stops(self._began.at)
+
+    def excused(self, failure: Failure, timeout: float) -> Failure:
+        """The failure, or `disturbed` where it would not have come but for what held us up.
+
+        A timeout counts the time in which we were awake; a connection is given the benefit of the doubt when we were
+        away for most of the time that it took.
+        """
+        held = self.held()
+        took = self._delays.mark().at - self._began.at
+        weighs = not Value(timeout, min(held.total, timeout - (took - held.total))).certain
+        late = failure.outcome is Outcome.TIMEOUT and weighs
+        lost = failure.outcome is Outcome.UNREACHABLE and held.total >= max(BLAMED_SECONDS, took / 2)
+        if not (late or lost) or failure.may_have_ended_server:
+            return failure
+        return Failure(Outcome.DISTURBED, "OK", f"{failure.detail}, but {held}", failure.corrections)
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._delays.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _waited_of_all() -> int:
+    """Nanoseconds that the threads of this process were ready to run and did not, all together."""
+    waited = 0
+    for thread in os.listdir(TASKS):
+        with suppress(OSError, ValueError, IndexError), open(f"{TASKS}/{thread}/schedstat", "rb") as file:
+            waited += int(file.read().split()[1])
+    return waited
+
+
+class _Counters:
+    """A thread's own schedstat, kept open. It closes with the thread."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._file = -1
+
+    def waited(self) -> int | None:
+        """Nanoseconds that it was ready to run and did not. (How long it ran is not up to date in there.)"""
+        if self._file < 0:
+            return None
+        try:
+            _, waited, slices = os.pread(self._file, 64, 0).split()
+            # Not one slice: a kernel that does not count.
+            return int(waited) if int(slices) else None
+        except (OSError, ValueError):
+            return None
+
+    def __del__(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+
+
+# Stops are a matter of the whole process, and so is its clock: nobody needs another one but tests.
+PROCESS = Delays()

@@ -1,0 +1,33 @@
+"""What becomes of a probe during which this process was held up."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from exporter import certainty
+from exporter.delays import Gap, Watch
+from exporter.observation import Outcome, Step, Stream
+from exporter.prober import Result
+
+
+def undisturbed(result: Result, watch: Watch) -> Result:
+    """The result; `disturbed`, with the reason, where it is known of no request when its first token came.
+
+    `watch` was made before the first request was sent.
+    """
+    gaps = watch.machine_stops()
+    if gaps:
+        result = replace(result, streams=tuple(after_stops(stream, gaps) for stream in result.streams))
+    late = certainty.disturbed(result.streams)
+    if result.outcome is not Outcome.OK or not late:
+        return result
+    detail = f"when the first token came is uncertain by {late * 1000:.0f} ms: {watch.held()}"
+    return replace(result, outcome=Outcome.DISTURBED, detail=detail)
+
+
+def after_stops(stream: Stream, gaps: Sequence[Gap]) -> Stream:
+    """When the whole machine stood still, the kernel too noted late what came meanwhile."""
+
+    def late(step: Step) -> float:
+        return max([step.late, *(step.arrived - gap.since for gap in gaps if gap.since < step.arrived <= gap.until)])
+
+    return replace(stream, steps=tuple(replace(step, late=late(step)) for step in stream.steps))

@@ -1,0 +1,540 @@
+"""Answers that come while nobody reads: the kernel puts them together, and no time is made up from that."""
+
+import concurrent.futures
+import contextlib
+import json
+import selectors
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+
+from exporter import certainty
+from exporter.certainty import TOLERANCE_SECONDS, TOLERANCE_SHARE
+from exporter.delays import Delays
+from exporter.observation import Observation, Outcome, Series, Stream, lateness
+from exporter.pb import fmaas_pb2 as pb
+from exporter.probes.streams import StreamProber
+from exporter.settings import Slo, Target
+from exporter.slo import Verdicts, judge
+from exporter.streaming import flights
+from exporter.streaming.exchange import Http1, Request
+from exporter.streaming.flights import Connection, Flight, Flights
+from exporter.streaming.framing import grpc_message
+from exporter.streaming.line import Endpoint, Line
+from tests.processes import wait_until
+from tests.router.parts import DOORS, front, workload
+from tests.web.certificates import Authority
+
+pytestmark = pytest.mark.timed
+TOKENS = 8
+GAP = 0.006  # well beyond what a recorded value may be off
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's notes are Linux'")
+
+
+def pause(seconds: float = GAP) -> None:
+    """A server's: it does not sleep, for that could take any time."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+
+
+# --- servers that say what the test tells them to, when it does
+
+
+def event(document: Any) -> bytes:
+    data = document if isinstance(document, str) else json.dumps(document)
+    text = f"data: {data}\n\n".encode()
+    return b"%x\r\n%s\r\n" % (len(text), text)
+
+
+def events(api: str) -> list[bytes]:
+    """One for each token, then what ends the answer."""
+    usage = {"usage": {"prompt_tokens": 32, "completion_tokens": TOKENS}, "choices": []}
+    if api == "tgi":
+        details = {"finish_reason": "length", "generated_tokens": TOKENS, "input_length": 32}
+        tokens = [{"token": {"id": n, "text": " a"}, "generated_text": None} for n in range(TOKENS - 1)]
+        last = {"token": {"id": 9, "text": " a"}, "generated_text": "a", "details": details}
+        return [*map(event, [*tokens, last]), b"0\r\n\r\n"]
+    key: dict[str, Any] = {"text": " a"} if api == "completions" else {"delta": {"content": " a"}}
+    said = [
+        event({"choices": [{**key, "finish_reason": "length" if n == TOKENS - 1 else None}]}) for n in range(TOKENS)
+    ]
+    return [*said, event(usage) + event("[DONE]") + b"0\r\n\r\n"]
+
+
+class HttpServer:
+    """Answers what is asked before a probe at once; for a probe's request it waits for `answer`."""
+
+    def __init__(self, api: str) -> None:
+        self._api = api
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.asked: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            data = b""
+            while piece := client.recv(65536):
+                data += piece
+                head, _, body = data.partition(b"\r\n\r\n")
+                if data.startswith(b"GET") and data.endswith(b"\r\n\r\n"):
+                    client.sendall(b'HTTP/1.1 200 OK\r\ncontent-length: 23\r\n\r\n{"data": [{"id": "m"}]}')
+                    data = b""
+                elif data.startswith(b"POST") and f"content-length: {len(body)}".encode() in head:
+                    self.asked.append(client)
+                    data = b""
+
+    def answer(self, pause: Callable[[], None]) -> list[float]:
+        """When each token left."""
+        wait_until(lambda: self.asked, "the request is there", every=0.001)
+        client = self.asked.pop()
+        client.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        left = []
+        for piece in events(self._api):
+            pause()
+            left.append(time.perf_counter())
+            with contextlib.suppress(OSError):  # an answer that is complete need not be heard to its end
+                client.sendall(piece)
+        return left[:TOKENS]
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+class GrpcServer:
+    """The same for `fmaas`, over TCP or a unix socket."""
+
+    def __init__(self, path: str = "") -> None:
+        if path:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(path)
+            self._listener.listen()
+        else:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"unix://{path}" if path else f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.asked: list[tuple[socket.socket, h2.connection.H2Connection, int]] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if client.family != socket.AF_UNIX:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            self._talk(client)
+
+    def _talk(self, client: socket.socket) -> None:
+        machine = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        machine.initiate_connection()
+        client.sendall(machine.data_to_send())
+        paths: dict[int, str] = {}
+        while data := client.recv(65536):
+            for seen in machine.receive_data(data):
+                if isinstance(seen, h2.events.RequestReceived):
+                    paths[seen.stream_id] = str(dict(seen.headers)[b":path"])
+                elif isinstance(seen, h2.events.StreamEnded):
+                    self._heard(client, machine, seen.stream_id, paths[seen.stream_id])
+            client.sendall(machine.data_to_send())
+
+    def _heard(self, client: socket.socket, machine: h2.connection.H2Connection, stream: int, path: str) -> None:
+        if "GenerateStream" in path:
+            self.asked.append((client, machine, stream))
+            return
+        machine.send_headers(stream, [(":status", "200"), ("content-type", "application/grpc")])
+        status = "0" if "ModelInfo" in path else "12"
+        if status == "0":
+            machine.send_data(stream, grpc_message(pb.ModelInfoResponse(max_sequence_length=4096).SerializeToString()))
+        machine.send_headers(stream, [("grpc-status", status)], end_stream=True)
+
+    def answer(self, pause: Callable[[], None]) -> list[float]:
+        wait_until(lambda: self.asked, "the request is there", every=0.001)
+        client, machine, stream = self.asked.pop()
+        machine.send_headers(stream, [(":status", "200"), ("content-type", "application/grpc")])
+        left = []
+        for number in range(1, TOKENS + 1):
+            pause()
+            message = pb.GenerationResponse(input_token_count=32, generated_token_count=number, text=" a")
+            message.stop_reason = pb.MAX_TOKENS if number == TOKENS else pb.NOT_FINISHED
+            machine.send_data(stream, grpc_message(message.SerializeToString()))
+            left.append(time.perf_counter())
+            client.sendall(machine.data_to_send())
+        pause()
+        machine.send_headers(stream, [("grpc-status", "0")], end_stream=True)
+        with contextlib.suppress(OSError):
+            client.sendall(machine.data_to_send())
+        return left
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture(params=[*sorted(DOORS), "fmaas, unix socket"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, HttpServer | GrpcServer]]:
+    door, _, unix = str(request.param).partition(", ")
+    made: HttpServer | GrpcServer = HttpServer(DOORS[door]["api"]) if door != "fmaas" else GrpcServer()
+    if unix:
+        made.close()
+        made = GrpcServer(f"{tmp_path}/s")
+    yield door, made
+    made.close()
+
+
+def probed(door: str, server: HttpServer | GrpcServer, stopping: Callable[[], bool]) -> Observation:
+    probed_target = Target.model_validate({"name": "r", "address": server.address, **DOORS[door]})
+    prober = StreamProber(probed_target, front(probed_target), seed=1)
+    prober.connect(5.0)
+    result = prober.probe(workload(decode_length=TOKENS), 1, stopping)
+    prober.close()
+    return Observation(
+        Series("r", "w", 1), 0.0, 0.0, 0.0, result.outcome, result.code, result.detail, result.streams, result.setups
+    )
+
+
+def while_nobody_reads(server: HttpServer | GrpcServer, gap: float, left: list[float]) -> Callable[[], bool]:
+    """What the prober calls now and then, in the thread that reads: the answer is sent meanwhile."""
+
+    def stopping() -> bool:
+        if server.asked:  # the measured one is the last: those before it are to find out the length of prompts
+            left[:] = server.answer(lambda: pause(gap))
+        return False
+
+    return stopping
+
+
+def true_within(seconds: float, true: float) -> bool:
+    return abs(seconds - true) <= TOLERANCE_SECONDS + TOLERANCE_SHARE * seconds + 0.0005  # of the test's own clock
+
+
+def recorded_is_true(stream: Stream, observation: Observation, left: list[float]) -> None:
+    """Each value beside when the server's bytes left."""
+    values = certainty.recorded(observation)
+    assert all(true_within(seconds, left[0] - stream.sent) for seconds in values.first)
+    last = stream.steps[0].tokens - 1
+    for step, gap in zip(stream.steps[1:], certainty.inter_token_latencies(stream), strict=True):
+        before, last = last, last + step.tokens
+        if gap.certain and observation.outcome is Outcome.OK:
+            assert true_within(gap.seconds, (left[last] - left[before]) / step.tokens)
+            assert left[last] - left[before + 1] <= TOLERANCE_SECONDS + TOLERANCE_SHARE * gap.seconds
+
+
+def test_an_answer_that_came_while_nobody_read_is_no_measurement_but_a_disturbed_probe(
+    server: tuple[str, HttpServer | GrpcServer],
+) -> None:
+    door, where = server
+    left: list[float] = []
+    observation = probed(door, where, while_nobody_reads(where, GAP, left))
+    assert observation.outcome is Outcome.DISTURBED
+    assert observation.detail.startswith("when the first token came is uncertain by ")
+    [stream] = observation.streams
+    assert stream.read_delay > (TOKENS - 1) * GAP
+    recorded_is_true(stream, observation, left)
+    values = certainty.recorded(observation)
+    assert (values.first, values.gaps, values.per_output_token, values.requests) == ((), (), (), ())
+    assert judge(Slo.model_validate({"name": "s", "workload": "w", "ttft": "1ms"}), observation) == Verdicts(0, 0)
+
+
+def test_an_answer_that_is_read_as_it_comes_is_recorded_and_true(server: tuple[str, HttpServer | GrpcServer]) -> None:
+    """However busy this machine is: what is recorded is true, and what is not is counted."""
+    door, where = server
+    left: list[float] = []
+    done = threading.Event()
+
+    def send() -> None:
+        while not done.is_set():
+            if where.asked:
+                left[:] = where.answer(lambda: pause(0.02))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    observation = probed(door, where, lambda: False)
+    done.set()
+    sender.join()
+    assert observation.outcome in (Outcome.OK, Outcome.DISTURBED), observation.detail
+    [stream] = observation.streams
+    assert sum(step.tokens for step in stream.steps) == TOKENS
+    recorded_is_true(stream, observation, left)
+    values = certainty.recorded(observation)
+    assert len(values.first) + values.withheld[certainty.Measure.TTFT] == 1
+    assert len(values.gaps) + values.withheld[certainty.Measure.INTER_TOKEN] == len(stream.steps) - 1
+
+
+def test_what_comes_too_late_only_because_we_slept_is_an_answer_and_no_timeout(
+    server: tuple[str, HttpServer | GrpcServer],
+) -> None:
+    door, where = server
+
+    def stopping() -> bool:
+        if where.asked:
+            where.answer(lambda: None)
+            pause(0.25)  # beyond the deadline
+        return False
+
+    probed_target = Target.model_validate({"name": "r", "address": where.address, **DOORS[door]})
+    prober = StreamProber(probed_target, front(probed_target), seed=1)
+    prober.connect(5.0)
+    result = prober.probe(workload(decode_length=TOKENS, timeout="300ms"), 1, stopping)
+    prober.close()
+    assert result.outcome in (Outcome.OK, Outcome.DISTURBED), result.detail
+    assert sum(step.tokens for step in result.streams[0].steps) == TOKENS
+
+
+# --- one connection
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Line, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        line = Line(Endpoint("127.0.0.1", listener.getsockname()[1]), 5.0)
+        other, _ = listener.accept()
+        with other:
+            other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            yield line, other
+        line.close()
+
+
+def warmed(line: Line, other: socket.socket) -> None:
+    """The kernel begins to note arrivals a moment after it was asked to."""
+
+    def noted() -> bool:
+        other.sendall(b"x")
+        pause(0.002)
+        arrival = line.receive()
+        return arrival is not None and arrival.delay - arrival.at.late > 0.0015
+
+    wait_until(noted, "the kernel notes arrivals", every=0.001)
+    assert line.receive() is None
+
+
+@LINUX
+def test_what_was_read_at_once_says_since_when_it_may_have_been_there_and_when_the_last_of_it_came(
+    pair: tuple[Line, socket.socket],
+) -> None:
+    line, other = pair
+    warmed(line, other)
+    left = []
+    for _ in range(8):
+        left.append(time.perf_counter())
+        other.sendall(b"x")
+        pause()
+    arrival = line.receive()
+    assert arrival is not None
+    assert arrival.data == b"x" * 8
+    assert arrival.at - arrival.at.late <= left[0] + 0.0001  # two clocks are read, one after the other
+    assert left[7] - 0.0001 <= arrival.end <= left[7] + GAP / 2
+    assert lateness(arrival.end) == 0.0
+    assert arrival.delay >= time.perf_counter() - left[0] - 0.001
+
+
+@LINUX
+def test_what_the_caller_knows_of_when_there_was_nothing_makes_it_more_certain(
+    pair: tuple[Line, socket.socket],
+) -> None:
+    line, other = pair
+    warmed(line, other)
+    pause(0.05)
+    known = time.perf_counter()
+    other.sendall(b"x")
+    pause(0.001)
+    arrival = line.receive(known)
+    assert arrival is not None
+    assert arrival.at.late <= arrival.at - known + 0.0001 < 0.05
+
+
+@LINUX
+def test_of_what_is_left_for_the_next_reading_the_note_may_be_another_ones(
+    pair: tuple[Line, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, other = pair
+    warmed(line, other)
+    monkeypatch.setattr("exporter.streaming.line.CHUNK", 3)
+    before = time.perf_counter()
+    for _ in range(4):
+        other.sendall(b"x")
+        pause()
+    for size in (3, 1):
+        arrival = line.receive(before if size == 3 else time.perf_counter())  # a selector does not know of the rest
+        assert arrival is not None
+        assert len(arrival.data) == size
+        assert arrival.at - arrival.at.late <= before + 0.0001
+        assert (lateness(arrival.end) == 0.0) is (size == 1)
+
+
+@LINUX
+def test_when_the_clock_is_set_meanwhile_the_note_is_not_believed(
+    pair: tuple[Line, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, other = pair
+    warmed(line, other)
+    before = time.perf_counter()
+    other.sendall(b"x")
+    pause()
+    real = time.clock_gettime_ns
+    for hours in (-1, 1):
+        monkeypatch.setattr(time, "clock_gettime_ns", lambda clock, hours=hours: real(clock) + hours * 3600 * 10**9)
+        arrival = line.receive()
+        assert arrival is not None
+        assert arrival.at - arrival.at.late <= before + 0.0001
+        assert lateness(arrival.end) > 0.0
+        before = time.perf_counter()
+        other.sendall(b"x")
+
+
+def test_the_end_of_what_was_deciphered_is_the_end_of_what_was_read_unless_a_record_follows(
+    tmp_path: Path,
+) -> None:
+    authority = Authority.found(tmp_path)
+    signed = authority.sign("localhost", "IP:127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(signed.certificate, signed.key)
+    context.num_tickets = 0
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    secure = context.wrap_bio(incoming, outgoing, server_side=True)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        trusted = ssl.create_default_context(cafile=str(authority.own.certificate))
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            opening = pool.submit(Line, Endpoint("127.0.0.1", listener.getsockname()[1], tls=trusted), 5.0)
+            other, _ = listener.accept()
+            while True:
+                try:
+                    secure.do_handshake()
+                except ssl.SSLWantReadError:
+                    other.sendall(outgoing.read())
+                    incoming.write(other.recv(65536))
+                else:
+                    break
+            other.sendall(outgoing.read())
+            line = opening.result()
+    with other, contextlib.closing(line):
+
+        def record(letter: bytes) -> bytes:
+            secure.write(letter)
+            return outgoing.read()
+
+        first, second, third = record(b"a"), record(b"b"), record(b"c")
+        for sent, heard, ends in ((first, b"a", True), (second + third[:-1], b"b", False), (third[-1:], b"c", True)):
+            other.sendall(sent)
+            arrival = wait_until(line.receive, "it is there", every=0.001)
+            assert arrival is not None
+            assert line.plain(arrival.data) == heard
+            assert line.ends_with_it is ends
+
+
+# --- one thread and many connections
+
+
+def test_where_nobody_tells_how_late_we_wake_up_the_waiting_is_done_in_short_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    watched = Flights(delays=Delays(path="/no/such/file"))
+    select = watched._selector.select
+
+    def noted(seconds: float | None = None) -> Any:
+        slept.append(seconds or 0.0)
+        return select(seconds)
+
+    monkeypatch.setattr(watched._selector, "select", noted)
+    watched.turn(time.perf_counter() + 0.02)
+    assert max(slept) == flights.SLICE
+    assert len(slept) > 4
+    watched.close()
+
+
+@LINUX
+def test_what_came_between_the_last_look_and_the_falling_asleep_was_not_there_since_we_woke_up(
+    pair: tuple[Line, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, other = pair
+    warmed(line, other)
+    watched = Flights()
+    select = watched._selector.select
+    watched._selector.register(line, selectors.EVENT_READ)
+    left: list[float] = []
+
+    def held_up(seconds: float | None = None) -> Any:
+        if seconds and not left:
+            for _ in range(2):
+                left.append(time.perf_counter())
+                other.sendall(b"x")
+                pause()
+        return select(seconds)
+
+    monkeypatch.setattr(watched._selector, "select", held_up)
+    assert watched._ready(1.0)
+    arrival = line.receive(watched._since)
+    assert arrival is not None
+    assert arrival.at - arrival.at.late <= left[0] + 0.0001
+    watched.close()
+
+
+class Kept:
+    """Keeps what it is told."""
+
+    complete = False
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[float, bytes]] = []
+
+    def head(self, status: int, headers: Any) -> None: ...
+
+    def body(self, at: float, data: bytes) -> None:
+        self.heard.append((at, data))
+
+    def end(self, at: float, end: Any) -> None: ...
+
+
+@LINUX
+@pytest.mark.parametrize("more", [b"", b"3\r\nx\n\n", b"5", b"0\r\n\r\n"])
+def test_only_what_came_last_is_dated_by_the_note(more: bytes) -> None:
+    """Also where what follows is not even an event, but the beginning of one, or the end of the answer."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = Endpoint("127.0.0.1", listener.getsockname()[1])
+        connection = Connection(endpoint, Http1(endpoint.authority), 5.0)
+        other, _ = listener.accept()
+        with other:
+            other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            warmed(connection.line, other)
+            kept = Kept()
+            flight = Flight(connection, Request("GET", "/"), kept)
+            watched = Flights()
+            watched.launch(flight)
+            other.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            other.sendall(b"3\r\na\n\n\r\n3\r\nb\n\n\r\n")
+            pause()
+            if more:
+                other.sendall(more)
+                pause()
+            watched.turn(time.perf_counter())
+            late = [lateness(at) for at, data in kept.heard if data]
+            assert b"".join(data for _, data in kept.heard).startswith(b"a\n\nb\n\n")
+            assert all(seconds > 0 for seconds in late[:-1])
+            ends_with_an_event = more in (b"", b"3\r\nx\n\n")
+            assert (late[-1] == 0.0) is ends_with_an_event
+            watched.close()
+            connection.close()
