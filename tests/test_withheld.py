@@ -120,7 +120,7 @@ def test_the_status_page_shows_the_mean_of_what_was_recorded() -> None:
 
 def test_a_probe_told_to_a_person_says_which_instants_are_uncertain_and_what_was_withheld() -> None:
     told = transcript(observation(), Workload.model_validate({"name": "chat"}))
-    assert "step 2: 1 tokens after 100.000 ms (uncertain by 80.000 ms)" in told
+    assert "step 2: 1 token after 100.000 ms (uncertain by 80.000 ms)" in told
     assert told.count("uncertain by") == 1
     assert "inter-token latency: mean 100.000 ms, longest 100.000 ms" in told
     withheld = (
