@@ -28,6 +28,7 @@ from exporter.notation import counted
 from exporter.observation import Failure, Observation, Outcome, Series
 from exporter.prober import Abandoned, Result
 from exporter.probes.shard import ShardProber
+from exporter.quarantine import Death
 from exporter.settings import LIMITS, Parameters, Target, Workload
 from exporter.sources import SettingsError, lines
 from exporter.targets import Facts, deadlock, excess
@@ -165,17 +166,20 @@ def observe(
     if why is not None:
         raise Failure(Outcome.REFUSED, "REFUSED", as_flags(why))
     prober.reserve(stopping, lambda line: print(line, file=sys.stderr, flush=True))
+    series = Series(target.name, workload.name, batch_size)
     try:
         started, result = probed(workload, batch_size, prober, stopping)
     except Failure as failure:
         if failure.may_have_ended_server and has_ended(prober, facts):
+            death = Death.of(series, workload, facts, time.time(), failure.detail)
+            prober.quarantine.suspect(death, facts.connection, time.perf_counter())
+            prober.quarantine.server_is_gone()  # written down when the prober is closed
             raise Failure(
                 failure.outcome, failure.code, f"the server ended during this probe: {failure.detail}"
             ) from None
         raise
     if result.outcome is not Outcome.OK:
         raise Failure(result.outcome, result.code, result.detail)
-    series = Series(target.name, workload.name, batch_size)
     ended = time.perf_counter()
     return Observation(series, started, started, ended, result.outcome, result.code, streams=result.streams)
 

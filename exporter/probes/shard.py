@@ -23,7 +23,7 @@ from exporter.probes.disturbed import undisturbed
 from exporter.probes.ranks import Answered, Debts, Ranks, discovered, must_exist
 from exporter.quarantine import Quarantine
 from exporter.settings import Target, Workload
-from exporter.targets import Facts, refusal
+from exporter.targets import Facts, cache_tokens, refusal
 from exporter.tracing import HEADER, traceparent
 
 CLOSE_SECONDS = 5.0
@@ -50,7 +50,8 @@ class ShardProber:
         self._clock = clock
         self._random = random.Random(seed)
         self._ranks: Ranks | None = None
-        self._debts = Debts(target.name, quarantine)
+        self.quarantine = quarantine or Quarantine(target)
+        self._debts = Debts(target.name, self.quarantine)
         self._lost_connections = 0
         self._facts: Facts | None = None
         self._calibration = Calibration()
@@ -187,6 +188,9 @@ class ShardProber:
         texts = work.prompts(batch_size, workload.sequence_length, self._random, self._calibration.vocabulary)
         batch = Batch.build(PROTOCOLS[ranks.protocol], self._target, facts, workload, texts, self._random)
         self._debts.add(batch.id, ranks)
+        if self.quarantine.holds(cache_tokens(facts, workload, batch_size)):  # as another prober has just noted
+            self._debts.ended(batch.id)
+            raise Failure(Outcome.QUARANTINED, "QUARANTINED", self.quarantine.reason())
         prefill, decode = batch.prefill_request(), batch.decode_request()
         trace = ((HEADER, traceparent(trace_id)),) if trace_id else None
         time_left = TimeLeft(self._clock() + workload.timeout, ranks, self._clock)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from docs import generate
+from exporter.cli import main
 from exporter.simulator import Config
 from tests.end_to_end.parts import Daemon, daemon_running
 from tests.processes import wait_until
@@ -102,11 +103,39 @@ def test_a_quarantine_outlives_a_restart_and_ends_with_a_changed_limit_or_withou
         assert not kept.exists()
 
 
+def test_bench_does_not_send_again_what_ended_the_server_and_neither_does_a_daemon(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small(tmp_path)
+    options = ["--target", f"{config.listen}-0", "--kv-cache", "exclusive", "--max-batch-tokens", "100000"]
+    options += [
+        "--sequence-length",
+        "512",
+        "--decode-length",
+        "64",
+        "--runs",
+        "1",
+        "--warmups",
+        "0",
+        "--format",
+        "json",
+    ]
+    with supervised(config) as lives:
+        assert main(["bench", *options, "--batch-size", "32"]) == 1
+        assert "the server ended during this probe" in capsys.readouterr().err
+        wait_until(lambda: len(lives) == 2, "the server is back")
+        assert main(["bench", *options, "--batch-size", "16", "--batch-size", "32"]) == 1
+        assert "batch size 32: quarantined (QUARANTINED): the server ended at" in capsys.readouterr().err
+        file = tmp_path / "config.yaml"
+        file.write_text(json.dumps(readme(config, 100_000)))
+        with daemon_running(file) as daemon:
+            daemon.await_sum("tgi_probe_attempts_total", 1, outcome="quarantined", batch_size="32")
+        assert len(lives) == 2
+
+
 def test_check_warns_of_a_limit_that_is_missing_and_of_what_is_over_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from exporter.cli import main
-
     file = tmp_path / "config.yaml"
     document = readme(small(tmp_path), 9856)
     file.write_text(json.dumps(document))
