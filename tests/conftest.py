@@ -1,10 +1,14 @@
 """For all tests: what must be done before grpc is imported anywhere, and that a busy machine matters to few of them."""
 
+import signal
+
 import pytest
 
 from exporter import certainty, grpc_core
 
 grpc_core.prepare()
+# A shell that runs the tests in the background has them ignore Ctrl-C, and every process that they start would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -192,7 +192,7 @@ class TestClientCertificates:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    users = f"basic_auth_users: {{alice: {hashed('correct')}}}\n"
+    users = f"basic_auth_users: {{alice: {hashed('open-sesame')}}}\n"
     headers = "http_server_config: {headers: {X-Frame-Options: deny}}\n"
     with Daemon(tmp_path_factory.mktemp("auth"), users + headers) as daemon:
         yield daemon
@@ -200,9 +200,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 class TestPasswords:
     def test_the_right_one_opens(self, guarded: Daemon) -> None:
-        assert curl(f"{guarded.http}/metrics", "--user", "alice:correct").status == 200
+        assert curl(f"{guarded.http}/metrics", "--user", "alice:open-sesame").status == 200
 
-    @pytest.mark.parametrize("user", ["alice:wrong", "alice:", "bob:correct", ":"])
+    @pytest.mark.parametrize("user", ["alice:wrong", "alice:", "bob:open-sesame", ":"])
     def test_a_wrong_one_or_an_unknown_name_does_not(self, guarded: Daemon, user: str) -> None:
         assert curl(f"{guarded.http}/metrics", "--user", user).status == 401
 
@@ -212,7 +212,9 @@ class TestPasswords:
         assert "WWW-Authenticate: Basic" in answer.body
 
     def test_the_headers_of_the_file_are_sent(self, guarded: Daemon) -> None:
-        assert "X-Frame-Options: deny" in curl(f"{guarded.http}/config", "--include", "--user", "alice:correct").body
+        assert (
+            "X-Frame-Options: deny" in curl(f"{guarded.http}/config", "--include", "--user", "alice:open-sesame").body
+        )
 
     def test_health_is_told_without_one_but_in_one_word(self, guarded: Daemon) -> None:
         assert (curl(f"{guarded.http}/-/healthy")).body == "ok\n"
@@ -220,11 +222,11 @@ class TestPasswords:
 
     def test_no_secret_is_in_the_configuration_the_log_or_the_metrics(self, guarded: Daemon) -> None:
         for page in ("config", "metrics", "", "-/ready"):
-            body = curl(f"{guarded.http}/{page}", "--user", "alice:correct").body
+            body = curl(f"{guarded.http}/{page}", "--user", "alice:open-sesame").body
             assert "$2b$" not in body
-            assert "correct" not in body
+            assert "open-sesame" not in body
         assert "$2b$" not in guarded.log
-        assert "correct" not in guarded.log
+        assert "open-sesame" not in guarded.log
 
     def test_a_changed_password_counts_at_once_and_a_broken_file_changes_nothing(self, tmp_path: Path) -> None:
         with Daemon(tmp_path, f"basic_auth_users: {{alice: {hashed('old')}}}\n") as daemon:
