@@ -118,8 +118,8 @@ class Page:
     complete = False
 
     def __init__(self, refused: Callable[[int, bytes, Mapping[str, str]], Failure] | None = None) -> None:
+        self.status = 0
         self._refused = refused
-        self._status = 0
         self._headers: Mapping[str, str] = {}
         self._pieces: list[bytes] = []
         self._length = 0
@@ -129,7 +129,7 @@ class Page:
         return b"".join(self._pieces)
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
-        self._status = status
+        self.status = status
         self._headers = headers
 
     def body(self, at: float, data: bytes) -> None:
@@ -139,5 +139,5 @@ class Page:
         self._pieces.append(data)
 
     def end(self, at: float, end: End) -> None:
-        if self._refused is not None and self._status >= 300:
-            raise self._refused(self._status, self.content, self._headers)
+        if self._refused is not None and self.status >= 300:
+            raise self._refused(self.status, self.content, self._headers)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 
 from exporter.deadline import DEADLINE_EXCEEDED
 from exporter.delays import PROCESS, Delays
@@ -48,13 +49,15 @@ class Pool:
         while (connection := self._kept(deadline)) is not None:
             if not connection.idle or warming is None or self._clock() < self._unwarmed_until:
                 return connection
+            page = Page()
             try:
-                self.fetch(connection, warming, Page(), min(WARM_TIMEOUT, max(SHORTEST, deadline - self._clock())))
+                self.fetch(connection, warming, page, min(WARM_TIMEOUT, max(SHORTEST, deadline - self._clock())))
             except Failure as failure:
                 if failure.outcome is Outcome.TIMEOUT:
                     self._unwarmed_until = self._clock() + UNWARMED_SECONDS
                 continue
-            if connection.talk.usable:
+            # After an error of its own a server may close the connection, and not say so in the answer.
+            if connection.talk.usable and page.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 return connection
             connection.close()
         return self._open(max(SHORTEST, deadline - self._clock()))
@@ -114,8 +117,12 @@ class Pool:
             raise Failure(failure.outcome, failure.code, f"{connection.where}{request.path}: {said}")
         return answer.content
 
+    def drop_kept(self) -> None:
+        """Close the connections that are kept: the next ones are new."""
+        while self._free:
+            self._free.pop().close()
+
     def close(self) -> None:
         """From the thread that uses the pool."""
         self.closing.set()
-        while self._free:
-            self._free.pop().close()
+        self.drop_kept()

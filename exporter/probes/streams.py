@@ -120,6 +120,7 @@ class StreamProber:
         flights = self._fly(workload, texts, stopping, trace_id)
         failed = [flight for flight in flights if flight.failure is not None]
         if failed and all(flight.not_begun for flight in failed):
+            self._pool.drop_kept()  # others may be about to end too
             flights = self._fly(workload, texts, stopping, trace_id)
         flown = [self._composer.stream(flight, workload) for flight in flights]
         if any(self._front.asks_less(stream.outcome, stream.code, detail) for stream, detail, _ in flown):

@@ -66,6 +66,10 @@ class NotBegun(Broken):
     """The server has said that it did not begin the request: another connection may be asked the same at once."""
 
 
+class Unanswered(Broken):
+    """The connection ended before the first byte of an answer."""
+
+
 class Talk(Protocol):
     """One connection's side of the protocol. `usable`: another request may be asked on it; `ending`: why not."""
 
@@ -138,7 +142,7 @@ class Http1:
             return heard
         if data is None and self._machine.their_state is h11.SEND_RESPONSE:
             self.usable = False
-            raise Broken(f"{CLOSED} without an answer")
+            raise Unanswered(f"{CLOSED} without an answer")
         if data is not None and len(self._first) < ENOUGH:
             self._first += data[:ENOUGH]
         try:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from exporter.delays import PROCESS, Delays
 from exporter.observation import Failure, Outcome
-from exporter.streaming.exchange import Body, Broken, End, Head, Http2, NotBegun, Request, Talk
+from exporter.streaming.exchange import Body, Broken, End, Head, Http2, NotBegun, Request, Talk, Unanswered
 from exporter.streaming.line import Arrival, Endpoint, Line, unreachable
 from exporter.streaming.mistaken import CLOSED, NO_HTTP2
 
@@ -24,6 +24,8 @@ from exporter.streaming.mistaken import CLOSED, NO_HTTP2
 IDLE_SECONDS = 1.0
 # The end of a body comes right after the last event, in a packet of its own. After so long it may not come at all.
 REST_SECONDS = 0.02
+# A connection kept alive that ends so soon after a request was sent on it was being closed when that came.
+CROSSING_SECONDS = 0.1
 # A selector rounds its waiting up to whole milliseconds; the last one is slept through, to start on time.
 TICK = 0.001
 # When the time is over, some of what waits is still understood: else it would pile up where each turn is late.
@@ -71,6 +73,7 @@ class Connection:
         except Failure:
             self.line.close()
             raise
+        self.requests = 0
         self.begun, self.ready = self.line.begun, clock()
         self.used = self.ready
 
@@ -118,7 +121,7 @@ class Connection:
 
 class Flight:
     """One request on one connection, and what came back. `failure` is None while all goes well; `not_begun`: the server
-    has said that it did not even begin the request.
+    did not even begin the request, as it said itself, or because it was just closing a connection kept alive.
     """
 
     def __init__(self, connection: Connection, request: Request, answer: Answer) -> None:
@@ -131,6 +134,8 @@ class Flight:
         self.failure: Failure | None = None
         self.complete: float | None = None  # since when the answer is, while its body has not ended
         self.not_begun = False
+        self._reuses = connection.requests > 0
+        connection.requests += 1
         try:
             connection.line.load(connection.talk.ask(request))
         except Broken as error:
@@ -159,7 +164,8 @@ class Flight:
             if plain is None and self.ended is None:
                 raise Broken(f"{CLOSED} in the middle of the answer")
         except Broken as error:
-            self.not_begun = isinstance(error, NotBegun)
+            crossed = isinstance(error, Unanswered) and self._reuses and arrival.at - self.sent < CROSSING_SECONDS
+            self.not_begun = crossed or isinstance(error, NotBegun)
             self.fail(arrival.at, unreachable(self.connection.where, str(error)))
         except Failure as failure:
             self.fail(arrival.at, failure)
