@@ -246,16 +246,18 @@ class Flights:
         if 0 < seconds < TICK:
             time.sleep(seconds)
             seconds = 0
-        before = self._delays.mark()
-        self._since, self._looked = self._looked, before.at
+        self._since, self._looked = self._looked, self._clock()
         ready = self._selector.select(0)
         if ready or seconds <= TICK:
             return ready
+        before = self._delays.mark()
         ready = self._selector.select(min(seconds - TICK, float("inf") if before.known else SLICE))
         after = self._delays.mark()
-        # There was nothing a moment ago, and what woke us up cannot have waited longer than we took for that.
+        # There was nothing a moment ago, and what woke us up cannot have waited longer than that moment and than we
+        # took to wake up.
         if before.known:
-            self._looked = max(self._looked, after.at - self._delays.between(before, after, sleeps=1))
+            late = before.at - self._looked + self._delays.between(before, after, sleeps=1)
+            self._looked = max(self._looked, after.at - late)
         self._since = self._looked
         return ready
 
