@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from exporter.certainty import Value
 from exporter.observation import Failure, Outcome
@@ -35,6 +35,9 @@ KEPT_GAPS = 1024
 TIMER_SLACK = 0.0001
 # A connection that failed: our own stop is to blame when it took at least so long, and half of the time.
 BLAMED_SECONDS = 0.5
+
+
+T = TypeVar("T")
 
 
 class Mark(NamedTuple):
@@ -128,6 +131,14 @@ class Delays:
 
     def watch(self) -> "Watch":
         return Watch(self)
+
+    def excusing(self, call: Callable[[], T], timeout: float) -> T:
+        """What the call answers; its Failure as `Watch.excused` has it."""
+        with self.watch() as watch:
+            try:
+                return call()
+            except Failure as failure:
+                raise watch.excused(failure, timeout) from None
 
     def begin(self) -> None:
         with self._lock:

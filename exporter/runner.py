@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from exporter.delays import PROCESS, Delays
+from exporter.delays import PROCESS
 from exporter.observation import Failure, Observation, Outcome, Series, Setup, SkipReason
 from exporter.prober import Abandoned, Asked, GiveWay, Ledger, Occupied, Prober, Result, TooLarge
 from exporter.quarantine import Death, Quarantine
@@ -62,11 +62,9 @@ class Runner:
         clock: Clock = Clock(),
         seed: int = 0,
         quarantine: Quarantine | None = None,
-        delays: Delays = PROCESS,
     ) -> None:
         self.plan = plan
         self.quarantine = quarantine or Quarantine(plan.target)
-        self._delays = delays
         self.name = plan.target.name
         self.attempted = False
         self._prober = prober
@@ -101,8 +99,7 @@ class Runner:
 
     def cut(self) -> None:
         """The drain time is over: end calls in flight too. What is owed to the server is still paid, in seconds."""
-        self._stop.set()
-        self._wake.set()
+        self.stop()
         self._turn_away()
         self._leave()
 
@@ -324,16 +321,14 @@ class Runner:
 
     def _connect(self) -> Facts:
         """Raises Failure when the target is down. After that, or when it is another one, every series is cold."""
-        with self._delays.watch() as watch:
-            try:
-                facts = self._prober.connect(CONNECT_TIMEOUT)
-            except Failure as failure:
-                excused = watch.excused(failure, CONNECT_TIMEOUT)
-                if excused.outcome is Outcome.UNREACHABLE and self.quarantine.server_is_gone():
-                    self._quarantined()
-                if excused.outcome is not Outcome.DISTURBED:
-                    self._lost()
-                raise excused from None
+        try:
+            facts = PROCESS.excusing(lambda: self._prober.connect(CONNECT_TIMEOUT), CONNECT_TIMEOUT)
+        except Failure as failure:
+            if failure.outcome is Outcome.UNREACHABLE and self.quarantine.server_is_gone():
+                self._quarantined()
+            if failure.outcome is not Outcome.DISTURBED:
+                self._lost()
+            raise
         if facts != self._facts:
             self._warm.clear()
             self._facts = facts
@@ -394,13 +389,11 @@ class Runner:
         self._checked = self._clock.now()
         self._promised = self._checked + 2 * CONNECT_TIMEOUT + PATIENCE
         try:
-            self._connect()
-            if self._failures and not self._failed_in_probe:
-                # Every failure was that it was away, and it is back. One that failed in a probe gets its full pause:
-                # it may be the probes that bring it down.
-                self._failures = 0
-                self._window = replace(self._window, backoff_until=self._clock.now())
-        except Failure:
-            pass
+            with contextlib.suppress(Failure):
+                self._connect()
+                if self._failures and not self._failed_in_probe:
+                    # It was only away, and is back. What failed in a probe gets its full pause: that may be the reason.
+                    self._failures = 0
+                    self._window = replace(self._window, backoff_until=self._clock.now())
         except Exception:  # as for an attempt: seen, but not the end of watching
             logger.exception("tgi-probe failed while checking %s", self.name)

@@ -1,0 +1,22 @@
+"""A process that was held up holds nothing against the server."""
+
+from exporter.observation import Failure, Outcome, SkipReason
+from exporter.settings import Workload
+from tests.runner.virtual import watched
+
+DISTURBED = Failure(Outcome.DISTURBED, "OK", "timed out, but this process was stopped for 2.0 s while the probe ran")
+OFTEN = Workload.model_validate({"name": "w", "batch_sizes": [1], "interval": "1s", "warmups": 0})
+
+
+def test_a_disturbed_probe_is_recorded_once_and_followed_by_no_backoff() -> None:
+    ledger, _ = watched(10, OFTEN, fates=iter([DISTURBED] * 3))
+    outcomes = [observation.outcome for observation in ledger.observations]
+    assert outcomes[:3] == [Outcome.DISTURBED] * 3
+    assert set(outcomes[3:]) == {Outcome.OK}
+    assert not ledger.reasons()[SkipReason.BACKOFF]
+
+
+def test_a_target_that_could_not_be_asked_while_we_were_stopped_is_not_down() -> None:
+    ledger, _ = watched(10, OFTEN, connects=iter([None, None, DISTURBED, None]))
+    assert DISTURBED.outcome in {observation.outcome for observation in ledger.observations}
+    assert False not in ledger.ups
