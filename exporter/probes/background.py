@@ -90,8 +90,8 @@ class StreamBackground:
         try:
             self._composer.fit(self._workload, single, self._ask, lambda: self._clock() > late)
             while True:
+                self._composer.fill_cache(self._workload, 1, single)
                 text = self._composer.texts(self._workload, 1)[0]
-                self._composer.fill_cache(self._workload, text, single)
                 stream, detail, counted = single(self._workload, text)
                 if stream.outcome is not Outcome.OK:
                     raise Failure(stream.outcome, stream.code, detail)

@@ -111,9 +111,12 @@ class Composer:
             self._prompts[key] = Prompts(self._random, key is not None, self._order)
         return self._prompts[key]
 
-    def fill_cache(self, workload: Workload, text: str, single: Single) -> None:
-        """Send a text that is meant to hit a cache, if that cannot hold it yet. Raises Failure."""
-        if workload.prompt_cache != "hit" or text in self._sent_before:
+    def fill_cache(self, workload: Workload, count: int, single: Single) -> None:
+        """Send the text of a batch that is meant to hit a cache, if that cannot hold it yet. Raises Failure."""
+        if workload.prompt_cache != "hit":
+            return
+        text = self.texts(workload, count)[0]
+        if text in self._sent_before:
             return
         self._corrections += 1
         stream, detail, _ = single(workload, text)

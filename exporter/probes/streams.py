@@ -91,17 +91,19 @@ class StreamProber:
         """The first time the length of prompts is found out. Raises Failure."""
 
         def single(workload: Workload, text: str) -> tuple[Stream, str, int | None]:
-            [alone] = self._begun(workload, [text], stopping, "")
+            [alone] = self._begun(workload, lambda: [text], stopping, "")
             return alone
+
+        def new_texts() -> list[str]:
+            return self._composer.texts(workload, batch_size)
 
         late = self._clock() + workload.timeout
         ask = self._asking(workload.timeout)
         self._composer.fit(workload, single, ask, lambda: self._clock() > late)
         while True:
-            texts = self._composer.texts(workload, batch_size)
-            self._composer.fill_cache(workload, texts[0], single)
+            self._composer.fill_cache(workload, batch_size, single)
             with self._delays.watch() as watch:
-                flown = self._begun(workload, texts, stopping, trace_id)
+                flown = self._begun(workload, new_texts, stopping, trace_id)
                 result = summed_up([stream for stream, _, _ in flown], [detail for _, detail, _ in flown], self._pool)
                 result = undisturbed(result, watch)
             counts = [counted for _, _, counted in flown if counted is not None]
@@ -112,16 +114,18 @@ class StreamProber:
         return lambda request: self._pool.ask(request, timeout)
 
     def _begun(
-        self, workload: Workload, texts: Sequence[str], stopping: Callable[[], bool], trace_id: str
+        self, workload: Workload, texts: Callable[[], list[str]], stopping: Callable[[], bool], trace_id: str
     ) -> list[tuple[Stream, str, int | None]]:
         """As `_fly`, and once more, all together, where the server was going away and had not begun what failed, or
         refused an option that it need not know. Each with its prompt's length, where that was told.
+
+        `texts` makes the prompts of each try: those that were answered the first time may be in the server's cache.
         """
-        flights = self._fly(workload, texts, stopping, trace_id)
+        flights = self._fly(workload, texts(), stopping, trace_id)
         failed = [flight for flight in flights if flight.failure is not None]
         if failed and all(flight.not_begun for flight in failed):
             self._pool.drop_kept()  # others may be about to end too
-            flights = self._fly(workload, texts, stopping, trace_id)
+            flights = self._fly(workload, texts(), stopping, trace_id)
         flown = [self._composer.stream(flight, workload) for flight in flights]
         if any(self._front.asks_less(stream.outcome, stream.code, detail) for stream, detail, _ in flown):
             return self._begun(workload, texts, stopping, trace_id)

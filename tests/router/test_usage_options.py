@@ -81,6 +81,7 @@ def test_a_batch_is_asked_again_where_another_server_has_taken_the_place_of_one_
         result = client.probe(WORKLOAD, 3)
         assert [stream.outcome for stream in result.streams] == [Outcome.OK] * 3
         assert options(server)[sent:] == [BOTH] * 3 + [SUM] * 3
+        assert len({str(asked["messages"]) for asked in server.asked[sent:]}) == 6  # no cache holds the second ones
 
 
 def test_a_server_that_refuses_everything_is_rejected_with_its_words() -> None:
