@@ -94,6 +94,9 @@ class Talk(Protocol):
     def hear(self, data: bytes | None) -> list[Heard]:
         """Take in bytes, perhaps none; None: the connection has ended. Raises Broken."""
 
+    def hear_unasked(self, data: bytes | None) -> None:
+        """As `hear`, while no request is under way: what must not come then makes the connection unusable."""
+
     def reply(self) -> bytes:
         """What the protocol itself has to answer, such as acknowledgements."""
 
@@ -164,6 +167,10 @@ class Http1:
         except h11.RemoteProtocolError as error:
             self.usable = False
             raise Broken(answers_in(self._first, HTTP1) or str(error)) from None
+
+    def hear_unasked(self, data: bytes | None) -> None:
+        """Whatever it is would be taken for the answer to the next request, or for a part of it."""
+        self.usable = self.usable and data == b""  # TLS alone had something to say
 
     def _next(self) -> None:
         if (
@@ -283,6 +290,9 @@ class Http2:
             if not any(isinstance(item, End) for item in heard):  # else the answer was complete before
                 raise Broken(answers_in(self._first, HTTP2) or str(error) or type(error).__name__) from None
         return heard
+
+    def hear_unasked(self, data: bytes | None) -> None:
+        self.hear(data)
 
     def _cut_off(self) -> str:
         after = "" if self._going is None else f", after {self._going}"

@@ -89,7 +89,7 @@ class Connection:
         """Take in what is there between requests. Raises Failure when the connection is of no more use."""
         while (arrival := self.line.receive()) is not None:
             try:
-                self.talk.hear(self.line.plain(arrival.data))
+                self.talk.hear_unasked(self.line.plain(arrival.data))
             except Broken as error:
                 raise unreachable(self.where, str(error)) from None
             self.line.load(self.talk.reply())

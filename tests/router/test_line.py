@@ -1,5 +1,7 @@
 """Connections: what arrives carries the instant of its arrival, whenever it is read."""
 
+import contextlib
+import select
 import socket
 import ssl
 import sys
@@ -10,6 +12,7 @@ import pytest
 
 from exporter.observation import Failure, Outcome
 from exporter.streaming.exchange import Body, Broken, End, Head, Heard, Http1, Request
+from exporter.streaming.flights import Connection
 from exporter.streaming.line import Endpoint, Line
 from tests.processes import free_port, wait_until
 
@@ -218,6 +221,31 @@ def test_an_answer_cut_off_by_the_end_of_the_connection_is_broken(answer: bytes)
     with pytest.raises(Broken):
         spoken(talk, [answer, None])
     assert not talk.usable
+
+
+UNASKED = [
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 5\r\n\r\n",  # its body still to come
+    b"HTTP/1.1 408 Req",
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 5\r\n\r\nlater",
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"\r\n",
+    b"0",
+]
+
+
+@pytest.mark.parametrize("unasked", UNASKED)
+def test_a_connection_on_which_anything_comes_between_two_requests_is_not_used_again(unasked: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connection = Connection(Endpoint("127.0.0.1", server.getsockname()[1]), Http1("h:1"), 5.0)
+        other, _ = server.accept()
+        with contextlib.closing(connection), other:
+            connection.talk.ask(REQUEST)
+            connection.talk.hear(ANSWER)
+            assert connection.still_good(time.perf_counter() + 5.0)
+            other.sendall(unasked)
+            assert select.select([connection.line], [], [], 10.0)[0]
+            assert not connection.still_good(time.perf_counter() + 5.0)
+            assert not connection.talk.usable
 
 
 def test_a_connection_that_ends_between_requests_is_no_error_but_not_usable() -> None:
