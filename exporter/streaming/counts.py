@@ -4,8 +4,10 @@ A server's counts are used where they can be true. What the stream itself shows 
 a token at least, and no answer has more tokens than were asked for.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 
@@ -37,6 +39,15 @@ def counted(chunks: Sequence[Chunk], totals: Sequence[int], most: int | None, fu
     """`totals`: every count that the server told anywhere, in order; the last one that can be true is the sum. `most`:
     how many tokens were asked for, None where there is no bound. `full`: the server says that so many came.
     """
+    told = [chunk.so_far for chunk in chunks if chunk.so_far]
+    if full and most is not None and told and told[-1] < most:
+        # All that was asked for came, so the last count is not the sum: perhaps each counts its own chunk.
+        if gains := _counted_by_chunk(chunks, told, totals, most):
+            return Counted(gains)
+        others = Counter(totals) - Counter(told)
+        one_by_one = list(told) == list(range(1, len(told) + 1))  # a server may have a limit of its own
+        if not one_by_one and not any(told[-1] <= count <= most for count in others):
+            chunks, totals = [chunk._replace(so_far=None) for chunk in chunks], list(others.elements())
     shown = [chunk for chunk in chunks if chunk.text]
     bound = None if most is None else max(most, len(shown))
     # Where more pieces of text came than tokens were asked for, pieces are no tokens: a gateway cuts the text anew.
@@ -52,10 +63,26 @@ def counted(chunks: Sequence[Chunk], totals: Sequence[int], most: int | None, fu
     return Counted(spread_tokens([chunk.at for chunk in shown], guess) if shown else [], estimated=True)
 
 
+def _all_tell(chunks: Sequence[Chunk]) -> bool:
+    must_tell = [chunk for chunk in chunks if chunk.text]
+    must_tell = must_tell or [chunk for chunk in chunks if chunk.silent and not chunk.last]
+    return all(chunk.so_far for chunk in must_tell)
+
+
+def _counted_by_chunk(
+    chunks: Sequence[Chunk], told: Sequence[int], totals: Sequence[int], most: int
+) -> list[tuple[float, int]]:
+    """The running sum of the counts, where that comes to all that were asked for."""
+    one_is_left = told[-1] + 1 in totals  # a last token without text
+    if sum(told) != most or one_is_left or not _all_tell(chunks):
+        return []
+    instants = [chunk.at for chunk in chunks if chunk.so_far]
+    return list(zip(instants, accumulate(told), strict=True))
+
+
 def _counted_in_each(chunks: Sequence[Chunk], shown: Sequence[Chunk], bound: int | None) -> list[tuple[float, int]]:
     """The counts that the messages themselves carry; empty where the stream disproves them."""
-    must_tell = shown or [chunk for chunk in chunks if chunk.silent and not chunk.last]
-    if not all(chunk.so_far for chunk in must_tell):
+    if not _all_tell(chunks):
         return []
     arrivals = [(chunk.at, chunk.so_far) for chunk in chunks if chunk.so_far]
     counts = [count for _, count in arrivals]

@@ -1,6 +1,7 @@
 """What the stream shows goes before what the server counts: no token is invented, none is lost, and a guess says so."""
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -309,6 +310,38 @@ def test_the_bound_is_what_was_really_asked_for() -> None:
         assert most_tokens(api, workload, extra) == most  # type: ignore[arg-type]
 
 
+def told_in_each(
+    *counts: int, finish: str = "length", after: Sequence[int] = ()
+) -> tuple[list[tuple[float, int]], bool]:
+    """What an answer of at most eight tokens comes to, with a chunk of text at 0, 1, 2 … for each of these counts."""
+    chunks = [chat("a" * count, finish if n == len(counts) - 1 else None) for n, count in enumerate(counts)]
+    told = [*(one | usage(count) for one, count in zip(chunks, counts, strict=True)), *map(total, after), DONE]
+    texts = [event if isinstance(event, str) else json.dumps(event) for event in told]
+    reading = read("chat", list(enumerate(texts)), 8)
+    return list(reading.arrivals), reading.estimated
+
+
+@pytest.mark.parametrize("after", [[], [8]])
+def test_counts_of_single_chunks_that_come_to_all_that_were_asked_for_are_added_up(after: list[int]) -> None:
+    assert told_in_each(2, 3, 3, after=after) == ([(0, 2), (1, 5), (2, 8)], False)
+    assert told_in_each(1, 2, 5, after=after) == ([(0, 1), (1, 3), (2, 8)], False)
+    assert told_in_each(3, 2, 3, after=after) == ([(0, 3), (1, 5), (2, 8)], False)
+    assert told_in_each(*[1] * 8, after=after) == ([(n, n + 1) for n in range(8)], False)
+
+
+def test_rising_counts_that_end_below_what_came_are_not_believed() -> None:
+    assert told_in_each(2, 2, 3) == ([(0, 2), (1, 5), (2, 8)], True)
+    assert told_in_each(2, 3, 5, after=[99]) == ([(0, 2), (1, 5), (2, 8)], True)
+    assert told_in_each(1, 4, 6, after=[2]) == ([(0, 2), (1, 5), (2, 8)], True)
+
+
+def test_rising_counts_below_what_was_asked_for_are_believed_where_the_server_ends_earlier() -> None:
+    assert told_in_each(2, 3, 5, after=[5]) == ([(0, 2), (1, 3), (2, 5)], False)
+    assert told_in_each(2, 3, 3, finish="stop") == ([(0, 2), (1, 3), (2, 3)], False)
+    assert told_in_each(1, 2, 3, 4, 5) == ([(n, n + 1) for n in range(5)], False)
+    assert told_in_each(1, 2, 4, after=[5]) == ([(0, 1), (1, 2), (2, 4), (2, 5)], False)
+
+
 def generation(*messages: tuple[str, int, int]) -> tuple[list[int], bool]:
     """Tokens of each step, and whether they are a guess, of fmaas messages (text, count, reason)."""
     answer = Generation(4)
@@ -326,6 +359,7 @@ def test_over_grpc_it_is_the_same() -> None:
     assert generation(("", 0, 0), ("a", 0, 0), ("b", 0, 0), ("", 0, 2)) == ([1, 1], True)
     assert generation(("", 0, 0), ("a b", 0, 0), ("c d", 0, 1)) == ([2, 2], True)
     assert generation(("a", 1, 0), ("b", 1, 0), ("c", 1, 2)) == ([1, 1, 1], True)
+    assert generation(("a", 1, 0), ("b c d", 3, 1)) == ([1, 3], False)
     assert generation(("a", 99, 0), ("b", 4, 1)) == ([2, 2], False)
     assert generation(("", 1, 2)) == ([1], False)
 
