@@ -136,10 +136,15 @@ class StreamProber:
     ) -> list[Flight]:
         """Release all at once and watch them to their end."""
         connections = self._connections(len(texts), stopping)
-        flights = [
-            self._composer.flight(connection, text, workload, trace_id)
-            for connection, text in zip(connections, texts, strict=True)
-        ]
+        try:
+            flights = [
+                self._composer.flight(connection, text, workload, trace_id)
+                for connection, text in zip(connections, texts, strict=True)
+            ]
+        except Failure:  # a request may be on some of them, ready to be sent
+            for connection in connections:
+                connection.close()
+            raise
         self._census.set(self, len(flights))
         self._flights.launch(*flights)
         deadline = flights[0].sent + workload.timeout

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from exporter import slo, timeline
 from exporter.observation import Failure, Observation, Outcome, Series
 from exporter.prober import Abandoned, Result
+from exporter.probes.pool import Pool
 from exporter.settings import Slo
 from exporter.simulator.batcher import Limits
 from exporter.simulator.faults import Fault
@@ -19,6 +21,7 @@ from exporter.simulator.record import Answered
 from exporter.simulator.roofline import Roofline
 from exporter.simulator.router import Router
 from exporter.simulator.router_options import RouterConfig
+from exporter.streaming.flights import Connection, Flight
 from tests.processes import free_port, wait_until
 from tests.router.parts import DOORS, Probing, target, workload
 
@@ -258,6 +261,33 @@ def test_connections_are_kept_and_their_setting_up_is_told_once(door: str, route
     assert len(first.setups) == 3
     assert all(setup.begun < setup.ready < min(s.sent for s in first.streams) for setup in first.setups)
     assert second.setups == ()
+
+
+def test_a_batch_of_which_one_request_cannot_be_made_leaves_no_connection_open(
+    door: str, router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Connection] = []
+    take = Pool.take
+
+    def kept(pool: Pool, *timeout: float) -> Connection:
+        taken.append(take(pool, *timeout))
+        return taken[-1]
+
+    with probing(door, router) as client:
+        assert client.probe(workload(), 1).outcome is Outcome.OK
+        flight, made = client.prober._composer.flight, count()
+
+        def second_fails(*args: Any) -> Flight:
+            if next(made) == 1:
+                raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", "gone")
+            return flight(*args)
+
+        monkeypatch.setattr(client.prober._composer, "flight", second_fails)
+        monkeypatch.setattr(Pool, "take", kept)
+        result = client.prober.probe(workload(), 3, lambda: False)
+        assert (result.outcome, result.detail) == (Outcome.UNREACHABLE, "gone")
+        assert [connection.line.fileno() for connection in taken] == [-1] * 3
+        assert client.probe(workload(), 3).outcome is Outcome.OK
 
 
 def test_connections_that_the_server_closed_meanwhile_are_replaced(door: str, router: Router) -> None:
