@@ -10,8 +10,10 @@ from exporter.rendering import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, Format
 FORMATS = (PLAIN_0_0_4, PLAIN_1_0_0, OPENMETRICS)
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-_ITEM = re.compile(rf'(?:[^,"]|{_QUOTED}|")+')
-_PART = re.compile(rf'(?:[^;"]|{_QUOTED}|")+')
+# What is not closed goes to the end: to look behind each quote for one that closes it would take quadratic time.
+_OPENED = _QUOTED + "?"
+_ITEM = re.compile(rf'(?:[^,"]|{_OPENED})+')
+_PART = re.compile(rf'(?:[^;"]|{_OPENED})+')
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """Which form of /metrics a client gets: what it wants most, the first of equals, never what it excludes."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,6 +112,20 @@ def test_a_client_that_excludes_everything_is_told_what_there_is(accepts: Accept
     assert answer.status == "406 Not Acceptable"
     assert isinstance(answer.body, bytes)
     assert b"application/openmetrics-text" in answer.body
+
+
+@pytest.mark.parametrize("begins", ["", "a", 'a;q="', ",", ";"])
+@pytest.mark.parametrize("goes_on", ['"', '\\"', '"\\"', ',"', ';"', 'a="\\",', "\\", ";", ","])
+def test_a_long_header_is_read_in_linear_time(begins: str, goes_on: str) -> None:
+    header = begins + goes_on * 100_000
+    before = time.process_time()
+    choices(header)
+    assert time.process_time() - before < 10.0
+
+
+def test_a_quote_that_is_not_closed_goes_to_the_end() -> None:
+    assert [choice.name for choice in choices('text/plain;a="b, text/html')] == ["text/plain"]
+    assert choices('text/plain;a="b;q=0')[0].quality == 1.0
 
 
 @given(st.text(max_size=60) | st.text('";,=q/*0.1\\ a', max_size=60))
