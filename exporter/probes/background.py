@@ -122,7 +122,7 @@ class StreamBackground:
         if flight.reusable:
             self._pool.keep(flight.connection)
         stream, detail, counted = self._composer.stream(flight, workload)
-        if self._front.asks_less(stream.outcome, stream.code, detail):
+        if self._front.asks_less([(stream.outcome, stream.code, detail)]):
             return self._alone(workload, text, stopping)
         return stream, detail, counted
 

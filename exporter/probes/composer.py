@@ -43,6 +43,7 @@ class Composer:
 
     def forget(self) -> None:
         """Before a connection to what may be another server: its lengths are asked for anew."""
+        self._front.forget()
         self._lengths.forget()
         self._first_counts.clear()
         self._sent_before.clear()

@@ -5,7 +5,7 @@ behind the server's record with one stream, 1.2 to 2.6 ms with 64; see `line`. W
 little: a prefix for each message, a status in the trailers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from exporter import notation, statuses
 from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
-from exporter.probes.front import Ask, Place, Told, WholeAnswer
+from exporter.probes.front import Ask, Ended, Place, Told, WholeAnswer
 from exporter.settings import Target, Tls, Workload
 from exporter.streaming.addresses import Addresses
 from exporter.streaming.counts import Chunk, counted
@@ -116,8 +116,11 @@ class FmaasFront:
     def answer(self, workload: Workload) -> "Generation":
         return Generation(workload.decode_length)
 
-    def asks_less(self, outcome: Outcome, code: str, detail: str) -> bool:
+    def asks_less(self, ends: Sequence[Ended]) -> bool:
         return False
+
+    def forget(self) -> None:
+        """Every server is asked the same."""
 
     def whole(self) -> WholeAnswer:
         return Unary()

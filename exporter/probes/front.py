@@ -1,6 +1,6 @@
 """What the two router protocols must be able to say; see `streams` for what they have in common."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +13,8 @@ from exporter.targets import Facts
 
 # Sends one request that is no stream and answers its body. Raises Failure.
 Ask = Callable[[Request], bytes]
+# How a request ended: the outcome, the code, a line for people.
+Ended = tuple[Outcome, str, str]
 # Bytes. The metrics pages of routers have some hundred kilobytes.
 LONGEST_PAGE = 16 * 1024 * 1024
 
@@ -91,10 +93,14 @@ class Front(Protocol):
     def answer(self, workload: Workload) -> TokenAnswer:
         """For the answer to `request`."""
 
-    def asks_less(self, outcome: Outcome, code: str, detail: str) -> bool:
-        """Told how requests ended. True where they may have been refused for an option that not every server knows:
-        it is left out from now on, and the same request is worth another try, which is not the failure of a probe.
+    def asks_less(self, ends: Sequence[Ended]) -> bool:
+        """Told how requests that were sent together ended. True where they may have been refused for an option that not
+        every server knows: it is left out from now on, and they are worth another try, which is not the failure of a
+        probe.
         """
+
+    def forget(self) -> None:
+        """Before a connection to what may be another server: it is asked for every option again."""
 
     def whole(self) -> WholeAnswer:
         """For the answer to any other request."""

@@ -5,14 +5,14 @@ Each request has a connection of its own, kept alive; h11 parses what was read. 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from exporter import notation, statuses
 from exporter.observation import Failure, Outcome
 from exporter.probes.fmaas import metrics_place
-from exporter.probes.front import Ask, Page, Place, Told
+from exporter.probes.front import Ask, Ended, Page, Place, Told
 from exporter.secret import Secret
 from exporter.settings import Api, Target, Tls, Workload
 from exporter.streaming import dialects, errors
@@ -30,6 +30,8 @@ LONGEST_ERROR = 65536
 LONGEST_ANSWER = 256 * 1024 * 1024
 # The stream options that are asked for, and what is asked instead where a server refuses them.
 USAGE_OPTIONS = (dialects.USAGE_IN_EACH_CHUNK, dialects.USAGE, None)
+# How servers refuse a field that they do not know.
+UNNAMED = ("BAD_REQUEST", "UNPROCESSABLE_ENTITY")
 USAGE_NAMES = ("stream_options", *dialects.USAGE_IN_EACH_CHUNK)
 
 
@@ -54,8 +56,12 @@ class HttpFront:
         self._token: str | None = None
         self._secret = Secret("")
         self._met = False
+        # Which of USAGE_OPTIONS is asked for, and whether that was ever answered. What was said when one was left out
+        # without being named, and what was said again without it.
         self._usage = 0
         self._accepted = False
+        self._guessed: Ended | None = None
+        self._unrelated: Ended | None = None
 
     def endpoint(self) -> Endpoint:
         context = self._trust.context() if self._trust else None
@@ -137,17 +143,34 @@ class HttpFront:
         most = dialects.most_tokens(self._target.api, workload, self._target.extra_body)
         return EventStream(self._target.api, self._secret, most)
 
-    def asks_less(self, outcome: Outcome, code: str, detail: str) -> bool:
-        if outcome is Outcome.OK:
-            self._accepted = True
-        if outcome is not Outcome.REJECTED or self._target.api == "tgi" or "stream_options" in self._target.extra_body:
-            return False
-        # Servers that forbid unknown fields do not all name them. That is tried once, and only before any answer.
-        unnamed = self._usage == 0 and not self._accepted and code in ("BAD_REQUEST", "UNPROCESSABLE_ENTITY")
-        if self._usage + 1 == len(USAGE_OPTIONS) or not (unnamed or any(name in detail for name in USAGE_NAMES)):
+    def asks_less(self, ends: Sequence[Ended]) -> bool:
+        self._accepted |= any(outcome is Outcome.OK for outcome, _, _ in ends)
+        tried, self._guessed = self._guessed, None
+        rejected = [end for end in ends if end[0] is Outcome.REJECTED]
+        if self._target.api != "tgi" and "stream_options" not in self._target.extra_body:
+            if any(name in detail for _, _, detail in rejected for name in USAGE_NAMES):
+                return self._leave_out(tried)
+            # Servers that forbid unknown fields do not all name them. That is tried before any answer.
+            guess = next((end for end in rejected if end[1] in UNNAMED and end != self._unrelated), None)
+            if guess and self._usage == 0 and not self._accepted:
+                return self._leave_out(guess)
+        if tried and not self._accepted:  # it was not the option
+            self._usage = 0
+            self._unrelated = tried if tried in rejected else None
+        return False
+
+    def _leave_out(self, guessed: Ended | None) -> bool:
+        """One option more, if there is one. `guessed`: why, where the server did not name the option."""
+        if self._usage + 1 == len(USAGE_OPTIONS):
             return False
         self._usage += 1
+        self._guessed = guessed
         return True
+
+    def forget(self) -> None:
+        self._usage = 0
+        self._accepted = False
+        self._guessed = self._unrelated = None
 
     def whole(self) -> Page:
         secret = self._secret

@@ -127,7 +127,7 @@ class StreamProber:
             self._pool.drop_kept()  # others may be about to end too
             flights = self._fly(workload, texts(), stopping, trace_id)
         flown = [self._composer.stream(flight, workload) for flight in flights]
-        if any(self._front.asks_less(stream.outcome, stream.code, detail) for stream, detail, _ in flown):
+        if self._front.asks_less([(stream.outcome, stream.code, detail) for stream, detail, _ in flown]):
             return self._begun(workload, texts, stopping, trace_id)
         return flown
 

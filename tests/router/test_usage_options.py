@@ -1,5 +1,6 @@
 """Better counts are asked for where the server gives them; one that refuses the question is asked once."""
 
+from itertools import count
 from typing import Any
 
 import pytest
@@ -90,7 +91,53 @@ def test_a_server_that_refuses_everything_is_rejected_with_its_words() -> None:
             results = [client.probe(WORKLOAD, 1) for _ in range(3)]
         assert [result.outcome for result in results] == [Outcome.REJECTED] * 3
         assert "no such model; asked for POST" in results[0].detail
-        assert [one for one in options(server) if one != SUM] == [BOTH]  # one more request, once
+        assert options(server).count(SUM) == 1  # one more request, once
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("second", [400, 422, 500, 503])
+def test_a_refusal_that_fewer_options_do_not_mend_leaves_them_as_they_were(batch: int, second: int) -> None:
+    loading = iter([400, second])
+
+    def script(asked: dict[str, Any]) -> list[bytes | None]:
+        status = next(loading, 200)
+        return good(asked) if status == 200 else refusal(status, {"error": {"message": "model is not loaded"}})
+
+    with scripted(script) as server, Probing(target("completions", server.authority, None, model="m")) as client:
+        client.probe(WORKLOAD, batch)
+        assert client.probe(WORKLOAD, batch).outcome is Outcome.OK
+        assert options(server)[:2] == [BOTH, SUM]
+        assert set(map(str, options(server)[2:])) == {str(BOTH)}
+
+
+def test_a_refusal_with_other_words_each_time_costs_one_more_request_for_each_try() -> None:
+    numbers = count()
+    with scripted(lambda _: refusal(400, {"error": {"message": f"no, {next(numbers)}"}})) as server:
+        with Probing(target("chat", server.authority, None, model="m")) as client:
+            for _ in range(3):
+                assert client.probe(WORKLOAD, 3).outcome is Outcome.REJECTED
+        asked = options(server)
+        assert asked == [BOTH, SUM] * (len(asked) // 2)
+
+
+def test_a_batch_refused_without_a_name_is_asked_once_more_and_no_oftener() -> None:
+    numbers = count()
+    front = HttpFront(target("chat", "127.0.0.1:1", None, model="m"))
+    for _ in range(3):
+        assert front.asks_less([(Outcome.REJECTED, "BAD_REQUEST", f"no, {next(numbers)}") for _ in range(3)])
+        assert not front.asks_less([(Outcome.REJECTED, "BAD_REQUEST", f"no, {next(numbers)}") for _ in range(3)])
+
+
+def test_what_may_be_another_server_is_asked_for_everything_again() -> None:
+    with scripted(refusing("continuous_usage_stats")) as server:
+        with Probing(target("chat", server.authority, None, model="m")) as client:
+            assert client.probe(WORKLOAD, 1).outcome is Outcome.OK
+            server.script = lambda _: [None]
+            assert client.probe(WORKLOAD, 1).outcome is Outcome.UNREACHABLE
+            server.script = good
+            sent = len(server.asked)
+            assert client.probe(WORKLOAD, 1).outcome is Outcome.OK
+        assert set(map(str, options(server)[sent:])) == {str(BOTH)}
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
