@@ -91,8 +91,11 @@ def request_duration(stream: Stream) -> Value:
 
 
 def _begun_late(stream: Stream) -> float:
-    """How much later than the instant that its waiting counts from a request may have left."""
-    return stream.sent + stream.sent_late - timeline.counted_from(stream)
+    """How much later than the instant that its waiting counts from a request may have left, but for the time that a
+    server took which then did not begin it.
+    """
+    ours = stream.sent - stream.declined if stream.intended is not None else stream.sent
+    return ours + stream.sent_late - timeline.counted_from(stream)
 
 
 def _breaks(steps: Sequence[Step]) -> Iterator[tuple[Step, Step]]:

@@ -105,7 +105,8 @@ class Stream:
 
     A shard answers all `requests` of a batch in the same call, so they share every instant. `sent` is when the first
     call or message left, `ended` when the last answer was in. The first step is the prefill, the others are decode.
-    `intended` is when a background load wanted it sent, where that is what its waiting counts from. `prompt_estimated`:
+    `intended` is when a background load wanted it sent, where that is what its waiting counts from; `declined` how long
+    the server had had it before it said that it had not begun it, so that it was sent once more. `prompt_estimated`:
     the server counts no prompts, so `prompt_tokens` is one for each word. `generated_estimated`: it gave no count of
     the generated tokens that can be true.
 
@@ -126,6 +127,7 @@ class Stream:
     sent_late: float = 0.0
     ended_late: float = 0.0
     read_delay: float = 0.0
+    declined: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,17 +21,22 @@ from exporter.streaming.exchange import Request
 from exporter.streaming.flights import Flight, Flights
 from exporter.targets import Facts
 
+# How often it is looked for a connection on which to send once more what a server has not begun.
+RESEND_SECONDS = 0.005
 LATE = Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", "the deadline passed")
 
 
 @dataclass(frozen=True, slots=True)
 class Underway:
-    """One request on its way, until `deadline`."""
+    """One request on its way, until `deadline`. `declined`: it is sent for the second time, and so many seconds passed
+    from the first time until the server said that it had not begun.
+    """
 
     flight: Flight
     deadline: float
     intended: float | None
     watch: Watch
+    declined: float | None = None
 
 
 class StreamBackground:
@@ -56,6 +61,7 @@ class StreamBackground:
         self._introduction = Introduction(front, self._pool, clock)
         self._flights = Flights(clock, delays)
         self._underway: deque[Underway] = deque()
+        self._not_begun: deque[Underway] = deque()  # to be sent once more
         self._next: Flight | None = None
         self._facts: Facts | None = None
         self._standby = Standby(front, clock)
@@ -77,7 +83,7 @@ class StreamBackground:
 
     @property
     def in_flight(self) -> int:
-        return len(self._underway)
+        return len(self._underway) + len(self._not_begun)
 
     def warm(self, stopping: Callable[[], bool]) -> None:
         self._composer.check_limits(self._facts, self._workload)
@@ -107,8 +113,10 @@ class StreamBackground:
     def _ask(self, request: Request) -> bytes:
         return self._pool.ask(request, self._workload.timeout)
 
-    def _alone(self, workload: Workload, text: str, stopping: Callable[[], bool]) -> tuple[Stream, str, int | None]:
-        """One request, watched to its end."""
+    def _alone(
+        self, workload: Workload, text: str, stopping: Callable[[], bool], again: bool = False
+    ) -> tuple[Stream, str, int | None]:
+        """One request, watched to its end. Nothing of it is recorded, so the same text may be sent once more."""
         flight = self._composer.flight(self._pool.take(), text, workload)
         self._flights.launch(flight)
         deadline = flight.sent + self._workload.timeout
@@ -121,6 +129,9 @@ class StreamBackground:
             self._flights.end(flight, LATE)
         if flight.reusable:
             self._pool.keep(flight.connection)
+        if flight.not_begun and not again:
+            self._pool.drop_kept()  # others may be about to end too
+            return self._alone(workload, text, stopping, again=True)
         stream, detail, counted = self._composer.stream(flight, workload)
         if self._front.asks_less([(stream.outcome, stream.code, detail)]):
             return self._alone(workload, text, stopping)
@@ -128,7 +139,7 @@ class StreamBackground:
 
     def foresee(self, requests: int) -> None:
         self._crowd.ask()
-        self._standby.want(requests)
+        self._standby.want(requests + len(self._not_begun))
 
     def prepare(self) -> None:
         if self._next is not None:
@@ -144,19 +155,45 @@ class StreamBackground:
             self._next = self._composer.flight(connection, text, self._workload)
 
     def send(self, intended: float | None) -> bool:
+        return self._send(intended)
+
+    def _send(self, intended: float | None, declined: float | None = None) -> bool:
         self.prepare()
         if self._next is None:
             return False
         flight, self._next = self._next, None
         watch = self._delays.watch()
         self._flights.launch(flight)
-        self._underway.append(Underway(flight, flight.sent + self._workload.timeout, intended, watch))
+        self._underway.append(Underway(flight, flight.sent + self._workload.timeout, intended, watch, declined))
         self._census.set(self, len(self._underway))
         return True
+
+    def _send_again(self) -> list[Result]:
+        """Send what the server has not begun once more, with new prompts; answers what cannot be sent."""
+        results = []
+        while self._not_begun:
+            first = self._not_begun[0]
+            flight, over = first.flight, first.deadline <= self._clock()
+            assert flight.ended is not None
+            try:
+                sent = not over and self._send(first.intended, flight.ended - flight.sent)
+            except Failure:
+                sent, over = False, True
+            if not sent and not over:
+                self._standby.want(len(self._not_begun))
+                break
+            self._not_begun.popleft()
+            if sent:
+                first.watch.close()
+            else:
+                results.append(self._landed(first))
+        return results
 
     def turn(self, until: float) -> list[Result]:
         if self._pool.closing.is_set():
             raise Abandoned
+        if self._not_begun:
+            until = min(until, self._clock() + RESEND_SECONDS)
         # All have the same timeout, so the first is the first to be late.
         self._flights.turn(min(until, self._underway[0].deadline) if self._underway else until)
         now = self._clock()
@@ -171,12 +208,15 @@ class StreamBackground:
         if ended:
             self._underway = deque(one for one in self._underway if one.flight.ended is None)
             self._census.set(self, len(self._underway))
-        return [self._landed(one) for one in ended]
+        again = [one for one in ended if one.flight.not_begun and one.declined is None]
+        self._not_begun.extend(again)
+        return [self._landed(one) for one in ended if one not in again] + self._send_again()
 
     def _landed(self, one: Underway) -> Result:
         if one.flight.reusable:
             self._standby.keep(one.flight.connection)
         stream, detail, counted = self._composer.stream(one.flight, self._workload, one.intended)
+        stream = replace(stream, declined=one.declined or 0.0)
         if counted is not None:
             self._composer.learn(self._workload, counted)
         if stream.outcome is Outcome.UNREACHABLE:
@@ -192,10 +232,11 @@ class StreamBackground:
         if self._user not in (None, threading.get_ident()):
             return
         self._flights.close()
-        for one in self._underway:
+        for one in (*self._underway, *self._not_begun):
             one.flight.connection.close()
             one.watch.close()
         self._underway.clear()
+        self._not_begun.clear()
         self._census.set(self, 0)
         if self._next is not None:
             self._next.connection.close()
