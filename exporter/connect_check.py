@@ -90,7 +90,7 @@ class Examination:
         except Failure as failure:
             yield from self._failed(failure)
             return
-        yield Finding("ok", introduction(facts))
+        yield Finding("ok", who_answers(facts))
         why = self._prober.refusal(facts) or deadlock(self._target, facts)
         if why is not None:
             yield Finding("problem", f"nothing was sent: {why}")
@@ -168,7 +168,7 @@ def identified(target: Target, until: float) -> "Server | None":
     return identify(target, until)
 
 
-def introduction(facts: Facts) -> str:
+def who_answers(facts: Facts) -> str:
     """Who answers, as far as it says."""
     said = [facts.protocol]
     said += [f"{name} {value}" for name, value in (("model", facts.model), ("dtype", facts.dtype)) if value]

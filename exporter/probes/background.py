@@ -10,9 +10,9 @@ from exporter.delays import PROCESS, Delays, Watch
 from exporter.observation import Failure, Outcome, Stream
 from exporter.prober import Abandoned, Census, Result
 from exporter.probes.composer import Composer
-from exporter.probes.disturbed import undisturbed
+from exporter.probes.disturbed import mark_disturbed
+from exporter.probes.facts_page import FactsPage
 from exporter.probes.front import Front
-from exporter.probes.introduction import Introduction
 from exporter.probes.pool import LOOK, Pool
 from exporter.probes.standby import Crowd, Standby
 from exporter.probes.streams import summed_up
@@ -58,7 +58,7 @@ class StreamBackground:
         self._clock = clock
         self._pool = Pool(front, clock, delays)
         self._composer = Composer(target, front, seed)
-        self._introduction = Introduction(front, self._pool, clock)
+        self._facts_page = FactsPage(front, self._pool, clock)
         self._flights = Flights(clock, delays)
         self._underway: deque[Underway] = deque()
         self._not_begun: deque[Underway] = deque()  # to be sent once more
@@ -70,8 +70,8 @@ class StreamBackground:
 
     def connect(self, timeout: float) -> Facts:
         self._user = threading.get_ident()
-        self._facts = self._introduction.facts(timeout)
-        if self._introduction.changed():
+        self._facts = self._facts_page.facts(timeout)
+        if self._facts_page.changed():
             self._composer.forget()
         self._crowd.look()
         self._standby.forget()
@@ -105,7 +105,7 @@ class StreamBackground:
                     break
         except Failure as failure:
             if failure.outcome is Outcome.UNREACHABLE:
-                self._introduction.lost()
+                self._facts_page.lost()
             corrections = self._composer.corrections()
             raise Failure(failure.outcome, failure.code, failure.detail, corrections) from None
         self._standby.keep(self._pool.take())
@@ -220,8 +220,8 @@ class StreamBackground:
         if counted is not None:
             self._composer.learn(self._workload, counted)
         if stream.outcome is Outcome.UNREACHABLE:
-            self._introduction.lost()
-        result = undisturbed(summed_up([stream], [detail], self._pool), one.watch)
+            self._facts_page.lost()
+        result = mark_disturbed(summed_up([stream], [detail], self._pool), one.watch)
         one.watch.close()
         setups = result.setups + self._standby.setups()
         return replace(result, setups=setups, corrections=self._composer.corrections())

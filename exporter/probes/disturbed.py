@@ -9,7 +9,7 @@ from exporter.observation import Outcome, Step, Stream
 from exporter.prober import Result
 
 
-def undisturbed(result: Result, watch: Watch) -> Result:
+def mark_disturbed(result: Result, watch: Watch) -> Result:
     """The result; `disturbed`, with the reason, where it is known of no request when its first token came.
 
     `watch` was made before the first request was sent.

@@ -61,8 +61,8 @@ class Ranks:
         self._calls: dict[str, list[Any]] = {}
 
     def connection(self) -> tuple[int, ...]:
-        """Changes when a server was gone between two calls: see `identity`."""
-        return identity(self.addresses)
+        """Changes when a server was gone between two calls: see `socket_files`."""
+        return socket_files(self.addresses)
 
     def call(self, rpc: str, request: bytes, timeout: float, metadata: Metadata = None) -> Answered:
         """Every rank's answer. Returns when the slowest is in. Raises Failure.
@@ -117,7 +117,7 @@ class Ranks:
             channel.close()
 
 
-def identity(addresses: Sequence[str]) -> tuple[int, ...]:
+def socket_files(addresses: Sequence[str]) -> tuple[int, ...]:
     """Which servers these are: a unix socket is another file after a restart (its owner and mode may change without).
 
     Over TCP nothing here tells (a real shard listens on unix sockets only); there a call that fails has to notice.
@@ -272,7 +272,7 @@ class Debts:
         if self._quarantine is not None:
             lock.quarantine = self._quarantine.as_data()
         try:
-            lock.note(self._owed_by(addresses), identity(addresses))
+            lock.note(self._owed_by(addresses), socket_files(addresses))
         except OSError as error:
             self._say(f"a batch could not be cleared if this process were killed, since it cannot be noted: {error}")
 

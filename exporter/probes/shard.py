@@ -19,7 +19,7 @@ from exporter.prober import Abandoned, Occupied, Result
 from exporter.probes.batch import PROTOCOLS, Batch, Merged, parsed
 from exporter.probes.calibration import CALIBRATION_SECONDS, Calibration
 from exporter.probes.causes import explained, was_dropped
-from exporter.probes.disturbed import undisturbed
+from exporter.probes.disturbed import mark_disturbed
 from exporter.probes.ranks import Answered, Debts, Ranks, discovered, must_exist
 from exporter.quarantine import Quarantine
 from exporter.settings import Target, Workload
@@ -124,7 +124,7 @@ class ShardProber:
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
         with self._delays.watch() as watch:
             try:
-                return undisturbed(self._tried(workload, batch_size, stopping, trace_id), watch)
+                return mark_disturbed(self._tried(workload, batch_size, stopping, trace_id), watch)
             except Failure as failure:
                 raise watch.excused(failure, workload.timeout) from None
 

@@ -16,9 +16,9 @@ from exporter.delays import PROCESS, Delays
 from exporter.observation import NOT_JUDGED, Failure, Outcome, Stream
 from exporter.prober import Abandoned, Census, Result
 from exporter.probes.composer import Composer
-from exporter.probes.disturbed import undisturbed
+from exporter.probes.disturbed import mark_disturbed
+from exporter.probes.facts_page import FactsPage
 from exporter.probes.front import Ask, Front, Page
-from exporter.probes.introduction import Introduction
 from exporter.probes.pool import LOOK, Pool
 from exporter.settings import Target, Workload
 from exporter.streaming.crowd import users_waiting
@@ -27,7 +27,7 @@ from exporter.streaming.flights import Connection, Flight, Flights
 from exporter.targets import Facts
 
 # For a batch that ends in several ways: which one speaks for it.
-GRAVITY = (
+WORST_FIRST = (
     Outcome.UNREACHABLE,
     Outcome.TIMEOUT,
     Outcome.MALFORMED,
@@ -56,15 +56,15 @@ class StreamProber:
         self._clock = clock
         self._pool = Pool(front, clock, delays)
         self._composer = Composer(target, front, seed)
-        self._introduction = Introduction(front, self._pool, clock)
+        self._facts_page = FactsPage(front, self._pool, clock)
         self._flights = Flights(clock, delays)
         self._facts: Facts | None = None
         self._in_use = threading.Lock()
 
     def connect(self, timeout: float) -> Facts:
         with self._in_use:
-            self._facts = self._introduction.facts(timeout)
-            if self._introduction.changed():
+            self._facts = self._facts_page.facts(timeout)
+            if self._facts_page.changed():
                 self._composer.forget()
             return self._facts
 
@@ -84,7 +84,7 @@ class StreamProber:
             except Failure as failure:
                 result = Result((), failure.outcome, failure.code, failure.detail)
             if result.outcome is Outcome.UNREACHABLE:
-                self._introduction.lost()
+                self._facts_page.lost()
             return replace(result, corrections=self._composer.corrections())
 
     def _measured(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str) -> Result:
@@ -105,7 +105,7 @@ class StreamProber:
             with self._delays.watch() as watch:
                 flown = self._begun(workload, new_texts, stopping, trace_id)
                 result = summed_up([stream for stream, _, _ in flown], [detail for _, detail, _ in flown], self._pool)
-                result = undisturbed(result, watch)
+                result = mark_disturbed(result, watch)
             counts = [counted for _, _, counted in flown if counted is not None]
             if result.outcome is not Outcome.OK or not self._composer.off(workload, counts):
                 return result
@@ -205,11 +205,11 @@ def users_wait(target: Target, front: Front, pool: Pool, census: Census) -> bool
 
 
 def summed_up(streams: Sequence[Stream], details: Sequence[str], pool: Pool) -> Result:
-    """One result of all streams: that of the gravest failure, or OK when there is none."""
+    """One result of all streams: that of the worst failure, or OK when there is none."""
     failed = [pair for pair in zip(streams, details, strict=True) if pair[0].outcome is not Outcome.OK]
     if not failed:
         return Result(tuple(streams), setups=pool.setups())
-    worst, detail = min(failed, key=lambda pair: GRAVITY.index(pair[0].outcome))
+    worst, detail = min(failed, key=lambda pair: WORST_FIRST.index(pair[0].outcome))
     if len(streams) > 1:
         endings = Counter(stream.outcome for stream, _ in failed)
         counts = ", ".join(f"{count} {outcome}" for outcome, count in endings.items())

@@ -17,7 +17,7 @@ AGAIN_SECONDS = 9.0
 SHARE = 0.05
 
 
-class Introduction:
+class FactsPage:
     """Asks for facts and remembers them. `changed`: whether it may be another server, or model, since last asked."""
 
     def __init__(self, front: Front, pool: Pool, clock: Callable[[], float] = time.perf_counter) -> None:
