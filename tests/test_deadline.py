@@ -24,6 +24,12 @@ def test_a_timeout_is_told_with_its_key_and_value_and_how_far_the_answer_came(to
     assert out_of_time(workload, tokens) == f"workload chat: timeout 1m is over {said}"
 
 
+def test_a_server_that_hangs_after_some_tokens_is_not_answered_with_a_longer_timeout() -> None:
+    workload = Workload.model_validate({"name": "chat", "decode_length": 64, "timeout": "5s"})
+    said = "workload chat: timeout 5s is over: no token for 4.95 s after 6 of 64 tokens; the server hangs"
+    assert out_of_time(workload, 6, 4.951) == said
+
+
 TOKENS: dict[Api, str] = {
     "tgi": '{"token": {"id": 1, "text": "a"}, "generated_text": null}',
     "completions": '{"choices": [{"text": "a"}]}',

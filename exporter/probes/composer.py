@@ -208,7 +208,8 @@ class Composer:
         stream = Stream(1, tokens, flight.sent, flight.ended, (), failure.outcome, failure.code, intended, estimated)
         said = failure.detail.removeprefix(f"{flight.connection.where}: ")
         if failure.code == DEADLINE_EXCEEDED:
-            said = out_of_time(workload, flight.answer.so_far())  # type: ignore[attr-defined]  # as above
+            quiet = flight.ended - flight.heard if flight.heard is not None else 0.0
+            said = out_of_time(workload, flight.answer.so_far(), quiet)  # type: ignore[attr-defined]  # as above
         return stream, f"{self._target.address}: {said}", None
 
     def _prompt(self, text: str, workload: Workload, told: int | None) -> tuple[int, int | None]:

@@ -142,7 +142,8 @@ class ShardProber:
             self._calibration.probe_failed(failure)
             if failure.code == DEADLINE_EXCEEDED and calibrated:
                 call = failure.detail.partition(": ")[0]
-                said = out_of_time(workload, sum(step.tokens for step in steps) // batch_size)
+                quiet = self._clock() - steps[-1].arrived if steps else 0.0
+                said = out_of_time(workload, sum(step.tokens for step in steps) // batch_size, quiet)
                 raise Failure(failure.outcome, failure.code, f"{call}: {said}") from None
             if was_dropped(failure) and not self._target.address.startswith("unix:"):
                 self._lost_connections += 1  # over TCP nothing else tells that another server is there afterwards

@@ -131,6 +131,7 @@ class Flight:
         self.sent = self.sent_late = 0.0  # it left at most so long after
         self.ended: float | None = None
         self.read_delay = 0.0
+        self.heard: float | None = None  # when something of the answer came last
         self.failure: Failure | None = None
         self.complete: float | None = None  # since when the answer is, while its body has not ended
         self.not_begun = False
@@ -145,6 +146,7 @@ class Flight:
         """Understand one arrival. Sets `ended` with the last."""
         line, talk = self.connection.line, self.connection.talk
         self.read_delay = max(self.read_delay, arrival.delay)
+        self.heard = arrival.at
         try:
             plain = line.plain(arrival.data)
             pieces = talk.hear(plain)

@@ -13,6 +13,9 @@ from exporter.streaming.line import unreachable
 
 LONGEST_TOKEN = 65536
 
+# What people call their variables. A token looks otherwise.
+NAME_OF_A_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+
 
 class Trust:
     """The TLS context of one target. A renewed certificate is taken up by the next connection."""
@@ -89,8 +92,11 @@ def _token(variable: str | None, file: str | None) -> str | None:
     if variable is not None:
         place = f"bearer_token_env: the variable {variable}"
         text = os.environ.get(variable)
-        if text is None:
+        if text is None and NAME_OF_A_VARIABLE.fullmatch(variable):
             raise ValueError(f"{place} is not set")
+        if text is None:  # it may be the token itself, which no message may show
+            mend = "give the name of a variable, and put the token into it"
+            raise ValueError(f"bearer_token_env: no variable of that name is set; {mend}")
     elif file is not None:
         place = f"bearer_token_file: {file}"
         text = _text_of(file)

@@ -46,3 +46,12 @@ def test_what_is_wrong_with_a_token_is_said_and_the_token_is_not(
         token_from(source, text, monkeypatch, tmp_path)
     assert what in caught.value.detail
     assert "sk-" not in caught.value.detail
+
+
+def test_a_token_that_stands_where_the_name_of_its_variable_should_is_not_shown() -> None:
+    with pytest.raises(Failure) as caught:
+        bearer_token("h", "s3cret", None)
+    assert "no variable of that name is set; give the name of a variable" in caught.value.detail
+    assert "s3cret" not in caught.value.detail
+    with pytest.raises(Failure, match="the variable ROUTER_TOKEN is not set"):
+        bearer_token("h", "ROUTER_TOKEN", None)
