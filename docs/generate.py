@@ -15,7 +15,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from exporter.catalogue import layout
+from exporter.certainty import Measure
 from exporter.metrics import Metrics
+from exporter.observation import NOT_JUDGED, Outcome, SkipReason
 from exporter.settings import Settings
 from exporter.sources import PREFIX, Sidecar
 
@@ -84,6 +86,37 @@ series of a target exist from its start and go when it leaves. The labels of a t
 each of its series. Histograms in seconds have every SLO threshold as an exact bucket edge.
 `tgi_probe_time_to_first_token_seconds` carries trace ids as exemplars in OpenMetrics.
 """
+# What each value of a label says, in one line. A value without words fails here.
+OUTCOMES = {
+    "ok": "all went well",
+    "timeout": "not done within the workload's `timeout`, or the server's own time limit",
+    "unreachable": "no connection, one that broke, or a gateway that does not reach the server",
+    "rejected": "the server understood the request and refused or failed it",
+    "overloaded": "the server protects itself: a full queue, a rate limit",
+    "malformed": "an answer that is not what it should be, or one that the server broke off",
+    "refused": "nothing was sent: it is not known to be safe, or cannot work; the log says what to change",
+    "quarantined": "nothing was sent: the server ended during such a batch (see [safety.md](safety.md))",
+    "not_ready": "a paged shard before its router's Warmup",
+    "disturbed": "tgi-probe itself was stopped or had no CPU; nothing is said of the server (see [router.md](router.md))",
+}
+REASONS = {
+    "busy": "the probe before it, another prober, or users who wait in the queue (`yield_to_users`) have the target",
+    "duty_cycle": "probes would take more of the target's time than `max_duty_cycle`",
+    "backoff": "the target has failed just before",
+    "unsafe": "the batch is over a limit of the target",
+}
+MEASURES = {
+    "ttft": "time to first token",
+    "inter_token_latency": "the wait for one token",
+    "time_per_output_token": "the mean of a request",
+    "request_duration": "from sent to done",
+    "decode_duration": "from the first token of a probe to its last",
+    "prefill_throughput": "prompt tokens per second",
+    "decode_throughput": "generated tokens per second",
+    "overhead": "of a shard: wall time minus the server's own",
+    "start_spread": "from the first request of a batch to the last",
+    "connection_setup": "opening a connection",
+}
 GENERATED = "<!-- Written by `make docs` from the code. Do not edit. -->\n"
 
 
@@ -173,7 +206,15 @@ def metrics() -> str:
         lines.append(
             f"| `{family.sample_name}` | {family.kind} | {labels} | {family.help.replace('|', chr(92) + '|')} |"
         )
-    return "\n".join(lines) + "\n"
+    not_judged = ", ".join(f"`{outcome}`" for outcome in sorted(NOT_JUDGED))
+    lines += ["", f"No SLO judges an attempt that is {not_judged}.", ""]
+    for label, values, words in (
+        ("outcome", Outcome, OUTCOMES),
+        ("reason", SkipReason, REASONS),
+        ("measure", Measure, MEASURES),
+    ):
+        lines += [f"| `{label}` | meaning |", "|---|---|", *(f"| `{value}` | {words[value]} |" for value in values), ""]
+    return "\n".join(lines[:-1]) + "\n"
 
 
 def main() -> int:
