@@ -5,12 +5,18 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from exporter.observation import LONGEST_DETAIL, Series, legible
+from exporter.observation import Series, legible
 from exporter.settings import LIMITS, Target, Workload
 from exporter.targets import Facts, Plan, cache_tokens, excess
 
 # A server that fails a call and then ends answers no longer than this.
 END_SECONDS = 1.0
+# What a file holds at most: deaths under other limits, and the characters of their texts.
+MOST_DEATHS = 8
+NO_LIMITS = "none"
+LONGEST_LIMITS = 200
+MOST_TOKENS = 1 << 63
+LONGEST_KEPT = {"workload": 100, "detail": 400}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +110,41 @@ class Quarantine:
         """Whether a target as it is configured now is still the one that was quarantined."""
         return target.address == self.target.address and limits(target) == limits(self.target)
 
-    def as_data(self) -> dict[str, Any]:
-        """Plain values, for a file; `restore` reads them. Empty where nothing ended it."""
-        return {"limits": limits(self.target), "death": asdict(self.death)} if self.death else {}
+    def as_data(self, kept: Mapping[str, Any]) -> dict[str, Any]:
+        """Plain values, for a file that holds `kept`; `restore` reads them. Each death stands under the limits that it
+        came with: a prober with other limits leaves it there. Of too many the oldest is left out.
+        """
+        own = limits(self.target)
+        others = sorted(_deaths(kept), key=lambda entry: entry[1].died)
+        deaths = [(under, death) for under, death in others if under != own]
+        if self.death is not None:
+            deaths.append((own, self.death))
+        return {under: _plain(death) for under, death in deaths[-MOST_DEATHS:]}
 
-    def restore(self, data: Mapping[str, Any]) -> bool:
-        """Take over what was written earlier, unless the limits were changed since. True when that is news."""
-        death = _death(data.get("death")) if data.get("limits") == limits(self.target) else None
+    def restore(self, kept: Mapping[str, Any]) -> bool:
+        """Take over what was written earlier under the same limits. True when that is news."""
+        death = dict(_deaths(kept)).get(limits(self.target))
         if death is None or self.holds(death.tokens):
             return False
         self.death = death
         return True
+
+
+def _plain(death: Death) -> dict[str, Any]:
+    data = asdict(death)
+    return data | {key: legible(data[key], most) for key, most in LONGEST_KEPT.items()}
+
+
+def _deaths(kept: Mapping[str, Any]) -> list[tuple[str, Death]]:
+    """Those of a file, with the limits of each."""
+    found = ((under, _death(data)) for under, data in kept.items() if _are_limits(under))
+    return [(under, death) for under, death in found if death is not None]
+
+
+def _are_limits(text: str) -> bool:
+    return text == NO_LIMITS or (
+        text.startswith(LIMITS) and text.isascii() and text.isprintable() and len(text) <= LONGEST_LIMITS
+    )
 
 
 def _death(data: object) -> Death | None:
@@ -122,14 +152,16 @@ def _death(data: object) -> Death | None:
     types = {"workload": str, "batch_size": int, "tokens": int, "died": float, "detail": str}
     if not isinstance(data, dict) or {key: type(value) for key, value in data.items()} != types:
         return None
+    if max(data["batch_size"], data["tokens"]) >= MOST_TOKENS:
+        return None
     try:
         datetime.fromtimestamp(data["died"], UTC)
     except (ValueError, OverflowError, OSError):
         return None
-    shown = {key: legible(data[key], LONGEST_DETAIL) for key in ("workload", "detail")}
+    shown = {key: legible(data[key], most) for key, most in LONGEST_KEPT.items()}
     return Death(**data | shown)
 
 
 def limits(target: Target) -> str:
     shown = [f"{key}: {value}" for key in LIMITS if (value := getattr(target, key))]
-    return ", ".join(shown) or "none"
+    return ", ".join(shown) or NO_LIMITS

@@ -1,11 +1,13 @@
 """What ended a server is not sent again, and what counts as an end."""
 
+import dataclasses
 import json
 from typing import Any
 
 import pytest
 
-from exporter.quarantine import END_SECONDS, Death, Quarantine
+from exporter.probes.shard_lock import MOST_BYTES
+from exporter.quarantine import END_SECONDS, MOST_DEATHS, Death, Quarantine
 from exporter.settings import Target
 
 DEATH = Death("chat", 32, 18432, 1_795_654_800.0, "Prefill at unix:///s-0: Socket closed")
@@ -94,16 +96,54 @@ def restored(data: Any, **keys: Any) -> Death | None:
 
 
 def test_it_survives_a_file_and_a_changed_limit_releases_it_there_too() -> None:
-    data = json.loads(json.dumps(quarantined().as_data()))
+    data = json.loads(json.dumps(quarantined().as_data({})))
     assert restored(data) == DEATH
     assert restored(data, max_batch_tokens=9000) is None
-    assert Quarantine(target()).as_data() == {}
+    assert Quarantine(target()).as_data({}) == {}
     assert restored({}) is None
+
+
+def test_a_prober_with_other_limits_leaves_it_in_the_file_and_adds_its_own() -> None:
+    kept = quarantined().as_data({})
+    other = Quarantine(target(max_batch_tokens=9000))
+    assert other.as_data(kept) == kept
+    other.suspect(dataclasses.replace(DEATH, tokens=100), (1,), 100.0)
+    assert other.server_is_gone()
+    both = json.loads(json.dumps(other.as_data(kept)))
+    assert restored(both) == DEATH
+    assert restored(both, max_batch_tokens=9000) == other.death
+    assert Quarantine(target(max_batch_tokens=None)).as_data(both) == both
+
+
+def test_of_too_many_the_oldest_are_left_out_and_never_the_own_one() -> None:
+    kept: dict[str, Any] = {}
+    for number in range(MOST_DEATHS + 3):
+        death = dataclasses.replace(DEATH, died=float(number), detail="\U0001f600" * 1000)
+        kept = Quarantine(target(max_batch_tokens=100 + number), death).as_data(kept)
+    assert list(kept) == [f"max_batch_tokens: {100 + number}" for number in range(3, MOST_DEATHS + 3)]
+    assert len(json.dumps(kept)) < MOST_BYTES - 4096
+    old = Quarantine(target(max_batch_tokens=99), dataclasses.replace(DEATH, died=0.0)).as_data(kept)
+    assert list(old) == [f"max_batch_tokens: {number}" for number in (*range(104, 100 + MOST_DEATHS + 3), 99)]
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"limits": "max_batch_tokens: 20000", "death": dataclasses.asdict(DEATH)},
+        {"max_batch_tokens: 20000": 7, "none": []},
+        {"max_batch_tokens" * 20: dataclasses.asdict(DEATH)},
+        {"max_batch_tokens: \x1b": dataclasses.asdict(DEATH)},
+        {"none": dataclasses.asdict(DEATH) | {"tokens": 10**4000}},
+    ],
+)
+def test_what_is_no_death_under_limits_is_not_kept(foreign: Any) -> None:
+    assert restored(foreign) is None
+    assert Quarantine(target()).as_data(foreign) == {}
 
 
 def test_what_was_restored_before_is_no_news() -> None:
     quarantine = quarantined()
-    assert not quarantine.restore(quarantine.as_data())
+    assert not quarantine.restore(quarantine.as_data({}))
 
 
 @pytest.mark.parametrize(
@@ -121,14 +161,16 @@ def test_what_was_restored_before_is_no_news() -> None:
     ],
 )
 def test_what_others_wrote_into_the_file_is_passed_over(wrong: Any) -> None:
-    data = quarantined().as_data()
-    data["death"] = data["death"] | wrong if isinstance(wrong, dict) and set(wrong) - {"workload"} else wrong
+    data = quarantined().as_data({})
+    [under] = data
+    data[under] = data[under] | wrong if isinstance(wrong, dict) and set(wrong) - {"workload"} else wrong
     assert restored(data) is None
 
 
 def test_text_from_the_file_is_one_line() -> None:
-    data = quarantined().as_data()
-    data["death"]["detail"] = "two\nlines\x1b"
+    data = quarantined().as_data({})
+    [kept] = data.values()
+    kept["detail"] = "two\nlines\x1b"
     death = restored(data)
     assert death is not None
     assert str(death).isprintable()

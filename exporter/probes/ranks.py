@@ -270,7 +270,7 @@ class Debts:
             return
         lock = self._locks[addresses]
         if self._quarantine is not None:
-            lock.quarantine = self._quarantine.as_data()
+            lock.quarantine = self._quarantine.as_data(lock.quarantine)
         try:
             lock.note(self._owed_by(addresses), socket_files(addresses))
         except OSError as error:

@@ -56,6 +56,7 @@ HELD_ELSEWHERE = (
     "In the first round",  # tests/runner/test_quarantine.py
     "A graceful stop",  # tests/probes/test_shard.py
     "It survives a reload",  # tests/end_to_end/test_small_cache.py
+    "A `bench` or another daemon",  # tests/end_to_end/test_small_cache.py
     "Attempts then have",  # tests/end_to_end/test_small_cache.py
 )
 ROOM = 9 * 16  # tokens of KV cache: 9 blocks; a request of 32 + 8 takes 3 of them
@@ -419,7 +420,7 @@ def test_a_server_whose_limit_is_told_wrong_ends_once(
 def test_a_changed_limit_releases_it_and_nothing_else_does() -> None:
     before = Target(name="t", address="h:1", max_batch_tokens=100)
     quarantine = Quarantine(before)
-    for key, value in (("max_batch_tokens", 99), ("max_total_tokens", 99)):
+    for key, value in (("max_batch_tokens", 99), ("max_prefill_tokens", 99), ("max_total_tokens", 99)):
         assert not quarantine.applies_to(before.model_copy(update={key: value}))
     assert quarantine.applies_to(before.model_copy(update={"labels": {"a": "b"}, "kv_cache": "exclusive"}))
 

@@ -94,13 +94,23 @@ def test_a_quarantine_outlives_a_restart_and_ends_with_a_changed_limit_or_withou
                 assert daemon.process.stderr.count("the server ended at") == 1
             assert len(lives) == 2, started
         [kept] = tmp_path.glob(".shard-0.tgi-probe")
-        assert json.loads(kept.read_text())["quarantine"]["death"]["batch_size"] == 32
+        assert json.loads(kept.read_text())["quarantine"]["max_batch_tokens: 100000"]["batch_size"] == 32
+        flags = ["--kv-cache", "exclusive", "--max-batch-tokens", str(CACHE), "--runs", "1", "--format", "csv"]
+        assert main(["bench", "--target", f"{config.listen}-0", *flags, "--batch-size", "1"]) == 0
+        with daemon_running(file) as daemon:  # whatever limits others have
+            daemon.await_sum("tgi_probe_attempts_total", 1, outcome="quarantined", batch_size="32")
+        assert len(lives) == 2
         file.write_text(json.dumps(readme(config, CACHE)))
         with daemon_running(file) as daemon:
             daemon.await_sum("tgi_probe_skipped_total", 1, reason="unsafe", batch_size="32")
             daemon.await_sum("tgi_probe_attempts_total", 1, outcome="ok", batch_size="16")
             assert not sizes(daemon, "tgi_probe_attempts_total", outcome="quarantined")
-        assert not kept.exists()
+        assert len(lives) == 2
+        kept.unlink()
+        file.write_text(json.dumps(readme(config, 100_000)))
+        with daemon_running(file) as daemon:
+            daemon.await_sum("tgi_probe_attempts_total", 1, outcome="quarantined", batch_size="32")
+            assert len(lives) == 3
 
 
 def test_bench_does_not_send_again_what_ended_the_server_and_neither_does_a_daemon(
