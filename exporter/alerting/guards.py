@@ -6,7 +6,7 @@ from exporter.alerting import promql, startup
 from exporter.alerting.burn import between_probes
 from exporter.alerting.rule import BATCH_SIZE, INSTANCE, JOB, TARGET, WORKLOAD, Alert, Group, Options, Recording
 from exporter.observation import NOT_JUDGED, Outcome, SkipReason
-from exporter.settings import Settings, Workload
+from exporter.settings import LIMITS, Settings, Workload
 
 STALE_INTERVALS = 3
 SKIPPED_SHARE = 0.25
@@ -223,8 +223,8 @@ def _quarantined(settings: Settings, options: Options) -> Iterator[Alert]:
         description=(
             f"{{{{ $value | humanize }}}} batch sizes of workload {WORKLOAD} are not sent to {TARGET}, because "
             "it ended during a probe of such a batch or of a smaller one. The log of tgi-probe says which and when. "
-            "They are not measured, and not judged by an SLO, until max_batch_tokens or max_total_tokens of the target "
-            "is changed."
+            f"They are not measured, and not judged by an SLO, until {', '.join(LIMITS[:-1])} or {LIMITS[-1]} of the "
+            "target is changed."
         ),
         wait=options.minutes(1),
     )

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from exporter.alerting.guards import BECAUSE, stale_after
+from exporter.alerting.guards import BECAUSE, groups, stale_after
 from exporter.alerting.rule import Options
 from exporter.observation import SkipReason
-from exporter.settings import Settings
+from exporter.settings import LIMITS, Settings
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,11 @@ def test_a_success_may_be_so_old(workload: dict[str, Any], seconds: float) -> No
 
 def test_every_reason_to_skip_has_words_in_the_alerts() -> None:
     assert set(BECAUSE) == set(SkipReason)
+
+
+def test_the_alert_of_a_quarantine_names_every_limit_that_releases_it() -> None:
+    targets = [{"name": "t", "address": "unix:///s-0"}]
+    settings = Settings.model_validate({"targets": targets, "workloads": [{"name": "w"}]})
+    rules = [rule for group in groups(settings, Options()) for rule in group.rules]
+    [alert] = [rule for rule in rules if getattr(rule, "name", "") == "TgiProbeQuarantined"]
+    assert all(limit in str(alert) for limit in LIMITS)
