@@ -27,14 +27,12 @@ from exporter.certainty import Recorded, mean, recorded
 from exporter.notation import counted
 from exporter.observation import Failure, Observation, Outcome, Series
 from exporter.prober import Abandoned, Result
+from exporter.probes.ending import ended_by
 from exporter.probes.shard import ShardProber
-from exporter.quarantine import Death
 from exporter.settings import LIMITS, Parameters, Target, Workload
 from exporter.sources import SettingsError, lines
-from exporter.targets import Facts, deadlock, excess
+from exporter.targets import deadlock, excess
 
-# How long and how often to look whether a server that failed a call is still there.
-END_SECONDS, END_LOOKS = 1.0, 4
 SAMPLING = tuple(Parameters.model_fields)
 # How often a probe is sent whose values were uncertain, because this process was held up.
 TRIES = 10
@@ -170,10 +168,7 @@ def observe(
     try:
         started, result = probed(workload, batch_size, prober, stopping)
     except Failure as failure:
-        if failure.may_have_ended_server and has_ended(prober, facts):
-            death = Death.of(series, workload, facts, time.time(), failure.detail)
-            prober.quarantine.suspect(death, facts.connection, time.perf_counter())
-            prober.quarantine.server_is_gone()  # written down when the prober is closed
+        if ended_by(failure, prober, prober.quarantine, series, workload, facts):
             raise Failure(
                 failure.outcome, failure.code, f"the server ended during this probe: {failure.detail}"
             ) from None
@@ -182,18 +177,6 @@ def observe(
         raise Failure(result.outcome, result.code, result.detail)
     ended = time.perf_counter()
     return Observation(series, started, started, ended, result.outcome, result.code, streams=result.streams)
-
-
-def has_ended(prober: ShardProber, before: Facts) -> bool:
-    """Whether the server is gone or another one after a call that failed: a server that ends needs a moment for it."""
-    for _ in range(END_LOOKS):
-        try:
-            if prober.connect(END_SECONDS).connection != before.connection:
-                return True
-        except Failure as failure:
-            return failure.outcome is Outcome.UNREACHABLE
-        time.sleep(END_SECONDS / END_LOOKS)
-    return False
 
 
 def as_flags(text: str) -> str:

@@ -52,11 +52,15 @@ class Suspicion:
 
 
 class Quarantine:
-    """Of one target: the smallest batch that ended it. Changing a limit of the target is what releases it."""
+    """Of one target: the smallest batch that ended it. Changing a limit of the target is what releases it.
+
+    `calibration_ended_server`: asked for the tokens of our words it ended, and is not asked again.
+    """
 
     def __init__(self, target: Target, death: Death | None = None) -> None:
         self.target = target
         self.death = death
+        self.calibration_ended_server = False
         self._suspicion: Suspicion | None = None
 
     @property

@@ -19,7 +19,6 @@ class Calibration:
     """Of one server: whoever sees that it may be another one calls `forget`."""
 
     def __init__(self) -> None:
-        self._may_ask = True
         self.forget()
 
     def forget(self) -> None:
@@ -33,7 +32,7 @@ class Calibration:
         A longer prompt may bring more words: it is asked again before the first one.
         """
         tokens = _tokens(workload)
-        if not self._may_ask or self._in_vain >= TRIES or tokens <= max(self._tokens, work.LEAST_WORDS + 1):
+        if self._in_vain >= TRIES or tokens <= max(self._tokens, work.LEAST_WORDS + 1):
             return None
         return work.words_to_ask_for(tokens, rng)
 
@@ -49,10 +48,6 @@ class Calibration:
     def failed(self, failure: Failure) -> None:
         logger.debug("prompts stay longer than needed: their tokens could not be asked for: %s", failure)
         self._in_vain += 1
-
-    def stop(self) -> None:
-        """The server was gone after it was asked: never ask it again, whatever the reason was."""
-        self._may_ask = False
 
     def probe_failed(self, failure: Failure) -> None:
         """Then it says nothing that it failed to tell as well; and one that was away may come back as another one."""

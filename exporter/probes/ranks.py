@@ -16,11 +16,17 @@ from exporter.notation import counted
 from exporter.observation import Failure, Outcome
 from exporter.prober import Occupied
 from exporter.probes.batch import PROTOCOLS, parsed
-from exporter.probes.shard_lock import NoLock, ShardLock, lock_path
+from exporter.probes.shard_lock import ENDED, NoLock, ShardLock, lock_path
 from exporter.quarantine import Quarantine
 
 logger = logging.getLogger("tgi_probe")
 CLEAR_SECONDS = 5.0
+
+CALIBRATION_ENDED = (
+    "the server ended after it was asked, with one small request, how many tokens our words have. It is not asked "
+    "again, so prompts are longer than needed from now on, until its lock file (.NAME.tgi-probe) is deleted while no "
+    "tgi-probe runs"
+)
 
 CUT_OFF = ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED")
 
@@ -171,6 +177,25 @@ class Debts:
         self._lock(ranks)
         self._kept = True
 
+    def calibration_ended(self, ranks: Ranks) -> None:
+        """Write down that the shard ended when it was asked for the tokens of our words, so that no prober asks again.
+
+        Where another one has the shard now, it is written with the next batch.
+        """
+        if self._quarantine is None:
+            return
+        self._calibration_ended(self._quarantine)
+        with contextlib.suppress(Occupied, Failure):
+            self._lock(ranks)
+            self._note(ranks.addresses)
+            if not self._kept and not self._owed_by(ranks.addresses):
+                self._release(ranks.addresses)
+
+    def _calibration_ended(self, quarantine: Quarantine) -> None:
+        if not quarantine.calibration_ended_server:
+            quarantine.calibration_ended_server = True
+            logger.warning("target %s: %s", self._target, CALIBRATION_ENDED)
+
     def inherit(self, ranks: Ranks) -> None:
         """At a new connection: clear what a prober that was killed has left, unless another one is at work.
 
@@ -234,8 +259,11 @@ class Debts:
             self._say(f"other probers are not kept out: {why}")
             return
         self._held.add(ranks.addresses)
-        if self._quarantine is not None and self._quarantine.restore(lock.quarantine):
-            logger.warning("target %s: %s", self._target, self._quarantine.reason())
+        if self._quarantine is not None:
+            if self._quarantine.restore(lock.quarantine):
+                logger.warning("target %s: %s", self._target, self._quarantine.reason())
+            if lock.calibration:
+                self._calibration_ended(self._quarantine)
         if lock.owed:
             try:
                 self._clear_left_over(lock, ranks)
@@ -271,6 +299,7 @@ class Debts:
         lock = self._locks[addresses]
         if self._quarantine is not None:
             lock.quarantine = self._quarantine.as_data(lock.quarantine)
+            lock.calibration = ENDED if self._quarantine.calibration_ended_server else lock.calibration
         try:
             lock.note(self._owed_by(addresses), socket_files(addresses))
         except OSError as error:

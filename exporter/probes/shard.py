@@ -20,6 +20,7 @@ from exporter.probes.batch import PROTOCOLS, Batch, Merged, parsed
 from exporter.probes.calibration import CALIBRATION_SECONDS, Calibration
 from exporter.probes.causes import explained, was_dropped
 from exporter.probes.disturbed import mark_disturbed
+from exporter.probes.ending import has_ended
 from exporter.probes.ranks import Answered, Debts, Ranks, discovered, must_exist
 from exporter.quarantine import Quarantine
 from exporter.settings import Target, Workload
@@ -55,12 +56,24 @@ class ShardProber:
         self._lost_connections = 0
         self._facts: Facts | None = None
         self._calibration = Calibration()
+        self._suspected: tuple[int, ...] | None = None  # the connection of one that failed when it was asked for tokens
         self._served: tuple[int, ...] | None = None  # the connection of the newest Prefill that was answered
 
     def connect(self, timeout: float) -> Facts:
-        """Ask for the ranks and their Info, every time: one that came back with more ranks must not get half a call.
+        """Ask for the ranks and their Info, every time: one that came back with more ranks must not get half a call."""
+        ranks = self._ranks
+        try:
+            facts = self._connect(timeout)
+        except Failure as failure:
+            if failure.outcome is Outcome.UNREACHABLE and self._suspected is not None and ranks is not None:
+                self._calibration_ended(ranks)
+            raise
+        if self._suspected not in (None, facts.connection) and self._ranks is not None:
+            self._calibration_ended(self._ranks)
+        return facts
 
-        A connection that the server has closed since the last call may be noticed only by the next one. That is no
+    def _connect(self, timeout: float) -> Facts:
+        """A connection that the server has closed since the last call may be noticed only by the next one. That is no
         failure of the server, which may long be back: it is asked once more, over a new one.
         """
         deadline = self._clock() + timeout
@@ -136,6 +149,7 @@ class ShardProber:
         calibrated = False
         try:
             self._calibrate(self._ranks, self._facts, workload)
+            self._watch(self._facts)
             calibrated = True
             return self._probe(self._ranks, self._facts, workload, batch_size, stopping, trace_id, steps)
         except Failure as failure:
@@ -150,14 +164,17 @@ class ShardProber:
             raise explained(failure, self._facts, self._facts.connection == self._served) from None
 
     def _calibrate(self, ranks: Ranks, facts: Facts, workload: Workload) -> None:
-        """Ask once which words are one token. Raises Failure where the server is then stuck, or gone."""
+        """Ask once which words are one token. Raises Failure where the server is then stuck, gone or another one."""
         words = self._calibration.words(workload, self._random)
-        if words is None:
+        if words is None or not self._may_ask():
             return
         batch = Batch.asking(PROTOCOLS[ranks.protocol], self._target, facts, workload, words, self._random)
         self._debts.add(batch.id, ranks)
+        if not self._may_ask():  # as another prober has noted
+            self._debts.ended(batch.id)
+            return
         time_left = TimeLeft(self._clock() + min(workload.timeout, CALIBRATION_SECONDS), ranks, self._clock)
-        trouble = None
+        trouble = unpaid = None
         try:
             answers = ranks.call("Prefill", batch.prefill_request(), time_left()).answers
             if not batch.merge("Prefill", answers, ranks.addresses).unfinished:
@@ -168,12 +185,46 @@ class ShardProber:
             trouble = failure
         try:
             self.settle(RANKS_SECONDS)
-        except Failure as unpaid:
-            trouble = trouble or unpaid
-            if trouble.outcome is Outcome.UNREACHABLE:
-                self._calibration.stop()
+        except Failure as failure:
+            unpaid = failure
+        first = trouble or unpaid
+        if first is None:
+            return
+        # One that stops as it was told to, or was away before it was asked, is gone as well, but not because of us.
+        away = trouble is not None and trouble.outcome is Outcome.UNREACHABLE and not trouble.may_have_ended_server
+        harmless = away or first.code == "CANCELLED"
+        gone = unpaid is not None and unpaid.outcome is Outcome.UNREACHABLE
+        another = was_dropped(first) or ranks.connection() != facts.connection[1:]
+        if not harmless and (gone or (another and first.may_have_ended_server)):
+            self._calibration_ended(ranks)
+        elif first.may_have_ended_server:
+            self._suspected = facts.connection
+        if unpaid is not None or another or harmless:
             # The probe's own batch has not been sent: it is not what the server may have ended of.
-            raise Failure(trouble.outcome, trouble.code, trouble.detail) from None
+            raise Failure(first.outcome, first.code, first.detail)
+
+    def _may_ask(self) -> bool:
+        return self._suspected is None and not self.quarantine.calibration_ended_server
+
+    def _calibration_ended(self, ranks: Ranks) -> None:
+        self._suspected = None
+        self._debts.calibration_ended(ranks)
+
+    def _watch(self, facts: Facts) -> None:
+        """A server that failed when it was asked may end a moment later: no batch of ours is to be blamed for it.
+
+        Raises Failure.
+        """
+        if self._suspected is None:
+            return
+        address = self._target.address
+        if has_ended(self, facts):  # `connect` has written it down
+            detail = f"{address}: the server ended after it was asked for the tokens of our words"
+            raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", detail)
+        if self._ranks is None:
+            detail = f"{address}: no answer after it had failed when it was asked for the tokens of our words"
+            raise Failure(Outcome.TIMEOUT, DEADLINE_EXCEEDED, detail)
+        self._suspected = None
 
     def _probe(
         self,

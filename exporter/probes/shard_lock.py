@@ -26,6 +26,8 @@ OWN_IDS = range(1 << 63, 1 << 64)
 ATTEMPTS = 5
 # Where the locks of shards on TCP are. Not $TMPDIR, which differs between users.
 TEMPORARY = "/tmp"
+# What a file says of the request for the tokens of our words, where that ended the server.
+ENDED = "ended the server"
 HOST = json.dumps(os.uname().nodename)
 
 
@@ -46,14 +48,15 @@ class ShardLock:
     """The lock of the shard at `address`; to be taken and released again and again, from one thread at a time, except
     `release`.
 
-    While it is taken, `owed` (batch ids) and `shard` are what the last holder left in the file; `quarantine` is kept
-    there as it is.
+    While it is taken, `owed` (batch ids) and `shard` are what the last holder left in the file; `quarantine` and
+    `calibration` are kept there as they are.
     """
 
     def __init__(self, address: str) -> None:
         self.owed: tuple[int, ...] = ()
         self.shard: tuple[int, ...] = ()
         self.quarantine: dict[str, Any] = {}
+        self.calibration = ""
         self._address = address
         self._path = lock_path(address)
         self._file: int | None = None
@@ -90,6 +93,7 @@ class ShardLock:
             quarantine = note.get("quarantine")
             self.owed, self.shard = _own_ids(note.get("owed")), _numbers(note.get("shard"))
             self.quarantine = quarantine if isinstance(quarantine, dict) else {}
+            self.calibration = ENDED if note.get("calibration") == ENDED else ""
             self._content = content
 
     def note(self, owed: Sequence[int], shard: Sequence[int]) -> None:
@@ -99,6 +103,7 @@ class ShardLock:
         """
         holder = f'"pid": {os.getpid()}, "host": {HOST}'
         kept = json.dumps(self.quarantine) if self.quarantine else "{}"
+        kept += f', "calibration": "{self.calibration}"' if self.calibration else ""
         line = f'{{{holder}, "owed": {[*owed]}, "shard": {[*shard]}, "quarantine": {kept}}}\n'.encode()
         with self._guard:
             if self._file is None and self._folder is None:
@@ -116,7 +121,8 @@ class ShardLock:
     def remove(self) -> None:
         """Take the file away, where nothing in it is needed any more. The next prober makes its own."""
         with self._guard:
-            if self._file is not None and not self.quarantine and _is_at(self._path, self._file):
+            needed = self.quarantine or self.calibration
+            if self._file is not None and not needed and _is_at(self._path, self._file):
                 with contextlib.suppress(OSError):
                     os.unlink(self._path)
 

@@ -1,8 +1,11 @@
 """The shard is asked once for the tokens of our words, and then gets barely more text than it keeps."""
 
+import logging
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,8 +14,9 @@ import pytest
 from exporter.observation import Failure, Outcome
 from exporter.pb import generate_v3_pb2 as pb
 from exporter.prober import Prober
-from exporter.probes import open_prober
+from exporter.probes import open_prober, shard_lock
 from exporter.probes.calibration import TRIES
+from exporter.probes.shard import ShardProber
 from exporter.settings import Target, Workload
 from exporter.simulator import Config, Fault, Served, Shard
 from tests.processes import wait_until
@@ -139,6 +143,8 @@ class Shy(grpc.GenericRpcHandler):
         self.cleared: list[int] = []
         self.owed: list[int] = []
         self.gone = False
+        self.events: list[str] = []
+        self.on: Callable[[list[str]], grpc.StatusCode | None] = lambda events: None
 
     def service(self, handler_call_details: Any) -> Any:
         rpc = handler_call_details.method.rsplit("/", 1)[1]
@@ -146,6 +152,7 @@ class Shy(grpc.GenericRpcHandler):
 
     def answer(self, rpc: str, data: bytes, context: grpc.ServicerContext) -> bytes:
         answer: Any = b""
+        self.events.append(rpc)
         if rpc == "ServiceDiscovery":
             self.gone = False  # back again
         elif rpc == "Info":
@@ -155,6 +162,7 @@ class Shy(grpc.GenericRpcHandler):
             [request] = batch.requests
             if request.prefill_logprobs:
                 self.asks += 1
+                self.events[-1] = "ask"
                 self.owed.append(batch.id)
                 answer = self.asked(request)
             else:
@@ -162,6 +170,8 @@ class Shy(grpc.GenericRpcHandler):
                 answer = ended(request.id)
         elif rpc == "ClearCache" and not self.gone:
             self.cleared.append(pb.ClearCacheRequest.FromString(data).id)
+        if code := self.on(self.events):
+            context.abort(code, "CUDA out of memory")
         if answer is None or self.gone:
             self.gone = True
             context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
@@ -190,7 +200,8 @@ def another_text(request: Any) -> Any:
 
 
 @pytest.fixture
-def shy() -> Iterator[tuple[Shy, Prober]]:
+def shy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Shy, Prober]]:
+    monkeypatch.setattr(shard_lock, "TEMPORARY", str(tmp_path))
     server = grpc.server(ThreadPoolExecutor(1))
     handler = Shy()
     server.add_generic_rpc_handlers((handler,))
@@ -230,3 +241,116 @@ def test_a_shard_that_is_gone_after_it_was_asked_is_never_asked_again(shy: tuple
     assert probe(prober, decode_length=1) is Outcome.OK
     assert probe(prober, decode_length=1) is Outcome.OK
     assert handler.asks == 1
+
+
+# --- shards that end of it
+
+INTERNAL, UNAVAILABLE = grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE
+Answers = Callable[[list[str], Callable[[], None]], grpc.StatusCode | None]
+
+
+@pytest.fixture
+def socket(tmp_path: Path) -> Iterator[tuple[Shy, Target]]:
+    server = grpc.server(ThreadPoolExecutor(1))
+    handler = Shy()
+    server.add_generic_rpc_handlers((handler,))
+    server.add_insecure_port(f"unix:{tmp_path}/shard-0")
+    server.start()
+    yield handler, Target(name="t", address=f"unix://{tmp_path}/shard-0")
+    server.stop(None).wait()
+
+
+def gone_at_once(events: list[str], exchange: Callable[[], None]) -> grpc.StatusCode | None:
+    """It answers that it failed, and then not even the call that clears the batch."""
+    if events[-1] == "ask":
+        return INTERNAL
+    return UNAVAILABLE if events[-2:] == ["ask", "ClearCache"] else None
+
+
+def another_at_once(events: list[str], exchange: Callable[[], None]) -> grpc.StatusCode | None:
+    if events[-2:] == ["ask", "ClearCache"]:
+        exchange()
+    return INTERNAL if events[-1] == "ask" else None
+
+
+def another_a_moment_later(events: list[str], exchange: Callable[[], None]) -> grpc.StatusCode | None:
+    since = events[events.index("ask") :] if "ask" in events else []
+    if since.count("Info") == 2 and events[-1] == "Info":
+        exchange()
+    return INTERNAL if events[-1] == "ask" else None
+
+
+def gone_a_moment_later(events: list[str], exchange: Callable[[], None]) -> grpc.StatusCode | None:
+    since = events[events.index("ask") :] if "ask" in events else []
+    if events[-1] == "Info" and since.count("Info") in (2, 3):  # a connection that was lost is asked once more
+        return UNAVAILABLE
+    return INTERNAL if events[-1] == "ask" else None
+
+
+def stuck_and_then_another(events: list[str], exchange: Callable[[], None]) -> grpc.StatusCode | None:
+    """What is owed cannot be cleared in time, and at the next connection it is another one."""
+    if events[-2:] == ["ask", "ClearCache"]:
+        exchange()
+        return grpc.StatusCode.DEADLINE_EXCEEDED
+    return INTERNAL if events[-1] == "ask" else None
+
+
+@pytest.mark.parametrize(
+    "answers", [gone_at_once, another_at_once, another_a_moment_later, gone_a_moment_later, stuck_and_then_another]
+)
+def test_a_shard_that_ends_after_it_was_asked_is_asked_by_no_prober_again_and_no_batch_is_blamed(
+    socket: tuple[Shy, Target], answers: Answers, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler, target = socket
+    path = target.address.removeprefix("unix://")
+    handler.on = lambda events: answers(events, lambda: os.utime(path, ns=(1, 1)))
+    prober = ShardProber(target)
+    prober.connect(5.0)
+    with caplog.at_level(logging.WARNING), pytest.raises(Failure) as caught:
+        prober.probe(workload(decode_length=1), 1, lambda: False)
+    assert not caught.value.may_have_ended_server
+    assert handler.texts == []
+    handler.on = lambda events: None
+    for _ in range(2):
+        assert probe(prober, decode_length=1) is Outcome.OK
+    assert caplog.text.count("the server ended after it was asked") == 1
+    prober.close()
+    for limit in (None, 9999):  # a daemon that was started again, and a bench with other limits
+        other = ShardProber(target.model_copy(update={"max_batch_tokens": limit}))
+        assert probe(other, decode_length=1) is Outcome.OK
+        assert other.quarantine.death is None
+        other.close()
+    assert handler.events.count("ask") == 1
+    assert len(handler.texts) == 4
+    os.unlink(shard_lock.lock_path(target.address))
+    last = ShardProber(target)
+    assert probe(last, decode_length=1) is Outcome.OK
+    last.close()
+    assert handler.events.count("ask") == 2
+
+
+@pytest.mark.parametrize("code", [INTERNAL, UNAVAILABLE])
+def test_a_shard_that_only_fails_when_it_is_asked_has_not_ended(
+    socket: tuple[Shy, Target], code: grpc.StatusCode
+) -> None:
+    handler, target = socket
+    handler.on = lambda events: code if events[-1] == "ask" else None
+    prober = ShardProber(target)
+    assert probe(prober, decode_length=1) is Outcome.OK
+    assert not prober.quarantine.calibration_ended_server
+    prober.close()
+    assert not os.path.exists(shard_lock.lock_path(target.address))
+
+
+def test_a_shard_that_stops_as_it_was_told_to_when_it_is_asked_has_not_ended_of_it(
+    socket: tuple[Shy, Target],
+) -> None:
+    handler, target = socket
+    handler.on = lambda events: grpc.StatusCode.CANCELLED if events[-1] == "ask" else None
+    prober = ShardProber(target)
+    assert probe(prober, decode_length=1) is Outcome.UNREACHABLE
+    assert handler.texts == []
+    handler.on = lambda events: None
+    assert probe(prober, decode_length=1) is Outcome.OK
+    assert handler.events.count("ask") == 2
+    prober.close()

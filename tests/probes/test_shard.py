@@ -336,13 +336,18 @@ def test_a_call_that_failed_after_it_was_sent_makes_its_batch_suspect_and_one_th
         shard.fault(None)
 
 
-def test_a_graceful_stop_in_the_middle_makes_no_batch_suspect() -> None:
+@pytest.mark.parametrize("before", [0, 1], ids=["of the request for tokens", "of the batch"])
+def test_a_graceful_stop_in_the_middle_makes_no_batch_suspect(before: int) -> None:
     with probing(fast(ranks=2)) as (shard, prober):
+        for _ in range(before):
+            probe(prober)
         prober.connect(5.0)
+        answered = 2 * before  # Prefills: the request for tokens, and the batch
         shard.fault(Fault("hang", method="Prefill"))
 
         def stop() -> None:
-            await_count(shard, "calls", "Prefill", rank=1)
+            for rank in (0, 1):  # a rank that has not got its call yet would get it when it is back, alone
+                await_count(shard, "calls", "Prefill", answered + 1, rank)
             shard.restart()
 
         stopping = threading.Thread(target=stop)
