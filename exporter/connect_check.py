@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from exporter import timeline
+from exporter.delays import PROCESS
 from exporter.notation import counted
-from exporter.observation import NOT_JUDGED, Failure, Outcome
+from exporter.observation import NOT_JUDGED, Failure, Outcome, Series
 from exporter.prober import GiveWay, Prober, Result
 from exporter.probes import open_prober
+from exporter.probes.ending import ended_by
 from exporter.quarantine import Quarantine
 from exporter.settings import Settings, Target, Workload
 from exporter.targets import Facts, Plan, cache_tokens, deadlock, excess, over_limits, plans
@@ -26,6 +28,8 @@ AT_ONCE = 8
 # Tokens that the request asks for at most, whatever the workloads ask for.
 ANSWER_TOKENS = 8
 SHORTEST = 0.1
+# How often it is asked where this process was held up meanwhile.
+TRIES = 10
 NOT_LET_IN = ("UNAUTHORIZED", "UNAUTHENTICATED", "FORBIDDEN", "PERMISSION_DENIED")
 # After these it is the right server: asking who else it may be would only cost it more.
 RIGHT_SERVER = (Outcome.TIMEOUT, Outcome.OVERLOADED, *NOT_JUDGED)
@@ -85,8 +89,9 @@ class Examination:
         self._until = clock() + seconds
 
     def findings(self) -> Iterator[Finding]:
+        left = self._left()
         try:
-            facts = self._prober.connect(self._left())
+            facts = PROCESS.excusing(lambda: self._prober.connect(left), left)
         except Failure as failure:
             yield from self._failed(failure)
             return
@@ -102,7 +107,7 @@ class Examination:
         if workload is None:
             yield Finding("problem", "nothing was sent: no workload that could be sent is for this target")
             return
-        yield from self._probed(workload)
+        yield from self._probed(workload, facts)
         yield from self._queue()
 
     def _left(self) -> float:
@@ -124,20 +129,37 @@ class Examination:
             if why is not None:
                 yield Finding("problem", f"workload {workload.name}: {why}")
 
-    def _probed(self, workload: Workload) -> Iterator[Finding]:
-        short = {"decode_length": min(workload.decode_length, ANSWER_TOKENS), "timeout": self._left()}
+    def _probed(self, workload: Workload, facts: Facts) -> Iterator[Finding]:
+        short = workload.model_copy(update={"decode_length": min(workload.decode_length, ANSWER_TOKENS)})
         try:
-            result = self._prober.probe(workload.model_copy(update=short), 1, lambda: False)
+            result = self._result(short)
         except GiveWay as why:
             yield Finding("ok", f"nothing was sent: {why}")
             return
         except Failure as failure:
-            yield from self._failed(failure)
-            return
-        if result.outcome is not Outcome.OK:
-            yield from self._failed(Failure(result.outcome, result.code, result.detail))
+            series = Series(self._target.name, workload.name, 1)
+            shard = self._target.kind == "shard"
+            if shard and ended_by(failure, self._prober, self._quarantine, series, short, facts):
+                yield Finding("problem", self._quarantine.reason())
+            else:
+                yield from self._failed(failure)
             return
         yield from answered(self._target, workload, result)
+
+    def _result(self, workload: Workload) -> Result:
+        """Asked again where this process was held up meanwhile, as long as there is time. Raises Failure, GiveWay."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                result = self._prober.probe(workload.model_copy(update={"timeout": self._left()}), 1, lambda: False)
+                if result.outcome is Outcome.OK:
+                    return result
+                raise Failure(result.outcome, result.code, result.detail)
+            except Failure as failure:
+                if failure.outcome is not Outcome.DISTURBED or tries == TRIES or self._left() <= SHORTEST:
+                    raise
+                self._prober.settle(self._left())
 
     def _queue(self) -> Iterator[Finding]:
         if not self._target.yield_to_users:
@@ -151,6 +173,9 @@ class Examination:
         yield Finding("ok", f"yield_to_users: the queue can be read; users {'wait' if wait else 'do not wait'} now")
 
     def _failed(self, failure: Failure) -> Iterator[Finding]:
+        if failure.outcome is Outcome.DISTURBED:
+            yield Finding("ok", f"no answer of it can be judged, for this machine is too busy: {failure.detail}")
+            return
         yield Finding("problem", f"{failure.outcome} ({failure.code}): {failure.detail}")
         if failure.outcome in RIGHT_SERVER:
             return

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from exporter.cli import main
-from exporter.connect_check import run
+from exporter.connect_check import Examination, run
+from exporter.observation import Failure, Outcome
+from exporter.prober import Result
+from exporter.probes.shard import ShardProber
 from exporter.probes.shard_lock import ShardLock
 from exporter.quarantine import Death, Quarantine
 from exporter.settings import Settings, Target
@@ -20,8 +23,10 @@ from exporter.simulator import Shard
 from exporter.simulator.roofline import Roofline
 from exporter.simulator.router import Router
 from exporter.simulator.router_options import RouterConfig, Tls
-from tests.processes import free_port
+from exporter.targets import plans
+from tests.processes import free_port, wait_until
 from tests.simulator.caller import fast
+from tests.simulator.supervised import supervised
 from tests.web.certificates import Authority
 
 FAST = RouterConfig(roofline=replace(Roofline(), speed=20.0))
@@ -349,3 +354,51 @@ def test_a_shard_is_sent_nothing_that_does_not_fit_or_that_ended_it_before(tmp_p
         assert code == 1
         assert any("the server ended at" in line or "needs 2 blocks of KV cache" in line for line in lines), lines
         assert "Prefill" not in shard.state()["ranks"][0]["calls"]
+
+
+def test_what_ended_a_shard_is_written_down_for_the_daemon(tmp_path: Path) -> None:
+    config = fast(attention="paged", block_size=64, max_batch_tokens=64, listen=f"unix://{tmp_path}/shard")
+    target = {"address": f"{config.listen}-0", "kv_cache": "exclusive", "max_batch_tokens": 100_000}
+    workload = {"name": "w", "sequence_length": 60, "decode_length": 8, "batch_sizes": [1]}
+    with supervised(config) as lives:
+        code, lines = report(target, [workload])
+        assert code == 1
+        assert any(line.startswith("problem the server ended at ") for line in lines), lines
+        wait_until(lambda: len(lives) == 2, "the server is back")
+        code, lines = report(target, [workload])
+        assert code == 1
+        assert any(line.startswith("problem the server ended at ") for line in lines), lines
+        assert len(lives) == 2
+        assert "Prefill" not in lives[-1].state()["ranks"][0]["calls"]
+
+
+class HeldUp(ShardProber):
+    """Of the first answers it is not known when they came."""
+
+    disturbed = 0
+    raising = False
+
+    def probe(self, *given: Any, **more: Any) -> Result:
+        result = super().probe(*given, **more)
+        if not self.disturbed:
+            return result
+        self.disturbed -= 1
+        if self.raising:
+            raise Failure(Outcome.DISTURBED, "OK", "this process was held up")
+        return replace(result, outcome=Outcome.DISTURBED, detail="this process was held up")
+
+
+@pytest.mark.parametrize("raising", [False, True])
+@pytest.mark.parametrize(("disturbed", "kinds"), [(3, ["ok", "ok", "ok"]), (10**6, ["ok", "ok"])])
+def test_that_this_machine_is_busy_is_no_problem_of_the_target(raising: bool, disturbed: int, kinds: list[str]) -> None:
+    with Shard(fast()) as shard:
+        settings = Settings.model_validate(
+            {"targets": [{"name": "t", "address": shard.addresses[0]}], "workloads": WORKLOADS}
+        )
+        [plan] = plans(settings).values()
+        prober = HeldUp(plan.target)
+        prober.disturbed, prober.raising = disturbed, raising
+        found = list(Examination(plan, prober, 10.0).findings())
+        assert [finding.kind for finding in found] == kinds, found
+        assert ("this machine is too busy: this process was held up" in found[-1].text) == (disturbed > 3)
+        prober.close()
