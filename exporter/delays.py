@@ -9,6 +9,7 @@ That costs 1.3 % of a core, however many targets are probed; if each thread that
 as much for each target.
 """
 
+import math
 import os
 import resource
 import sys
@@ -21,7 +22,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
-from exporter.certainty import Value
 from exporter.observation import Failure, Outcome
 
 SCHEDSTAT = "/proc/thread-self/schedstat"
@@ -33,8 +33,11 @@ NOTICED_SECONDS = 0.0005
 KEPT_GAPS = 1024
 # Timers fire up to this much later than asked (the kernel's slack, and waking up).
 TIMER_SLACK = 0.0001
-# A connection that failed: our own stop is to blame when it took at least so long, and half of the time.
-BLAMED_SECONDS = 0.5
+# A stop is to blame for a timeout when it lasted so long, or this share of the timeout; for a connection that failed
+# when it lasted so long and half of the time.
+BLAMED_SECONDS, BLAMED_SHARE = 0.5, 0.1
+# How long to wait for the heartbeat to tell what held up the thread that asks.
+BEAT_PATIENCE = 0.1
 
 
 T = TypeVar("T")
@@ -51,12 +54,16 @@ class Mark(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Between two beats: `lost` seconds of it the process was held up. `machine`: not the process alone."""
+    """Between two beats: for `lost` seconds of it at most the process was held up. `machine`: not the process alone.
+
+    `stop` is what of it was no waiting for the interpreter: in that time nothing of this process ran.
+    """
 
     since: float
     until: float
     lost: float
     machine: bool
+    stop: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,18 @@ class Held:
         if self.stopped >= self.waited:
             return f"this process was stopped for {_told(self.stopped)} while the probe ran"
         return f"this process waited {_told(self.waited)} for a CPU while the probe ran"
+
+
+class Call(NamedTuple):
+    """One that is not answered yet: the caller's counters when it was sent, and until when it may take."""
+
+    sent: Mark
+    deadline: float
+
+
+def _within(gap: Gap, since: float, until: float) -> float:
+    """How much of a stop lies between the two instants, at most."""
+    return min(gap.stop, max(0.0, min(gap.until, until) - max(gap.since, since)))
 
 
 def _told(seconds: float) -> str:
@@ -173,8 +192,10 @@ class Delays:
         lost = after.at - before.at - asleep - (after.waited - before.waited)
         if lost > NOTICED_SECONDS:
             # A process that was stopped went to sleep a second time; when the machine stood still, nobody noticed.
-            machine = after.known and after.sleeps - before.sleeps <= 1
-            self._gaps.append(Gap(before.at, after.at, lost, machine))
+            sleeps = after.sleeps - before.sleeps
+            interpreter = max(0, sleeps - 1) * (sys.getswitchinterval() + TIMER_SLACK)
+            gap = Gap(before.at, after.at, lost, after.known and sleeps <= 1, max(0.0, lost - interpreter))
+            self._gaps.append(gap)
         self._beat = after.at
 
     def stopped(self, since: float, until: float) -> float:
@@ -189,6 +210,15 @@ class Delays:
                 break
             total += min(gap.lost, max(0.0, min(gap.until, until) - max(gap.since, since)))
         return min(total, until - since)
+
+    def stops(self, since: float) -> tuple[Gap, ...]:
+        """Gaps since then, the heartbeat's newest included: it alone tells a stop from waiting for the interpreter."""
+        now, given_up = self._clock(), time.monotonic() + BEAT_PATIENCE
+        while self._watches and self._beat < now and time.monotonic() < given_up:
+            time.sleep(BEAT_SECONDS)
+        overdue = now - self._beat - BEAT_SECONDS
+        newest = (Gap(self._beat, now, overdue, False, overdue),) if self._watches and overdue > NOTICED_SECONDS else ()
+        return (*(gap for gap in tuple(self._gaps) if gap.until > since), *newest)
 
     def machine_stops(self, since: float) -> tuple[Gap, ...]:
         """Those of the whole machine: what the kernel noted in or right after one may have come before it."""
@@ -211,20 +241,30 @@ class Watch:
     def machine_stops(self) -> tuple[Gap, ...]:
         return self._delays.machine_stops(self._began.at)
 
-    def excused(self, failure: Failure, timeout: float) -> Failure:
+    def excused(self, failure: Failure, timeout: float, calls: bool = False, unanswered: Call | None = None) -> Failure:
         """The failure, or `disturbed` where it would not have come but for what held us up.
 
-        A timeout counts the time in which we were awake; a connection is given the benefit of the doubt when we were
-        away for most of the time that it took.
+        A server works on while we are stopped. So a timeout is excused for a stop at its very end, during which the
+        answer may have come in time; in a chain of `calls` also for what passed before the one that was `unanswered`,
+        when the server had nothing to do. A connection is given the benefit of the doubt when we were stopped for most
+        of the time that it took.
         """
-        held = self.held()
-        took = self._delays.mark().at - self._began.at
-        weighs = not Value(timeout, min(held.total, timeout - (took - held.total))).certain
-        late = failure.outcome is Outcome.TIMEOUT and weighs
-        lost = failure.outcome is Outcome.UNREACHABLE and held.total >= max(BLAMED_SECONDS, took / 2)
-        if not (late or lost) or failure.may_have_ended_server:
+        if failure.may_have_ended_server or failure.outcome not in (Outcome.TIMEOUT, Outcome.UNREACHABLE):
             return failure
-        return Failure(Outcome.DISTURBED, "OK", f"{failure.detail}, but {held}", failure.corrections)
+        began, now = self._began, self._delays.mark()
+        gaps = self._delays.stops(began.at)
+        if failure.outcome is Outcome.UNREACHABLE:
+            blamed = max(BLAMED_SECONDS, (now.at - began.at) / 2)
+            lost = math.fsum(_within(gap, began.at, now.at) for gap in gaps)
+        else:
+            blamed = min(BLAMED_SECONDS, BLAMED_SHARE * timeout)
+            call = unanswered or Call(now if calls else began, began.at + timeout)
+            idle = math.fsum(_within(gap, began.at, call.sent.at) for gap in gaps)
+            over = [gap.stop for gap in gaps if gap.since < call.deadline < gap.until and gap.until > call.sent.at]
+            lost = max(idle + call.sent.waited - began.waited, *over, 0.0)
+        if lost < blamed:
+            return failure
+        return Failure(Outcome.DISTURBED, "OK", f"{failure.detail}, but {self.held()}", failure.corrections)
 
     def close(self) -> None:
         if self._open:

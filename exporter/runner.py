@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from exporter.delays import PROCESS
 from exporter.observation import Failure, Observation, Outcome, Series, Setup, SkipReason
@@ -76,21 +77,19 @@ class Runner:
         self._wake = threading.Event()
         self._asked: queue.SimpleQueue[Asked] = queue.SimpleQueue()
         self._window = Window()
-        self._failures = 0
-        self._failed_in_probe = False
+        self._failures, self._failed_in_probe = 0, False
         # Why probes gave way, as far as it is said once and not at every turn: to users, and to other probers.
         self._crowd_unknown = ""
         self._occupants: set[str] = set()
-        self._connected = False
+        self._connected = self._excused = False  # excused: connecting failed as this process was held up; never twice
         self._checked = float("-inf")
         self._facts: Facts | None = None
         self._workloads: dict[Series, Workload] = dict(plan.series())
         self._warm: set[Series] = set()
         self._said = set(too_large([plan]))  # so the daemon, at its start
         self._held: frozenset[Series] = frozenset()
-        self._phase, self._seed = phase, seed
+        self._phase, self._seed, self._promised = phase, seed, clock.now() + PATIENCE
         self._timetable = timetable(plan, clock.now(), phase, seed)
-        self._promised = clock.now() + PATIENCE
 
     def stop(self) -> None:
         """Finish the call in flight, clear the batch, end `run`."""
@@ -300,9 +299,7 @@ class Runner:
         return replace(result, setups=(*setups, *result.setups), corrections=corrections + result.corrections)
 
     def _give_way_to_users(self) -> None:
-        """Also where it cannot be told whether they wait: no request was sent that could be judged, and none is sent
-        blindly. Raises GiveWay.
-        """
+        """Also where it cannot be told whether they wait: nothing is sent blindly. Raises GiveWay."""
         try:
             wait = self._prober.users_wait()
         except Failure as failure:
@@ -322,13 +319,16 @@ class Runner:
     def _connect(self) -> Facts:
         """Raises Failure when the target is down. After that, or when it is another one, every series is cold."""
         try:
-            facts = PROCESS.excusing(lambda: self._prober.connect(CONNECT_TIMEOUT), CONNECT_TIMEOUT)
+            connect = partial(self._prober.connect, CONNECT_TIMEOUT)
+            facts = connect() if self._excused else PROCESS.excusing(connect, CONNECT_TIMEOUT)
         except Failure as failure:
             if failure.outcome is Outcome.UNREACHABLE and self.quarantine.server_is_gone():
                 self._quarantined()
-            if failure.outcome is not Outcome.DISTURBED:
+            self._excused = failure.outcome is Outcome.DISTURBED and not self._excused
+            if not self._excused:
                 self._lost()
             raise
+        self._excused = False
         if facts != self._facts:
             self._warm.clear()
             self._facts = facts
@@ -369,9 +369,10 @@ class Runner:
         busy = now - observation.started
         self._timetable.lasted(series, busy)
         rest_until = now + rest_after(busy, self.plan.max_duty_cycle)
+        backoff = 0.0
         if observation.outcome is Outcome.OK or not observation.outcome.judged:
-            self._failures = 0
-            self._failed_in_probe = False
+            if observation.outcome is not Outcome.DISTURBED:  # which says nothing of the server
+                self._failures, self._failed_in_probe = 0, False
             if observation.outcome is Outcome.REFUSED and self._workloads[series].interval == 0:
                 rest_until = max(rest_until, now + CHECK_INTERVAL)
             if observation.outcome is Outcome.NOT_READY:
@@ -381,8 +382,8 @@ class Runner:
             self._failed_in_probe |= self._connected
             if observation.outcome is Outcome.UNREACHABLE:
                 self._lost()
-        backoff = backoff_after(self._failures, BACKOFF_FIRST, BACKOFF_LONGEST, self._random.random())
-        self._window = Window(busy_until=now, backoff_until=now + backoff if backoff else now, rest_until=rest_until)
+            backoff = backoff_after(self._failures, BACKOFF_FIRST, BACKOFF_LONGEST, self._random.random())
+        self._window = Window(busy_until=now, backoff_until=now + backoff, rest_until=rest_until)
 
     def _check(self) -> None:
         """Between probes: is it there? So that `tgi_probe_target_up` does not wait for a long interval."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.delays import BEAT_SECONDS, NOTICED_SECONDS, Delays, Held, Mark, Watch
+from exporter.delays import BEAT_SECONDS, NOTICED_SECONDS, Call, Delays, Held, Mark, Watch
 from exporter.observation import Failure, Outcome
 from tests.processes import wait_until
 
@@ -189,10 +189,10 @@ def test_what_is_said_of_it_is_what_weighed_most() -> None:
 @pytest.mark.parametrize(
     ("failure", "stopped", "took", "excused"),
     [
-        (TIMEOUT, 2.0, 10.001, True),  # without the stop there were two seconds more
-        (TIMEOUT, 0.01, 10.001, False),  # it would have been late all the same, by any measure
+        (TIMEOUT, 2.0, 10.001, False),  # the server's time ran on, and we were awake at its end
+        (TIMEOUT, 10.5, 10.51, True),  # we slept when the time ran out, and for long: the answer may have been there
         (TIMEOUT, 0.0, 10.001, False),
-        (TIMEOUT, 2.0, 13.0, False),  # eleven seconds awake
+        (TIMEOUT, 2.0, 13.0, False),
         (UNREACHABLE, 4.0, 5.0, True),
         (UNREACHABLE, 1.0, 5.0, False),
         (UNREACHABLE, 0.01, 0.011, False),  # refused, while we were held up a little
@@ -215,3 +215,78 @@ def test_a_timeout_that_is_our_own_doing_is_not_held_against_the_server(
         assert "this process was stopped for" in found.detail
     else:
         assert found is failure
+
+
+def asleep(beating: Beating, until: float, sleeps: int = 2) -> None:
+    beating.beat(until - beating.now, sleeps=sleeps)
+
+
+def awake(beating: Beating, until: float) -> None:
+    while beating.now < until:
+        beating.beat()
+
+
+def test_waiting_for_the_interpreter_is_no_stop_and_excuses_nothing() -> None:
+    """A thread in a call waits without the lock, however busy the others are."""
+    beating = Beating()
+    watch = Watch(beating.delays)
+    awake(beating, 102.8)
+    asleep(beating, 103.1, sleeps=60)
+    assert watch.excused(TIMEOUT, 3.0) is TIMEOUT
+
+
+def test_many_short_stops_do_not_add_up_to_an_excuse() -> None:
+    beating = Beating()
+    watch = Watch(beating.delays)
+    while beating.now < 103.0:
+        asleep(beating, beating.now + 0.02)
+    assert watch.excused(TIMEOUT, 3.0) is TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("asked", "excused"),
+    [
+        (100.0, False),  # stopped while the server worked: its time ran on
+        (101.0, True),  # stopped before the last call, when nothing was asked of it
+        (None, True),  # the last call was answered, and no time was left for another
+    ],
+)
+def test_of_a_chain_of_calls_what_passed_before_the_last_one_was_not_the_servers_time(
+    asked: float | None, excused: bool
+) -> None:
+    beating = Beating()
+    watch = Watch(beating.delays)
+    asleep(beating, 100.8)
+    awake(beating, 103.01)
+    unanswered = None if asked is None else Call(mark(asked), 103.0)
+    assert (watch.excused(TIMEOUT, 3.0, True, unanswered).outcome is Outcome.DISTURBED) is excused
+
+
+def test_waiting_for_a_cpu_between_the_calls_of_a_chain_was_not_the_servers_time_either() -> None:
+    beating = Beating()
+    watch = Watch(beating.delays)
+    awake(beating, 103.01)
+    late = Call(mark(102.0, watch._began.waited + 0.4), 103.0)
+    assert watch.excused(TIMEOUT, 3.0, True, late).outcome is Outcome.DISTURBED
+    assert watch.excused(TIMEOUT, 10.0, True, late) is TIMEOUT
+
+
+def test_a_busy_thread_of_ours_excuses_no_server() -> None:
+    """The real counters, with the interpreter busy all the time."""
+    delays, over = Delays(), threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            sum(range(200))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        with delays.watch() as watch:
+            threading.Event().wait(0.5)
+            kept = watch.excused(TIMEOUT, 0.1)
+            stops = [gap for gap in delays.stops(0.0) if gap.stop >= 0.01]
+    finally:
+        over.set()
+        thread.join()
+    assert kept is TIMEOUT or stops

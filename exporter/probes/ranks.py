@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from exporter.channel import failure, open_channel
-from exporter.delays import PROCESS, Delays
+from exporter.delays import PROCESS, Call, Delays
 from exporter.notation import counted
 from exporter.observation import Failure, Outcome
 from exporter.prober import Occupied
@@ -65,6 +65,7 @@ class Ranks:
         self.protocol = protocol
         self._channels = [open_channel(address) for address in addresses]
         self._calls: dict[str, list[Any]] = {}
+        self.unanswered: Call | None = None  # the newest call, unless its answers are in
 
     def connection(self) -> tuple[int, ...]:
         """Changes when a server was gone between two calls: see `socket_files`."""
@@ -83,6 +84,7 @@ class Ranks:
         failures: list[Failure] = []
         before = self._delays.mark(len(calls) > 1)
         asked = arrived = self._clock()
+        self.unanswered = Call(before, before.at + timeout)
         others = [call.future(request, timeout=timeout, metadata=metadata) for call in calls[1:]]
         for wait, address in zip([first, *(other.result for other in others)], self.addresses, strict=True):
             try:
@@ -97,6 +99,7 @@ class Ranks:
         if failures:
             # When one rank fails the others are cut off: what the culprit said is worth more than their CANCELLED.
             raise min(failures, key=lambda failed: (failed.code in CUT_OFF, not failed.may_have_ended_server))
+        self.unanswered = None
         late = self._delays.between(before, self._delays.mark(len(calls) > 1), SLEEPS)
         return Answered(asked, arrived, answers, late)
 

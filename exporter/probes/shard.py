@@ -139,7 +139,8 @@ class ShardProber:
             try:
                 return mark_disturbed(self._tried(workload, batch_size, stopping, trace_id), watch)
             except Failure as failure:
-                raise watch.excused(failure, workload.timeout) from None
+                unanswered = None if self._ranks is None else self._ranks.unanswered
+                raise watch.excused(failure, workload.timeout, True, unanswered) from None
 
     def _tried(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str) -> Result:
         """Prefill, then Decode to the end. Before the first one, it is asked for the tokens of our words."""
