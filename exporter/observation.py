@@ -110,8 +110,8 @@ class Stream:
     the server counts no prompts, so `prompt_tokens` is one for each word. `generated_estimated`: it gave no count of
     the generated tokens that can be true.
 
-    It may have left up to `sent_late` seconds after `sent`, and have ended up to `ended_late` before `ended`.
-    `read_delay` is the longest that an arrival may have lain unread.
+    It may have left up to `sent_late` seconds later than `sent` and the server allowed, and have ended up to
+    `ended_late` before `ended`. `read_delay` is the longest that an arrival may have lain unread.
     """
 
     requests: int

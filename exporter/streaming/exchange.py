@@ -71,9 +71,15 @@ class Unanswered(Broken):
 
 
 class Talk(Protocol):
-    """One connection's side of the protocol. `usable`: another request may be asked on it; `ending`: why not."""
+    """One connection's side of the protocol. `usable`: another request may be asked on it; `ending`: why not.
+
+    `unsent`: part of the request waits until the other side takes it.
+    """
 
     usable: bool
+
+    @property
+    def unsent(self) -> bool: ...
 
     @property
     def ending(self) -> str: ...
@@ -112,6 +118,7 @@ class Http1:
         self._machine = h11.Connection(h11.CLIENT, max_incomplete_event_size=LONGEST_HEADERS)
         self._first = b""
         self.usable = True
+        self.unsent = False
 
     @property
     def ending(self) -> str:
@@ -207,6 +214,10 @@ class Http2:
         self._trailers: Mapping[str, str] = {}
         self.pings = 0
         self.usable = True
+
+    @property
+    def unsent(self) -> bool:
+        return bool(self._unsent)
 
     @property
     def ending(self) -> str:

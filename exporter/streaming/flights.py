@@ -128,7 +128,7 @@ class Flight:
         """Everything that can be done before the start is done here: encoding, encrypting. Raises Failure."""
         self.connection = connection
         self.answer = answer
-        self.sent = self.sent_late = 0.0  # it left at most so long after
+        self.sent = self.sent_late = 0.0  # its last byte left at most so long after the server would have taken it
         self.ended: float | None = None
         self.read_delay = 0.0
         self.heard: float | None = None  # when something of the answer came last
@@ -268,8 +268,9 @@ class Flights:
         flight, arrival = self._backlog.popleft()
         if flight not in self._flying:
             return []
+        held_back = flight.connection.talk.unsent
         flight.hear(arrival)
-        self._push(flight)
+        self._push(flight, arrival.at - arrival.at.late if held_back else None)
         if flight.ended is None:
             if flight.complete is not None:
                 self._complete.setdefault(flight, self._clock() + REST_SECONDS)
@@ -288,7 +289,7 @@ class Flights:
 
     def _serve(self, flight: Flight, events: int) -> None:
         if events & selectors.EVENT_WRITE:
-            self._push(flight)
+            self._push(flight, self._since)
         if events & selectors.EVENT_READ:
             arrival = flight.connection.line.receive(max(self._since, flight.sent))
             if arrival is not None:
@@ -296,8 +297,13 @@ class Flights:
                 if not arrival.data:
                     self._selector.unregister(flight.connection.line)
 
-    def _push(self, flight: Flight) -> None:
+    def _push(self, flight: Flight, since: float | None) -> None:
+        """`since`: from when on it could have left, where it is part of the request."""
+        late = since is not None and flight.connection.line.unsent
         done = flight.connection.line.push()
+        if since is not None and late:
+            now = self._clock()
+            flight.sent_late = min(flight.sent_late + now - max(since, flight.sent), now - flight.sent)
         wanted = selectors.EVENT_READ | (0 if done else selectors.EVENT_WRITE)
         known = self._selector.get_map().get(flight.connection.line)
         if known is not None and known.events != wanted:

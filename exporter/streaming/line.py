@@ -169,6 +169,11 @@ class Line:
         if data:
             self._unsent = memoryview(bytes(self._unsent) + data) if self._unsent else memoryview(data)
 
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was loaded has not left yet."""
+        return bool(self._unsent)
+
     def push(self) -> bool:
         """Send what the network takes now; whether nothing is left. A broken connection shows when it is read."""
         try:

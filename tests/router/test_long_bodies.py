@@ -1,0 +1,61 @@
+"""A prompt that the server takes piece by piece: how late each further piece left is part of what is uncertain."""
+
+import time
+
+import pytest
+from hyperframe.frame import DataFrame, WindowUpdateFrame
+
+from exporter import certainty
+from exporter.observation import Stream
+from exporter.pb import fmaas_pb2 as pb
+from exporter.probes.fmaas import Generation, call
+from exporter.streaming.exchange import Http2
+from exporter.streaming.flights import Connection, Flight, Flights
+from exporter.streaming.line import Endpoint
+from tests.processes import wait_until
+from tests.router.http2_server import TOKENS, Peer, http2_server
+
+pytestmark = pytest.mark.timed
+HELD = 0.1
+TEXT = "word " * 30_000  # more than the window that HTTP/2 begins with
+
+
+def window_by_window(peer: Peer, stream: int) -> None:
+    """Allows as much again as it has read, at once."""
+    ended = False
+    while not ended:
+        frame = peer.read()
+        if isinstance(frame, DataFrame) and frame.data:
+            more = len(frame.data)
+            peer.send(WindowUpdateFrame(0, more), WindowUpdateFrame(stream, more))
+        ended = "END_STREAM" in frame.flags
+    peer.send(*peer.answer(stream))
+
+
+def held(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > until, "it was held up")
+
+
+def test_while_part_of_a_prompt_is_unsent_a_hold_of_ours_makes_the_first_token_uncertain() -> None:
+    with http2_server(window_by_window) as server:
+        endpoint = Endpoint("127.0.0.1", server.port)
+        connection = Connection(endpoint, Http2(endpoint.authority, "http"), 10)
+        single = pb.SingleGenerationRequest(request=pb.GenerationRequest(text=TEXT))
+        flights, answer = Flights(), Generation(TOKENS)
+        flight = Flight(connection, call("GenerateStream", single, 10), answer)
+        flights.launch(flight)
+        held(HELD)
+        while len(flights):
+            flights.turn(time.perf_counter() + 1)
+        flights.close()
+        connection.close()
+    assert flight.failure is None
+    assert flight.ended is not None
+    steps = answer.told(flight.sent).steps
+    stream = Stream(1, 1, flight.sent, flight.ended, steps, sent_late=flight.sent_late)
+    first = certainty.time_to_first_token(stream)
+    assert first is not None
+    assert first.seconds > HELD
+    assert first.seconds - first.less < HELD
+    assert not first.certain
