@@ -117,7 +117,8 @@ def prefill_duration(observation: Observation) -> Value | None:
     if seconds is None:
         return None
     streams = [stream for stream in observation.streams if stream.steps]
-    return Value(seconds, max(stream.steps[0].late for stream in streams) + max(map(_begun_late, streams)))
+    late = max(stream.steps[0].late for stream in streams) + max(map(_begun_late, streams))
+    return Value(seconds, late + _apart(observation.streams))
 
 
 def decode_duration(observation: Observation) -> Value | None:
@@ -125,7 +126,13 @@ def decode_duration(observation: Observation) -> Value | None:
     if seconds is None:
         return None
     late = [_decoding_late(stream.steps) for stream in observation.streams if len(stream.steps) > 1]
-    return Value(seconds, max(less for less, _ in late), max(more for _, more in late))
+    return Value(seconds, max(less for less, _ in late) + _apart(observation.streams), max(more for _, more in late))
+
+
+def _apart(streams: Sequence[Stream]) -> float:
+    """How far what was meant to be sent together was sent apart: of the batch's durations, so much is ours."""
+    sent = [stream.sent for stream in streams]
+    return max(sent) - min(sent) if sent else 0.0
 
 
 def start_spread(observation: Observation) -> Value | None:
@@ -215,5 +222,10 @@ def doubt(stream: Stream) -> float:
 
 
 def disturbed(streams: Sequence[Stream]) -> float:
-    """The doubt about a probe's first tokens, in seconds; 0 where one of its requests leaves something to record."""
+    """The doubt about a probe's first tokens, in seconds; 0 where one of its requests leaves something to record, and
+    the requests left together: else it is no batch of that size.
+    """
+    apart = _apart(streams)
+    if apart > TOLERANCE_SECONDS + TOLERANCE_SHARE * max((stream.ended - stream.sent for stream in streams), default=0):
+        return apart
     return min((doubt(stream) for stream in streams if stream.steps), default=0.0)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from exporter import certainty, slo
 from exporter.certainty import TOLERANCE_SECONDS, TOLERANCE_SHARE, Measure, Value
+from exporter.delays import Gap
 from exporter.observation import Instant, Observation, Outcome, Series, ServerTimings, Setup, Step, Stream
+from exporter.probes.disturbed import after_stops
 from exporter.settings import Slo
 from exporter.streaming.framing import steps
 
@@ -206,3 +208,35 @@ def test_an_uncertain_value_is_judged_where_both_ends_are_on_one_side(
     value: Value, threshold: float, verdict: bool | None
 ) -> None:
     assert value.within(threshold) is verdict
+
+
+def started(sent: float) -> Stream:
+    arrivals = [sent + 0.03 + n / 100 for n in range(8)]
+    waits = pairwise([sent, *arrivals])
+    return Stream(1, 100, sent, arrivals[-1], tuple(Step(asked, arrived, 1) for asked, arrived in waits))
+
+
+@pytest.mark.parametrize("apart", [0.0005, 2.0])
+def test_a_batch_whose_requests_were_sent_apart_is_none(apart: float) -> None:
+    streams = (started(0.0), started(apart))
+    seen = certainty.recorded(observed(*streams))
+    together = apart < TOLERANCE_SECONDS
+    assert (seen.prefill_rate is not None) is together
+    assert (seen.decode is not None) is together
+    assert (seen.decode_rate is not None) is together
+    assert (certainty.disturbed(streams) == 0) is together
+
+
+@given(reads(), st.floats(0.001, 0.3))
+def test_a_recorded_gap_around_a_stop_of_the_whole_machine_is_true(read: Read, length: float) -> None:
+    """What came during the stop was noted at its end."""
+    first = read.came[0]
+    gap = Gap(first - length / 2, first + length / 2, length, True, length)
+    noted = [gap.until if gap.since < at <= gap.until else at for at in read.came]
+    stamped = steps(read.stream.sent, [(Instant(at), number) for number, at in enumerate(noted, start=1)])
+    stream = replace(read.stream, steps=stamped, ended=noted[-1], ended_late=0.0)
+    values = list(certainty.inter_token_latencies(after_stops(stream, [gap])))
+    if len(values) == len(read.came) - 1:
+        for value, (before, after) in zip(values, pairwise(read.came), strict=True):
+            if value.certain:
+                assert abs(value.seconds - (after - before)) <= allowed(value.seconds)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from exporter import certainty
 from exporter.delays import Gap, Watch
@@ -30,4 +31,8 @@ def after_stops(stream: Stream, gaps: Sequence[Gap]) -> Stream:
     def late(step: Step) -> float:
         return max([step.late, *(step.arrived - gap.since for gap in gaps if gap.since < step.arrived <= gap.until)])
 
-    return replace(stream, steps=tuple(replace(step, late=late(step)) for step in stream.steps))
+    steps = [replace(step, late=late(step)) for step in stream.steps]
+    for number, (before, step) in enumerate(pairwise(steps), start=1):
+        if step.asked == before.arrived:
+            steps[number] = replace(step, asked_late=max(step.asked_late, before.late))
+    return replace(stream, steps=tuple(steps))

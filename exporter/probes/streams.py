@@ -147,7 +147,7 @@ class StreamProber:
             raise
         self._census.set(self, len(flights))
         self._flights.launch(*flights)
-        deadline = flights[0].sent + workload.timeout
+        deadline = flights[-1].sent + workload.timeout
         try:
             while len(self._flights) and self._clock() < deadline:
                 self._flights.turn(min(deadline, self._clock() + LOOK))
