@@ -16,8 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
@@ -44,13 +43,17 @@ T = TypeVar("T")
 
 
 class Mark(NamedTuple):
-    """One thread's counters at one instant: seconds, and how often it went to sleep. `known`: the kernel tells them."""
+    """One thread's counters at one instant: seconds, and how often it went to sleep. `known`: the kernel tells them.
+
+    `others`: how long each other thread of the process has waited, where that was asked for.
+    """
 
     at: float
     waited: float = 0.0
     ran: float = 0.0
     sleeps: int = 0
     known: bool = False
+    others: Mapping[str, float] = {}
 
 
 class Gap(NamedTuple):
@@ -111,6 +114,7 @@ class Delays:
         self._clock = clock
         self._path = path
         self._own = threading.local()
+        self._others = _Others()
         self._lock = threading.Lock()
         self._awake = threading.Event()
         self._watches = 0
@@ -121,17 +125,16 @@ class Delays:
     # --- one thread
 
     def mark(self, of_all: bool = False) -> Mark:
-        """`of_all`: `waited` is the sum of all threads of the process, for work that others take part in."""
+        """`of_all`: with the other threads of the process, for work that they take part in."""
         file = getattr(self._own, "file", None)
         if file is None:
             file = self._own.file = _Counters(self._path)
         waited = file.waited()
         if waited is None:
             return Mark(self._clock())
-        if of_all:
-            waited = _waited_of_all()
+        others = self._others.waited() if of_all else {}
         sleeps = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-        return Mark(self._clock(), waited * 1e-9, time.thread_time(), sleeps, True)
+        return Mark(self._clock(), waited * 1e-9, time.thread_time(), sleeps, True, others)
 
     def between(self, before: Mark, after: Mark, sleeps: int) -> float:
         """At most how much of the time between the two was not the waiting for something: seconds.
@@ -143,6 +146,8 @@ class Delays:
         late = self.stopped(before.at, after.at)
         if before.known and after.known:
             late += max(0.0, after.waited - before.waited) + after.ran - before.ran
+            # One that has ended meanwhile is missing: what it had waited does not make up for what others wait.
+            late += math.fsum(max(0.0, now - before.others.get(who, 0.0)) for who, now in after.others.items())
             late += max(0, after.sleeps - before.sleeps - sleeps) * (sys.getswitchinterval() + TIMER_SLACK)
         return min(late, after.at - before.at)
 
@@ -280,17 +285,31 @@ class Watch:
         self.close()
 
 
-def _waited_of_all() -> int:
-    """Nanoseconds that the threads of this process were ready to run and did not, all together."""
-    waited = 0
-    for thread in os.listdir(TASKS):
-        with suppress(OSError, ValueError, IndexError), open(f"{TASKS}/{thread}/schedstat", "rb") as file:
-            waited += int(file.read().split()[1])
-    return waited
+class _Others:
+    """The other threads' counters, kept open."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counters: dict[str, _Counters] = {}
+
+    def waited(self) -> dict[str, float]:
+        """Seconds that each was ready to run and did not."""
+        own = str(threading.get_native_id())
+        with self._lock:
+            there = set(os.listdir(TASKS))
+            self._counters = {who: counters for who, counters in self._counters.items() if who in there}
+            found: dict[str, float] = {}
+            for who in there - {own}:
+                waited = None if (known := self._counters.get(who)) is None else known.waited()
+                if waited is None:  # a new one, perhaps by the number of one that has ended
+                    known = self._counters[who] = _Counters(f"{TASKS}/{who}/schedstat")
+                    waited = known.waited()
+                found[who] = (waited or 0) * 1e-9
+        return found
 
 
 class _Counters:
-    """A thread's own schedstat, kept open. It closes with the thread."""
+    """A thread's schedstat, kept open until nobody asks any more."""
 
     def __init__(self, path: str) -> None:
         try:
