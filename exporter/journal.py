@@ -114,15 +114,17 @@ class Journal:
             if (outage := self._outages.get((series.target, series.workload))) is not None:
                 outage.failing.discard(series)
             logger.debug("probe not sent: %s: %s", name, observation.detail, extra={"facts": facts})
+        elif observation.outcome is Outcome.DISTURBED:  # by us: nothing failed, and nothing is known to work again
+            line = f"probe not counted: {name}: {observation.outcome}: {observation.detail}"
+            self.warn(f"disturbed {series.target} {series.workload}", line, facts)
         else:
             self._failed(observation, f"probe failed: {name}: {observation.outcome}: {observation.detail}", facts)
 
-    def warn(self, kind: str, line: str) -> None:
+    def warn(self, kind: str, line: str, facts: dict[str, object] | None = None) -> None:
         """A warning of which many may come: of each kind, one line a minute."""
         if (said := self._due(self._warned, kind)) is not None:
-            logger.warning(
-                "%s%s", line, _more(said.unsaid, ()), extra={"facts": {"kind": kind} | _repeated(said.unsaid)}
-            )
+            facts = (facts or {"kind": kind}) | _repeated(said.unsaid)
+            logger.warning("%s%s", line, _more(said.unsaid, ()), extra={"facts": facts})
             said.unsaid = 0
 
     def _failed(self, observation: Observation, line: str, facts: dict[str, object]) -> None:

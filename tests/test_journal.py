@@ -177,3 +177,11 @@ def test_a_probe_that_is_quarantined_has_no_line_and_keeps_no_recovery_from_bein
     assert len(lines) == 2
     [line] = log(attempt(1, Outcome.OK), seconds=100.0)
     assert "succeed again" in line
+
+
+def test_a_disturbed_probe_is_not_said_to_have_failed_and_is_told_once_a_minute(log: Log) -> None:
+    lines = log(*[attempt(1, Outcome.DISTURBED)] * 10)
+    assert [line for line in lines if "failed" in line] == []
+    assert lines[0].startswith("probe not counted: ")
+    assert len(lines) == 1
+    assert log(attempt(1, Outcome.OK)) == []  # nothing to recover from
