@@ -12,9 +12,12 @@ STALE_INTERVALS = 3
 SKIPPED_SHARE = 0.25
 # Why a probe that was due was not started, though nothing is wrong with the target. Not `backoff`: it follows failures.
 EXCUSES = "busy|duty_cycle|unsafe"
-# Attempts that say nothing of the server's service, and those that are no failure.
-UNJUDGED = "|".join(sorted(NOT_JUDGED))
-NO_FAILURES = f"{Outcome.OK}|{UNJUDGED}"
+# Attempts that are no failure, and those of them that explain why none succeeds: not that this process was held up,
+# for then nobody knows what the server does.
+NO_FAILURES = "|".join([Outcome.OK, *sorted(NOT_JUDGED)])
+EXPLAINED = "|".join(sorted(NOT_JUDGED - {Outcome.DISTURBED}))
+# The share of attempts that may be disturbed.
+DISTURBED_SHARE = 0.5
 # The share of starts that may be later than this: seconds, an edge of the histogram's buckets.
 LATE_SECONDS, LATE_SHARE = 0.1, 0.05
 SERIES = ("target", "workload", "batch_size")
@@ -34,6 +37,7 @@ def groups(settings: Settings, options: Options) -> list[Group]:
         _target_down(options),
         *(rule for workload in settings.workloads for rule in _stale(workload, settings, options)),
         _refused(settings, options),
+        _disturbed(settings, options),
         *_quarantined(settings, options),
         _skipped(settings, options),
         _late(settings, options),
@@ -112,7 +116,7 @@ def _unexplained(workload: Workload, settings: Settings, options: Options) -> st
     same = options.on("target", "batch_size")
     increases = {
         "skips": f'increase(tgi_probe_skipped_total{{{own},reason=~"{EXCUSES}"}}[{window}])',
-        "refusals": f'increase(tgi_probe_attempts_total{{{own},outcome=~"{UNJUDGED}"}}[{window}])',
+        "refusals": f'increase(tgi_probe_attempts_total{{{own},outcome=~"{EXPLAINED}"}}[{window}])',
         "failures": f'increase(tgi_probe_attempts_total{{{own},outcome!~"{NO_FAILURES}"}}[{window}])',
     }
     skips, refusals, failures = (f"{increase} > 0" for increase in increases.values())
@@ -208,6 +212,28 @@ def _refused(settings: Settings, options: Options) -> Alert:
             "so no objective of it can alert."
         ),
         wait=options.minutes(5),
+    )
+
+
+def _disturbed(settings: Settings, options: Options) -> Alert:
+    window = promql.duration(_window(settings, options.minutes(15), 10))
+    dropped = options.dropped("workload", "batch_size", "outcome", "code")
+
+    def attempts(matcher: str) -> str:
+        return f"sum without ({dropped}) (increase(tgi_probe_attempts_total{matcher}[{window}]))"
+
+    disturbed = f'{{outcome="{Outcome.DISTURBED}"}}'
+    return Alert(
+        "TgiProbeDisturbed",
+        f"{attempts(disturbed)}\n/\n({attempts('')} > 0)\n> {DISTURBED_SHARE:g}",
+        "ticket",
+        summary=f"tgi-probe was held up during most probes of {TARGET}",
+        description=(
+            f"{{{{ $value | humanizePercentage }}}} of the probes of {TARGET} in the last {window} were disturbed "
+            f"({promql.percent(DISTURBED_SHARE)} may be): the process or its machine was stopped, or lacked CPU, while "
+            "they ran. They are not judged, so its objectives see little of the server."
+        ),
+        wait=options.minutes(15),
     )
 
 

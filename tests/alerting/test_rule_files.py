@@ -94,7 +94,7 @@ def test_every_symptom_is_inhibited_while_its_target_is_down() -> None:
     pattern = re.fullmatch(r'alertname=~"(.*)"', down["target_matchers"][0])
     assert pattern is not None
     about_the_daemon = {"TgiProbeTargetDown", "TgiProbeAbsent", "TgiProbeExporterDown", "TgiProbeReloadFailed"}
-    for name in {alert.name for alert in alerts(load(EXAMPLE), Options())} - about_the_daemon - {"TgiProbeLate"}:
+    for name in {alert.name for alert in alerts(load(EXAMPLE), Options())} - about_the_daemon - {"TgiProbeLate", "TgiProbeDisturbed"}:
         assert re.fullmatch(pattern[1], name), name
 
 

@@ -30,6 +30,7 @@ STALE = {("TgiProbeStale", "page"), QUIET}
 DOWN = ("TgiProbeTargetDown", "page")
 BLIND = {("TgiProbeAbsent", "page"), ("TgiProbeExporterDown", "ticket")}
 REFUSED, SKIPPED = ("TgiProbeRefused", "ticket"), ("TgiProbeSkipped", "ticket")
+DISTURBED = ("TgiProbeDisturbed", "ticket")
 QUARANTINED = ("TgiProbeQuarantined", "ticket")
 LATE, RELOAD = ("TgiProbeLate", "ticket"), ("TgiProbeReloadFailed", "ticket")
 TTFT, ITL = ("TgiProbeTtftRegressed", "ticket"), ("TgiProbeInterTokenLatencyRegressed", "ticket")
@@ -136,6 +137,16 @@ SCENARIOS = (
         "refused probes are not judged, and make a ticket",
         (Phase(6 * HOURS), Phase(60, probes=0, refused=2, ok=False)),
         {362: NOTHING, 367: {REFUSED, QUIET}, 390: {REFUSED, QUIET}, 419: {REFUSED, QUIET}},
+    ),
+    Scenario(
+        "a silence in which all probes are disturbed is not explained",
+        (Phase(6 * HOURS), Phase(60, probes=0, disturbed=2, ok=False), Phase(60)),
+        {359: NOTHING, 362: NOTHING, 390: STALE | {DISTURBED}, 419: STALE | {DISTURBED}, 450: NOTHING},
+    ),
+    Scenario(
+        "when most probes are disturbed it is a ticket, and a few are nothing",
+        (Phase(3 * HOURS, probes=2, disturbed=1), Phase(3 * HOURS, probes=2, disturbed=6)),
+        {60: NOTHING, 179: NOTHING, 240: {DISTURBED}, 359: {DISTURBED}},
     ),
     Scenario(
         "what ended a server is a ticket until it is released, and never a page",

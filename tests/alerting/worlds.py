@@ -22,6 +22,7 @@ class Phase:
     exporter_up: bool = True
     restart: bool = False
     refused: int = 0
+    disturbed: int = 0
     quarantined: int = 0
     failed: int = 0
     skipped: int = 0
@@ -100,7 +101,7 @@ def history(phases: Sequence[Phase], slo: str = "chat-ttft") -> dict[str, list[V
             seen.count(series, number, there, restart)
         seen.gauge(f"tgi_probe_quarantined{{{SERIES}}}", float(phase.quarantined > 0), there)
         outcomes = {"ok": phase.probes, "refused": phase.refused, "timeout": phase.failed}
-        for outcome, number in (outcomes | {"quarantined": phase.quarantined}).items():
+        for outcome, number in (outcomes | {"quarantined": phase.quarantined, "disturbed": phase.disturbed}).items():
             series = f'tgi_probe_attempts_total{{{SERIES},outcome="{outcome}",code="X"}}'
             seen.count(series, number, there, restart)
         seen.count(f'tgi_probe_skipped_total{{{SERIES},reason="busy"}}', phase.skipped, there, restart)
