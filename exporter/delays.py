@@ -266,7 +266,7 @@ class Watch:
             call = unanswered or Call(now if calls else began, began.at + timeout)
             idle = math.fsum(_within(gap, began.at, call.sent.at) for gap in gaps)
             over = [gap.stop for gap in gaps if gap.since < call.deadline < gap.until and gap.until > call.sent.at]
-            lost = max(idle + call.sent.waited - began.waited, *over, 0.0)
+            lost = max([idle + max(0.0, call.sent.waited - began.waited), *over])
         if lost < blamed:
             return failure
         return Failure(Outcome.DISTURBED, "OK", f"{failure.detail}, but {self.held()}", failure.corrections)
