@@ -19,6 +19,9 @@ from exporter.observation import Observation, Outcome, Step, Stream
 # A number is recorded when it is wrong by no more than both together.
 TOLERANCE_SECONDS = 0.0025
 TOLERANCE_SHARE = 0.015
+# Beside that, what each further call of a sum of calls may have added: as much as the thinnest client adds to one
+# (`python -m benchmarks added-delay`).
+TOLERANCE_PER_CALL = 0.0003
 
 
 class Measure(StrEnum):
@@ -43,15 +46,19 @@ OF_ROUTERS = frozenset({Measure.SPREAD, Measure.SETUP})
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """Seconds. The true ones may be up to `less` fewer or up to `more` more."""
+    """Seconds. The true ones may be up to `less` fewer or up to `more` more. A sum of several `calls` to a shard adds
+    up what is uncertain about each.
+    """
 
     seconds: float
     less: float = 0.0
     more: float = 0.0
+    calls: int = 1
 
     @property
     def certain(self) -> bool:
-        return max(self.less, self.more) <= TOLERANCE_SECONDS + TOLERANCE_SHARE * max(0.0, self.seconds)
+        fixed = TOLERANCE_SECONDS + TOLERANCE_PER_CALL * (self.calls - 1)
+        return max(self.less, self.more) <= fixed + TOLERANCE_SHARE * max(0.0, self.seconds)
 
     def within(self, threshold: float) -> bool | None:
         """Whether it is at most the threshold; None where that is not certain."""
@@ -85,9 +92,10 @@ def time_per_output_token(stream: Stream) -> Value | None:
 
 
 def request_duration(stream: Stream) -> Value:
-    calls = sum(step.late for step, _ in _breaks(stream.steps))
+    before = [step.late for step, _ in _breaks(stream.steps)]
     last = stream.steps[-1].late if stream.steps and stream.steps[-1].arrived == stream.ended else stream.ended_late
-    return Value(timeline.request_duration(stream), last + calls + _begun_late(stream))
+    less = last + sum(before) + _begun_late(stream)
+    return Value(timeline.request_duration(stream), less, calls=1 + len(before))
 
 
 def _begun_late(stream: Stream) -> float:
@@ -125,8 +133,11 @@ def decode_duration(observation: Observation) -> Value | None:
     seconds = timeline.decode_duration(observation)
     if seconds is None:
         return None
-    late = [_decoding_late(stream.steps) for stream in observation.streams if len(stream.steps) > 1]
-    return Value(seconds, max(less for less, _ in late) + _apart(observation.streams), max(more for _, more in late))
+    streams = [stream for stream in observation.streams if len(stream.steps) > 1]
+    late = [_decoding_late(stream.steps) for stream in streams]
+    less = max(less for less, _ in late) + _apart(observation.streams)
+    calls = max(1 + sum(1 for _ in _breaks(stream.steps[1:])) for stream in streams)
+    return Value(seconds, less, max(more for _, more in late), calls)
 
 
 def _apart(streams: Sequence[Stream]) -> float:

@@ -39,7 +39,7 @@ RIGHT_SERVER = (Outcome.TIMEOUT, Outcome.OVERLOADED, *NOT_JUDGED)
 class Finding:
     """One line of the report."""
 
-    kind: Literal["ok", "problem", "mend"]
+    kind: Literal["ok", "note", "problem", "mend"]
     text: str
 
 
@@ -123,7 +123,8 @@ class Examination:
         for series, workload in self._plan.series():
             why = excess(self._target, workload, series.batch_size, facts)
             if why is not None:
-                yield Finding("problem", f"workload {workload.name}, batch size {series.batch_size}: {why}")
+                said = f"workload {workload.name}, batch size {series.batch_size} is never sent: {why}"
+                yield Finding("note", said)
         for workload in self._plan.workloads:
             why = over_limits(facts, workload)
             if why is not None:

@@ -182,7 +182,7 @@ def excess(target: Target, workload: Workload, batch_size: int, facts: Facts | N
     if wanted > there:
         return (
             f"it needs {wanted} blocks of KV cache ({blocks(facts, workload)} for each request, of "
-            f"{block_size(facts)} tokens), and max_batch_tokens {target.max_batch_tokens} is {there}"
+            f"{block_size(facts)} tokens), and max_batch_tokens {target.max_batch_tokens} is {there} blocks"
         )
     return None
 

@@ -268,7 +268,7 @@ def test_a_wrong_target_is_told_the_mend_which_puts_it_right(
             {"address": "http://<http>", "kind": "http", "bearer_token_env": "NOT_SET"},
             "the variable NOT_SET is not set",
         ),
-        ({"address": "<shard>", "max_total_tokens": 10}, "over max_total_tokens 10"),
+        ({"address": "<shard>", "max_total_tokens": 10}, "no workload that could be sent is for this target"),
         ({"address": "https://<https>", "kind": "http"}, "TLS: "),
         ({"address": "<grpcs>", "kind": "fmaas", "tls": {"ca_file": "/none"}}, "tls.ca_file: /none cannot be read"),
     ],

@@ -177,7 +177,7 @@ def test_a_paged_shard_counts_blocks() -> None:
     assert excess(target, work, 200) is None
     assert excess(target, work, 154, facts) is None
     assert excess(target, work, 155, facts) == (
-        "it needs 155 blocks of KV cache (1 for each request, of 64 tokens), and max_batch_tokens 9856 is 154"
+        "it needs 155 blocks of KV cache (1 for each request, of 64 tokens), and max_batch_tokens 9856 is 154 blocks"
     )
 
 

@@ -152,5 +152,5 @@ def test_blocks_are_counted_as_soon_as_the_target_has_said_how_large_they_are(
         assert not [made for made in ledger.observations if made.series.batch_size == 4]
     assert set(caplog.messages) >= {
         "target t, workload chat, batch size 4 is never sent: it needs 4 blocks of KV cache (1 for each request, of "
-        "64 tokens), and max_batch_tokens 200 is 3"
+        "64 tokens), and max_batch_tokens 200 is 3 blocks"
     }
