@@ -43,9 +43,9 @@ HELD_ELSEWHERE = (
     "A shard that does not say",  # tests/test_targets.py
     "Before the first probe of a connection",  # tests/probes/test_calibration.py
     "It asks how the shard's tokeniser",
-    "It keeps to all that is said above",
-    "A shard that fails it",  # tests/probes/test_calibration.py
-    "One that ends after it",  # tests/probes/test_calibration.py
+    "The same rules hold for it",
+    "After it has failed",  # tests/probes/test_calibration.py
+    "A shard that ended after it",  # tests/probes/test_calibration.py
     "Prompts are then longer",  # tests/probes/test_calibration.py
     "*Measured*",
     "Latencies were those",
@@ -58,7 +58,7 @@ HELD_ELSEWHERE = (
     "A router warms",
     "In the first round",  # tests/runner/test_quarantine.py
     "A graceful stop",  # tests/probes/test_shard.py
-    "It survives a reload",  # tests/end_to_end/test_small_cache.py
+    "It survives a restart",  # tests/end_to_end/test_small_cache.py
     "A `bench` or another daemon",  # tests/end_to_end/test_small_cache.py
     "Attempts then have",  # tests/end_to_end/test_small_cache.py
 )
