@@ -25,8 +25,10 @@ OPTIONS = (
 
 # Statuses that say nothing of a server that ended by itself: it stops as it was told to, or is slow.
 _HARMLESS = (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
-# How gRPC says that it never had a connection, so that nothing was sent.
-_NOT_SENT = ("failed to connect", "DNS resolution failed")
+# How gRPC says that a connection ended in the middle of a call. Another UNAVAILABLE is the word of a server that lives,
+# or says that gRPC never had a connection.
+_DROPPED = ("closed", "stream removed", "connection reset", "connection aborted", "broken pipe", "end of tcp stream")
+_NOT_SENT = ("failed to connect", "dns resolution failed")
 
 
 def open_channel(address: str) -> grpc.Channel:
@@ -36,6 +38,12 @@ def open_channel(address: str) -> grpc.Channel:
     return grpc.insecure_channel(f"unix:{quote(path)}" if scheme == "unix" and colon else address, options=OPTIONS)
 
 
+def was_dropped(said: str) -> bool:
+    """Whether these are gRPC's words for a connection that ended in the middle of a call."""
+    said = said.lower()
+    return any(words in said for words in _DROPPED) and not any(words in said for words in _NOT_SENT)
+
+
 def failure(error: grpc.RpcError, what: str, address: str, timeout: float) -> Failure:
     """The Failure that a gRPC error means, its detail one line: what was called where, and what the server said.
 
@@ -43,7 +51,7 @@ def failure(error: grpc.RpcError, what: str, address: str, timeout: float) -> Fa
     """
     code: grpc.StatusCode = error.code()
     said = " ".join(str(error.details() or "").split())
-    suspicious = code not in _HARMLESS and not any(words in said for words in _NOT_SENT)
+    suspicious = was_dropped(said) if code is grpc.StatusCode.UNAVAILABLE else code not in _HARMLESS
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         said = f"no answer within {timeout:.3g} s"
     reason = connecting.reason(said)

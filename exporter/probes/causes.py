@@ -1,17 +1,17 @@
 """What a shard's own words mean, where a person would not guess it."""
 
+from exporter.channel import was_dropped
 from exporter.observation import Failure, Outcome
 from exporter.targets import Facts
 
 # Python's words, as a shard passes them on with INTERNAL.
 NO_CACHE_YET = "list index out of range"
 BEYOND_POSITIONS = "index out of range in self"
-# gRPC's words for a connection that ended in the middle of a call.
-DROPPED = ("Socket closed", "Stream removed", "Connection reset", "Connection aborted", "Broken pipe")
 
 
-def was_dropped(failure: Failure) -> bool:
-    return failure.code == "UNAVAILABLE" and any(words in failure.detail for words in DROPPED)
+def connection_ended(failure: Failure) -> bool:
+    """Whether a connection ended in the middle of a call."""
+    return failure.code == "UNAVAILABLE" and was_dropped(failure.detail)
 
 
 def explained(failure: Failure, facts: Facts, served_before: bool) -> Failure:

@@ -18,7 +18,7 @@ from exporter.observation import Failure, Outcome, Step, Stream
 from exporter.prober import Abandoned, Occupied, Result
 from exporter.probes.batch import PROTOCOLS, Batch, Merged, parsed
 from exporter.probes.calibration import CALIBRATION_SECONDS, Calibration
-from exporter.probes.causes import explained, was_dropped
+from exporter.probes.causes import connection_ended, explained
 from exporter.probes.disturbed import mark_disturbed
 from exporter.probes.ending import has_ended
 from exporter.probes.ranks import Answered, Debts, Ranks, discovered, must_exist
@@ -160,7 +160,7 @@ class ShardProber:
                 quiet = self._clock() - steps[-1].arrived if steps else 0.0
                 said = out_of_time(workload, sum(step.tokens for step in steps) // batch_size, quiet)
                 raise Failure(failure.outcome, failure.code, f"{call}: {said}") from None
-            if was_dropped(failure) and not self._target.address.startswith("unix:"):
+            if connection_ended(failure) and not self._target.address.startswith("unix:"):
                 self._lost_connections += 1  # over TCP nothing else tells that another server is there afterwards
             raise explained(failure, self._facts, self._facts.connection == self._served) from None
 
@@ -193,14 +193,14 @@ class ShardProber:
             return
         # One that stops as it was told to, or was away before it was asked, is gone as well, but not because of us.
         away = trouble is not None and trouble.outcome is Outcome.UNREACHABLE and not trouble.may_have_ended_server
-        harmless = away or first.code == "CANCELLED"
+        stopped = first.code == "CANCELLED"
         gone = unpaid is not None and unpaid.outcome is Outcome.UNREACHABLE
-        another = was_dropped(first) or ranks.connection() != facts.connection[1:]
-        if not harmless and (gone or (another and first.may_have_ended_server)):
+        another = connection_ended(first) or ranks.connection() != facts.connection[1:]
+        if not (away or stopped) and (gone or (another and first.may_have_ended_server)):
             self._calibration_ended(ranks)
         elif first.may_have_ended_server:
             self._suspected = facts.connection
-        if unpaid is not None or another or harmless:
+        if unpaid is not None or another or stopped:
             # The probe's own batch has not been sent: it is not what the server may have ended of.
             raise Failure(first.outcome, first.code, first.detail)
 

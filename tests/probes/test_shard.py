@@ -325,8 +325,8 @@ def test_a_sequence_beyond_the_models_positions_is_told_with_the_mend() -> None:
             assert "set max_total_tokens of the target to what the model can take" in found.detail
 
 
-@pytest.mark.parametrize(("kind", "suspected"), [("unavailable", True), ("internal", True), ("hang", False)])
-def test_a_call_that_failed_after_it_was_sent_makes_its_batch_suspect_and_one_that_hangs_does_not(
+@pytest.mark.parametrize(("kind", "suspected"), [("unavailable", False), ("internal", True), ("hang", False)])
+def test_a_call_that_the_server_failed_makes_its_batch_suspect_and_one_that_it_declined_or_holds_does_not(
     kind: Any, suspected: bool
 ) -> None:
     with probing(fast(ranks=2)) as (shard, prober):
