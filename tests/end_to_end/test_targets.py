@@ -38,7 +38,7 @@ def test_both_protocols_are_probed_over_unix_sockets_and_tcp(tmp_path: Path, pro
     with probed(tmp_path, ("--protocol", protocol), listen, batch_sizes=[1, 3]) as (_, daemon):
         daemon.await_sum("tgi_probe_attempts_total", 5, outcome="ok", batch_size="3")
         assert daemon.sum_of("tgi_probe_target_info", protocol=f"generate.{protocol}", ranks="2") == 1
-        assert outcomes(daemon) == {"ok"}
+        assert outcomes(daemon) <= {"ok", "disturbed"}
 
 
 @pytest.mark.parametrize("protocol", ["v2", "v3"])

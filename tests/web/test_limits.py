@@ -182,7 +182,9 @@ def test_a_connection_that_stayed_open_is_let_in_before_a_crowd_of_new_ones(serv
         scrape = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
         server.clock = lambda: 50.0
         polite.sendall(scrape)
-        assert polite.recv(4096).endswith(b"xxxxx")
+        answered = polite.recv(4096)
+        while not answered.endswith(b"xxxxx"):
+            answered += polite.recv(4096)
         gate = Gate(server)
         rude_and_polite(server, stack, polite, scrape)
         gate.let_one_in()
