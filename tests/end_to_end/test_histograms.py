@@ -135,7 +135,7 @@ def test_tokens_are_counted_exactly(run: Run) -> None:
 
 
 def test_the_shard_saw_as_many_batches_as_attempts_and_warm_ups(run: Run) -> None:
-    attempts = run.prometheus.value(f"sum({OK})")
+    attempts = run.prometheus.value(f"sum({MADE})")
     assert len(prefills(run.record)) == attempts + len(BATCH_SIZES)
 
 
