@@ -12,8 +12,8 @@ STALE_INTERVALS = 3
 SKIPPED_SHARE = 0.25
 # Why a probe that was due was not started, though nothing is wrong with the target. Not `backoff`: it follows failures.
 EXCUSES = "busy|duty_cycle|unsafe"
-# Attempts that are no failure, and those of them that explain why none succeeds: not that this process was held up,
-# for then nobody knows what the server does.
+# Attempts that are no failure, and those of them that explain why none succeeds. That this process was held up explains
+# nothing: such an attempt says nothing of the server.
 NO_FAILURES = "|".join([Outcome.OK, *sorted(NOT_JUDGED)])
 EXPLAINED = "|".join(sorted(NOT_JUDGED - {Outcome.DISTURBED}))
 # The share of attempts that may be disturbed.
