@@ -6,9 +6,10 @@ import time
 from benchmarks.bare import Bare
 from benchmarks.processes import Server, socket_address
 from benchmarks.report import Part, Reach, Table, median, milliseconds, quantile
+from exporter.config.target import Target
+from exporter.config.workload import Workload
 from exporter.observation import Stream
-from exporter.probes.shard import ShardProber
-from exporter.settings import Target, Workload
+from exporter.probes.shard.prober import ShardProber
 
 SERVICE_SECONDS = 0.005
 BATCH_SIZES = (1, 32, 128)

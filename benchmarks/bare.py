@@ -15,8 +15,8 @@ from typing import TypeAlias
 
 import grpc
 
-from exporter import workload as work
 from exporter.pb import generate_v3_pb2 as pb
+from exporter.plan import workload as work
 
 SERVICE = "/generate.v3.TextGenerationService/"
 ENDLESS = 2**31

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 from benchmarks.report import Part, Reach, Table, median, quantile
-from exporter import scales
+from exporter.metrics import bucket_edges
 
 QUANTILES = (0.5, 0.9, 0.99)
 FASTEST, SLOWEST = 0.001, 100.0
@@ -24,8 +24,8 @@ SERVICES: dict[str, Draw] = {
     "varies by 80 %": lambda rng: rng.lognormvariate(0, 0.7),
     "two speeds (15 % take 3 times as long)": lambda rng: rng.gauss(1, 0.03) * (3 if rng.random() < 0.15 else 1),
 }
-TWELVE = scales.scale((1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6.8, 8.2), -3, 2, 120.0, 160.0)
-SCALES = {"FINE": scales.FINE, "twelve per decade": TWELVE, "COARSE": scales.COARSE}
+TWELVE = bucket_edges.scale((1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6.8, 8.2), -3, 2, 120.0, 160.0)
+SCALES = {"FINE": bucket_edges.FINE, "twelve per decade": TWELVE, "COARSE": bucket_edges.COARSE}
 
 
 def run(seconds: float) -> list[Table]:
@@ -60,7 +60,7 @@ def errors(seconds: float) -> Table:
     notes = (
         f"Largest relative error of `histogram_quantile` over {count} services of each kind, their medians spread "
         f"evenly from {FASTEST * 1e3:g} ms to {SLOWEST:g} s, {VALUES} values each, against the exact quantile of the "
-        f"same values. Quantiles above the last edge ({scales.FINE[-1]:g} s) are left out: they read as that edge.",
+        f"same values. Quantiles above the last edge ({bucket_edges.FINE[-1]:g} s) are left out, read as that edge.",
     )
     columns = ("service", "FINE p50", "p90", "p99", "reach", "typical", *(name for name in SCALES if name != "FINE"))
     return Table("Quantiles read off the buckets", columns, tuple(rows), notes)
@@ -95,10 +95,10 @@ def series() -> Table:
     rows = []
     total = 0
     for what, histograms, edges in (
-        ("FINE: time to first token, inter-token latency, time per output token", 3, scales.FINE),
-        ("COARSE: decode and request duration", 2, scales.COARSE),
-        ("RATES: prefill and decode throughput", 2, scales.RATES),
-        ("OWN: overhead of prefill and decode", 2, scales.OWN),
+        ("FINE: time to first token, inter-token latency, time per output token", 3, bucket_edges.FINE),
+        ("COARSE: decode and request duration", 2, bucket_edges.COARSE),
+        ("RATES: prefill and decode throughput", 2, bucket_edges.RATES),
+        ("OWN: overhead of prefill and decode", 2, bucket_edges.OWN),
     ):
         lines = histograms * (len(edges) + extra)
         total += lines
@@ -113,5 +113,5 @@ PART = Part(
     "The measuring instrument itself",
     run,
     "FINE edges where times hardly vary and people look at quantiles, fewer for the other histograms; in sum fewer "
-    "series than twelve edges per decade for all. See `exporter/scales.py`.",
+    "series than twelve edges per decade for all. See `exporter/metrics/bucket_edges.py`.",
 )

@@ -2,7 +2,7 @@
 
 One thread measures as probes do, another makes pages, every line anew, over and over, which is worse than any scrape.
 The thread that measures then waits for the lock, which `sys.setswitchinterval` says how long the other may keep, and
-for a processor, which the other leaves when it pauses (`exporter.breath`).
+for a processor, which the other leaves when it pauses (`exporter.metrics.pauses`).
 """
 
 import gc
@@ -20,11 +20,11 @@ from benchmarks.bare import Bare
 from benchmarks.pages import filled
 from benchmarks.processes import Process, Server, socket_address
 from benchmarks.report import Part, Table, median, milliseconds, quantile
-from exporter import rendering
-from exporter.app import SWITCH_SECONDS
-from exporter.breath import Breath
-from exporter.grpc_core import WISHES
-from exporter.instruments import Registry, children
+from exporter.daemon.app import SWITCH_SECONDS
+from exporter.metrics import pages
+from exporter.metrics.instruments import Registry, children
+from exporter.metrics.pauses import Breath
+from exporter.wire.grpc_env import WISHES
 
 SERVICE_SECONDS = 0.002
 ROUNDS = 8
@@ -63,7 +63,7 @@ class Renderer:
         self._registry = registry
         self._busy = threading.Event()
         self._idle = threading.Event()
-        self._breathe: rendering.Breathe = rendering.without_a_break
+        self._breathe: pages.Breathe = pages.without_a_break
         self.pieces = 0
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -75,7 +75,7 @@ class Renderer:
             with suppress(Enough):
                 while True:
                     self._forget()
-                    for _ in rendering.gzip_page(self._registry, rendering.PLAIN_0_0_4, self._between_pieces):
+                    for _ in pages.gzip_page(self._registry, pages.PLAIN_0_0_4, self._between_pieces):
                         pass
 
     def _between_pieces(self) -> None:
@@ -95,7 +95,7 @@ class Renderer:
     @contextmanager
     def busy(self, pauses: bool) -> Iterator[None]:
         """Ends when the thread has, so that nobody else is measured beside it."""
-        self._breathe = Breath() if pauses else rendering.without_a_break
+        self._breathe = Breath() if pauses else pages.without_a_break
         self._busy.set()
         try:
             yield

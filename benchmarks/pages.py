@@ -7,13 +7,13 @@ from typing import Any
 import prometheus_client
 
 from benchmarks.report import Part, Reach, Table, median, milliseconds, quantile
-from exporter import rendering
-from exporter.catalogue import layout
-from exporter.instruments import Registry
-from exporter.metrics import Metrics
+from exporter.config.settings import Settings
+from exporter.metrics import pages
+from exporter.metrics.catalogue import layout
+from exporter.metrics.instruments import Registry
+from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Outcome, Series, ServerTimings, Step, Stream
-from exporter.settings import Settings
-from exporter.targets import plans
+from exporter.plan.targets import plans
 
 SIZES = (1, 4, 16, 64, 256)
 REFERENCE_UP_TO = 16
@@ -39,7 +39,7 @@ def run(seconds: float) -> list[Table]:
 def measure(targets: int, rng: random.Random, seconds: float) -> tuple[str, ...]:
     metrics, series = filled(targets, rng)
     began = time.perf_counter()
-    packed_size = sum(map(len, rendering.gzip_page(metrics.registry, rendering.OPENMETRICS)))
+    packed_size = sum(map(len, pages.gzip_page(metrics.registry, pages.OPENMETRICS)))
     first = time.perf_counter() - began
     theirs = reference(metrics.registry) if targets <= REFERENCE_UP_TO else None
     plain: list[float] = []
@@ -51,13 +51,13 @@ def measure(targets: int, rng: random.Random, seconds: float) -> tuple[str, ...]
         for of_target in series:
             metrics.record(observation(rng.choice(of_target), rng))
         began = time.perf_counter()
-        for _ in rendering.gzip_page(metrics.registry, rendering.OPENMETRICS):
+        for _ in pages.gzip_page(metrics.registry, pages.OPENMETRICS):
             pass
         packed.append(time.perf_counter() - began)
         for of_target in series:
             metrics.record(observation(rng.choice(of_target), rng))
         began = time.perf_counter()
-        size = sum(map(len, rendering.page(metrics.registry, rendering.PLAIN_0_0_4)))
+        size = sum(map(len, pages.page(metrics.registry, pages.PLAIN_0_0_4)))
         plain.append(time.perf_counter() - began)
         if theirs is not None:
             began = time.perf_counter()
@@ -145,7 +145,7 @@ PART = Part(
     "pages",
     "Rendering a page",
     run,
-    "instruments and rendering of our own (`exporter/instruments.py`, `exporter/rendering.py`): label text made once, "
+    "instruments and rendering of our own (`exporter/metrics/`): label text made once, "
     "one `join` for each histogram, and its lines kept compressed until it changes, as blocks that are put together to "
     "one gzip stream; a plain page is unpacked from them. The first page is made before the first probe.",
 )

@@ -10,10 +10,11 @@ import time
 from benchmarks.bare import Bare
 from benchmarks.processes import Process, socket_address
 from benchmarks.report import Part, Reach, Table, median, milliseconds
-from exporter import timeline
-from exporter.probes.shard import ShardProber
-from exporter.prompts import WORDS
-from exporter.settings import Target, Workload
+from exporter.analysis import timeline
+from exporter.config.target import Target
+from exporter.config.workload import Workload
+from exporter.plan.prompts import WORDS
+from exporter.probes.shard.prober import ShardProber
 
 SEQUENCE_LENGTH = 512
 BATCH_SIZES = (1, 8, 32)
@@ -89,5 +90,5 @@ PART = Part(
     "Prefill beside one of exact text",
     run,
     "before its first probe a shard is asked, with one small request, which of our words are one token each; prompts "
-    "are made of those (`exporter/workload.py`).",
+    "are made of those (`exporter/plan/workload.py`).",
 )

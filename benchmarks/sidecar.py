@@ -9,7 +9,7 @@ from benchmarks.processes import MIB, Process, Server, free_port, scrape, socket
 from benchmarks.report import Part, Reach, Table, median, quantile, spread
 
 SERVICE_SECONDS = 0.005
-IMPORTS = "import exporter.cli, exporter.app, exporter.probes.shard, exporter.sources"
+IMPORTS = "import exporter.cli, exporter.daemon.app, exporter.probes.shard.prober, exporter.config.sources"
 # What such a program cannot do without, or could hardly.
 REFERENCE_IMPORTS = "import grpc, prometheus_client, pydantic_settings"
 ROUNDS = 7

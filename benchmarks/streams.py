@@ -21,7 +21,7 @@ from random import Random
 from typing import Any
 
 from benchmarks.report import Part, Table, quantile
-from exporter.prompts import WORDS, Prompts
+from exporter.plan.prompts import WORDS, Prompts
 
 TOOLS = Path(".cache/load-tools")
 STREAMS = (64, 500)
@@ -64,10 +64,11 @@ def ours(place: Place, streams: int) -> list[Request]:
 
 def probe(url: str, streams: int, file: Path) -> None:
     """The body of that process."""
-    from exporter import timeline
-    from exporter.probes.http import HttpFront
-    from exporter.probes.streams import StreamProber
-    from exporter.settings import Target, Workload
+    from exporter.analysis import timeline
+    from exporter.config.target import Target
+    from exporter.config.workload import Workload
+    from exporter.probes.router.http import HttpFront
+    from exporter.probes.router.prober import StreamProber
 
     class Keeping(HttpFront):
         """Keeps the prompts, in the order of the streams."""

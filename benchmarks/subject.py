@@ -10,10 +10,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from exporter import app, certainty, journal
+from exporter.analysis import certainty
+from exporter.analysis.timeline import counted_from
+from exporter.config.sources import load
+from exporter.daemon import app, journal
 from exporter.observation import Observation, Stream
-from exporter.sources import load
-from exporter.timeline import counted_from
 
 
 class Watched(app.Daemon):

@@ -14,12 +14,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from exporter.catalogue import layout
-from exporter.certainty import Measure
-from exporter.metrics import Metrics
+from exporter.analysis.certainty import Measure
+from exporter.config.settings import Settings
+from exporter.config.sources import PREFIX, Sidecar
+from exporter.metrics.catalogue import layout
+from exporter.metrics.record import Metrics
 from exporter.observation import NOT_JUDGED, Outcome, SkipReason
-from exporter.settings import Settings
-from exporter.sources import PREFIX, Sidecar
 
 HERE = Path(__file__).parent
 # Words for the keys whose names say it all in the code.

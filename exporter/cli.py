@@ -9,12 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from exporter import __version__, grpc_core
-from exporter.arguments import Parser
-from exporter.notation import counted
-from exporter.settings import Settings
-from exporter.sources import SettingsError, load
-from exporter.targets import plans, sent_in_the_open, too_frequent, too_large, too_short, without_limit
+from exporter import __version__
+from exporter.config.arguments import Parser
+from exporter.config.notation import counted
+from exporter.config.settings import Settings
+from exporter.config.sources import SettingsError, load
+from exporter.plan.targets import plans, sent_in_the_open, too_frequent, too_large, too_short, without_limit
+from exporter.wire import grpc_env
 
 # Why writing to the terminal, a pipe or a file fails, whatever is written.
 NOT_WRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
@@ -22,7 +23,7 @@ NOT_WRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    grpc_core.prepare()
+    grpc_env.prepare()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not have every character, as stderr knows
     try:
@@ -132,7 +133,7 @@ def build_parser(command: Sequence[str] = ()) -> Parser:
 
     bench = commands.add_parser("bench", help="one sweep over batch sizes, as tables, JSON or CSV")
     if "bench" in command:
-        from exporter import bench as sweep
+        from exporter.bench import sweep as sweep
 
         sweep.add_arguments(bench)
         bench.set_defaults(command=sweep.run)
@@ -159,7 +160,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.check_only:
         options.syntax_only = options.connect = False
         return _check(options)
-    from exporter import app
+    from exporter.daemon import app
 
     return app.run(options.config)
 
@@ -175,7 +176,7 @@ def _check(options: argparse.Namespace) -> int:
     kinds = ((settings.targets, "target"), (settings.workloads, "workload"), (settings.slos, "SLO"))
     print("ok: " + ", ".join(counted(len(found), noun) for found, noun in kinds))
     from exporter.alerting.commands import explain
-    from exporter.streaming.mistaken import doubled_paths
+    from exporter.probes.router.hints import doubled_paths
 
     notes, warnings = explain(settings)
     about_targets = (without_limit, too_frequent, too_short, doubled_paths, sent_in_the_open)
@@ -187,22 +188,24 @@ def _check(options: argparse.Namespace) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     if not options.connect:
         return 0
-    from exporter import connect_check
+    from exporter.probes import connect_check
 
     return connect_check.run(settings)
 
 
 def _check_secrets(settings: Settings) -> None:
     """The daemon starts without them, and goes on trying. Raises SettingsError."""
-    from exporter.streaming import trust
+    from exporter.wire import credentials
 
-    missing = [f"target {target.name}: {problem}" for target in settings.targets for problem in trust.problems(target)]
+    missing = [
+        f"target {target.name}: {problem}" for target in settings.targets for problem in credentials.problems(target)
+    ]
     if missing:
         raise SettingsError([*missing, "to check the configuration without its tokens and certificates: --syntax-only"])
 
 
 def _health(options: argparse.Namespace) -> int:
-    from exporter import health
+    from exporter.web import health
 
     trouble = health.healthy(load(options.config))
     if trouble is not None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from exporter import app
+from exporter.daemon import app
 
 # Exclusive is true here, the demo's router has an engine of its own; else a newcomer would read a warning first.
 SHARD = '  - {{name: demo, address: "unix://{socket}-0", kv_cache: exclusive, max_batch_tokens: 100000}}'

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from exporter.scales import FINE_DECADE
+from exporter.metrics.bucket_edges import FINE_DECADE
 
 RATE = "$__rate_interval"
 RANGE = "$__range"

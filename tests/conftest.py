@@ -4,9 +4,10 @@ import signal
 
 import pytest
 
-from exporter import certainty, grpc_core
+from exporter.analysis import certainty
+from exporter.wire import grpc_env
 
-grpc_core.prepare()
+grpc_env.prepare()
 # A shell that runs the tests in the background has them ignore Ctrl-C, and every process that they start would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -9,7 +9,7 @@ import pytest
 from exporter.cli import main
 from tests.processes import TGI_PROBE
 
-GOOD = str(Path(__file__).parent / "settings" / "good" / "smallest.yaml")
+GOOD = str(Path(__file__).parent / "config" / "good" / "smallest.yaml")
 
 
 @pytest.mark.parametrize(

@@ -9,22 +9,22 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter import rendering
-from exporter.catalogue import layout
-from exporter.exposition import Accepts, Views, respond
-from exporter.instruments import Registry
-from exporter.journal import Json, Text
-from exporter.metrics import Metrics
+from exporter.config.settings import Settings
+from exporter.daemon.journal import Json, Text
+from exporter.daemon.ledger import Recorder
+from exporter.metrics import pages
+from exporter.metrics.catalogue import layout
+from exporter.metrics.instruments import Registry
+from exporter.metrics.pages import OPENMETRICS, PLAIN_0_0_4
+from exporter.metrics.record import Metrics
 from exporter.observation import LONGEST_DETAIL, LONGEST_FACT, Failure, Observation, Outcome, Series, legible
-from exporter.probes.fmaas import Unary
-from exporter.recorder import Recorder
-from exporter.rendering import OPENMETRICS, PLAIN_0_0_4
-from exporter.settings import Settings
-from exporter.streaming import dialects
-from exporter.streaming.errors import refused
-from exporter.streaming.exchange import End
-from exporter.targets import Facts, plans
-from exporter.web.status import page
+from exporter.plan.targets import Facts, plans
+from exporter.probes.router import dialects
+from exporter.probes.router.fmaas import Unary
+from exporter.probes.router.server_errors import refused
+from exporter.web.routes import Accepts, Views, respond
+from exporter.web.status_page import page
+from exporter.wire.exchange import End
 
 SETTINGS = Settings.model_validate(
     {
@@ -73,7 +73,7 @@ def written(text: str) -> None:
     for known in facts(text):
         recorder.up("strange", known)
         for form, parse in ((PLAIN_0_0_4, parse_text), (OPENMETRICS, parse_openmetrics)):
-            whole = b"".join(rendering.page(metrics.registry, form)).decode()
+            whole = b"".join(pages.page(metrics.registry, form)).decode()
             assert len(whole) < 1_000_000
             samples = [sample for family in parse(whole) for sample in family.samples]
             assert sum(sample.name == "tgi_probe_target_up" for sample in samples) == 2
@@ -142,7 +142,7 @@ def test_a_label_that_cannot_be_written_costs_no_metrics_page() -> None:
     family = registry.gauge("a", "help", ("label",))
     family.labels("half \ud83d").set(1)
     family.labels("whole").set(1)
-    assert b'a{label="half ?"} 1.0\na{label="whole"} 1.0\n' in b"".join(rendering.page(registry, PLAIN_0_0_4))
+    assert b'a{label="half ?"} 1.0\na{label="whole"} 1.0\n' in b"".join(pages.page(registry, PLAIN_0_0_4))
 
 
 @given(ANY_TEXT)

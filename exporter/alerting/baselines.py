@@ -11,7 +11,7 @@ from exporter.alerting import promql
 from exporter.alerting.burn import between_probes, whole
 from exporter.alerting.objectives import Objective
 from exporter.alerting.rule import BATCH_SIZE, TARGET, WORKLOAD, Alert, Group, Options, Recording
-from exporter.settings import Settings
+from exporter.config.settings import Settings
 
 EVALUATION = 60.0  # seconds between two recorded values
 WEEK, LEAST_HISTORY = 7.0, 1.0  # days

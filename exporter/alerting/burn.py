@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from exporter.settings import Workload
+from exporter.config.workload import Workload
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 MONTH = 30 * DAY

@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
 
-from exporter import notation
 from exporter.alerting import objectives, remarks, rules
 from exporter.alerting.rule import Options
-from exporter.settings import Settings
-from exporter.sources import load
+from exporter.config import notation
+from exporter.config.settings import Settings
+from exporter.config.sources import load
 
 DEFAULTS = Options()
 KEPT_LABELS = ("slo", "target", "workload", "batch_size")

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from exporter.alerting import promql, startup
 from exporter.alerting.burn import between_probes
 from exporter.alerting.rule import BATCH_SIZE, INSTANCE, JOB, TARGET, WORKLOAD, Alert, Group, Options, Recording
+from exporter.config.settings import Settings
+from exporter.config.target import LIMITS
+from exporter.config.workload import Workload
 from exporter.observation import NOT_JUDGED, Outcome, SkipReason
-from exporter.settings import LIMITS, Settings, Workload
 
 STALE_INTERVALS = 3
 SKIPPED_SHARE = 0.25

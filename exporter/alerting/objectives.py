@@ -6,11 +6,12 @@ Names of recordings as sloth has them, so that its users find their way; the lab
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from exporter import slo as judging
 from exporter.alerting import promql, startup
 from exporter.alerting.burn import DAY, Firing, Load, Pair, alive, between_probes, budget, firing, pairs
 from exporter.alerting.rule import TARGET, Alert, Group, Options, Recording
-from exporter.settings import Settings, Slo
+from exporter.analysis import slo as judging
+from exporter.config.settings import Settings
+from exporter.config.slo import Slo
 
 BURN = "TgiProbeErrorBudgetBurn"
 MEASURES = {

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from exporter.alerting import promql
 from exporter.alerting.burn import DAY, Load, Pair, firing, highest_objective, longest_interval, pairs
 from exporter.alerting.objectives import Objective
-from exporter.settings import Settings
+from exporter.config.settings import Settings
 
 # The grid of `tgi-probe rules --arithmetic`.
 OBJECTIVES = (0.9, 0.95, 0.99, 0.995, 0.999)

@@ -17,8 +17,8 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from exporter import notation
 from exporter.alerting import promql
+from exporter.config import notation
 from exporter.observation import legible
 
 TIMEOUT = 10.0

@@ -7,7 +7,7 @@ import yaml
 
 from exporter.alerting import baselines, guards, objectives, promql
 from exporter.alerting.rule import Alert, Group, Options, Recording
-from exporter.settings import Settings
+from exporter.config.settings import Settings
 
 HEADER = """\
 # Written by `tgi-probe rules`. Change the configuration and run it again instead of editing this file.

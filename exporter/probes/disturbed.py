@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from exporter import certainty
-from exporter.delays import Gap, Watch
+from exporter.analysis import certainty
 from exporter.observation import Outcome, Step, Stream
-from exporter.prober import Result
+from exporter.probes.interface import Result
+from exporter.wire.delays import Gap, Watch
 
 
 def mark_disturbed(result: Result, watch: Watch) -> Result:

@@ -2,11 +2,11 @@
 
 import time
 
+from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome, Series
-from exporter.prober import Prober
-from exporter.quarantine import END_SECONDS, Death, Quarantine
-from exporter.settings import Workload
-from exporter.targets import Facts
+from exporter.plan.targets import Facts
+from exporter.probes.interface import Prober
+from exporter.probes.quarantine import END_SECONDS, Death, Quarantine
 
 # How often it is looked, within END_SECONDS.
 END_LOOKS = 4

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from exporter.web.bucket import Bucket
-from exporter.web.config import RateLimit
 from exporter.web.current import Current
+from exporter.web.token_bucket import Bucket
+from exporter.web.web_file import RateLimit
 
 StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from ssl import SSLContext
 
-from exporter.sources import SettingsError, Stamp, stamp
-from exporter.web.config import WebConfig, load
+from exporter.config.sources import SettingsError, Stamp, stamp
 from exporter.web.tls import context, problem
+from exporter.web.web_file import WebConfig, load
 
 
 class Current:

@@ -20,10 +20,10 @@ from cheroot import wsgi
 from cheroot.server import HTTPConnection, HTTPRequest
 
 from exporter.web.access import HEALTH
-from exporter.web.bucket import Bucket
 from exporter.web.current import Current
+from exporter.web.fair_queue import Turns
 from exporter.web.tls import FreshContext, allowed_name
-from exporter.web.turns import Turns
+from exporter.web.token_bucket import Bucket
 
 THREADS = 16
 CONNECTIONS = 128

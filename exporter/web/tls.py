@@ -12,7 +12,7 @@ from typing import Any
 from cheroot.makefile import MakeFile
 from cheroot.ssl import Adapter
 
-from exporter.web.config import CIPHERS, TlsServer
+from exporter.web.web_file import CIPHERS, TlsServer
 
 VERSIONS = {
     "TLS10": ssl.TLSVersion.TLSv1,

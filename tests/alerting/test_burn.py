@@ -21,8 +21,8 @@ from exporter.alerting.burn import (
     longest_interval,
     pairs,
 )
-from exporter.notation import parse_duration
-from exporter.settings import Workload
+from exporter.config.notation import parse_duration
+from exporter.config.workload import Workload
 
 
 def test_thirty_days_have_the_windows_and_factors_that_everybody_knows() -> None:

@@ -117,7 +117,7 @@ def test_a_configuration_with_errors_has_no_rules(tmp_path: Path, capsys: pytest
 
 def test_the_daemon_does_not_load_the_alerting() -> None:
     code = (
-        "import sys, exporter.cli, exporter.app; exporter.cli.build_parser(['run']);"
+        "import sys, exporter.cli, exporter.daemon.app; exporter.cli.build_parser(['run']);"
         "print([name for name in sys.modules if name.startswith('exporter.alerting')])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -6,8 +6,9 @@ import pytest
 
 from exporter.alerting.guards import BECAUSE, groups, stale_after
 from exporter.alerting.rule import Options
+from exporter.config.settings import Settings
+from exporter.config.target import LIMITS
 from exporter.observation import SkipReason
-from exporter.settings import LIMITS, Settings
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from exporter.alerting.rule import Alert, Options
 from exporter.alerting.rules import kubernetes_resource, rule_file, rule_groups
 from exporter.cli import main
-from exporter.settings import Settings
-from exporter.sources import load
+from exporter.config.settings import Settings
+from exporter.config.sources import load
 from tests import real_parts
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ import yaml
 from exporter.alerting import promql
 from exporter.alerting.rule import Options
 from exporter.alerting.rules import rule_file
-from exporter.settings import Settings
-from exporter.sources import load
+from exporter.config.settings import Settings
+from exporter.config.sources import load
 from tests import real_parts
 from tests.alerting.worlds import Phase, rule_test
 

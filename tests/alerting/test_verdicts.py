@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from exporter.catalogue import layout
-from exporter.metrics import Metrics
+from exporter.config.settings import Settings
+from exporter.metrics.catalogue import layout
+from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Outcome, Series, Step, Stream
-from exporter.settings import Settings
-from exporter.targets import plans
+from exporter.plan.targets import plans
 
 THRESHOLD = 0.2
 SIZES = (1, 2, 4)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.settings import Settings
+from exporter.config.settings import Settings
 from grafana import batch_sizes, fleet, promql, slo
 from tests import real_parts
 from tests.dashboards.asked import Asked

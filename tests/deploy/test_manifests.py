@@ -14,7 +14,7 @@ import yaml
 from compose_spec.compose_spec import PyCompose
 
 from exporter.cli import main
-from exporter.sources import load
+from exporter.config.sources import load
 from tests.real_parts import real_part
 
 CHECKOUT = Path(__file__).parent.parent.parent

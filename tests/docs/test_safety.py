@@ -13,15 +13,17 @@ from typing import Any, TypeVar
 import pytest
 
 from docs import generate
-from exporter import bench, cli
+from exporter import cli
+from exporter.bench import sweep
+from exporter.config.target import Target
+from exporter.config.workload import Workload
+from exporter.daemon.runner import Clock, Runner
 from exporter.observation import Failure, Observation, Outcome, Series, SkipReason
-from exporter.probes import open_prober
-from exporter.probes.shard import ShardProber
-from exporter.quarantine import Quarantine
-from exporter.runner import Clock, Runner
-from exporter.settings import Target, Workload
+from exporter.plan.targets import Facts, Plan
+from exporter.probes.opening import open_prober
+from exporter.probes.quarantine import Quarantine
+from exporter.probes.shard.prober import ShardProber
 from exporter.simulator import Config, Fault, Shard
-from exporter.targets import Facts, Plan
 from tests.processes import wait_until
 from tests.simulator.caller import Caller, decode, fast, prefill_of
 from tests.simulator.supervised import supervised
@@ -39,25 +41,25 @@ Test = TypeVar("Test", bound=Callable[..., None])
 HELD_ELSEWHERE = (
     "A shard tells nobody how much fits",  # a fact about TGI
     "Give that number",
-    "So 200 requests",  # tests/test_targets.py
-    "A shard that does not say",  # tests/test_targets.py
-    "Before the first probe of a connection",  # tests/probes/test_calibration.py
+    "So 200 requests",  # tests/plan/test_targets.py
+    "A shard that does not say",  # tests/plan/test_targets.py
+    "Before the first probe of a connection",  # tests/shard/test_calibration.py
     "It asks how the shard's tokeniser",
     "The same rules hold for it",
-    "After it has failed",  # tests/probes/test_calibration.py
-    "A shard that ended after it",  # tests/probes/test_calibration.py
-    "Prompts are then longer",  # tests/probes/test_calibration.py
+    "After it has failed",  # tests/shard/test_calibration.py
+    "A shard that ended after it",  # tests/shard/test_calibration.py
+    "Prompts are then longer",  # tests/shard/test_calibration.py
     "*Measured*",
     "Latencies were those",
     "Set it |",
-    "Padding does not help",  # tests/test_targets.py: the warning
+    "Padding does not help",  # tests/plan/test_targets.py: the warning
     "Never share a shard",
     "*Not measured*",
     "You have to ask for it",  # tests/settings: no default
     "Users wait behind",
     "A router warms",
-    "In the first round",  # tests/runner/test_quarantine.py
-    "A graceful stop",  # tests/probes/test_shard.py
+    "In the first round",  # tests/daemon/test_quarantine.py
+    "A graceful stop",  # tests/shard/test_shard.py
     "It survives a restart",  # tests/end_to_end/test_small_cache.py
     "A `bench` or another daemon",  # tests/end_to_end/test_small_cache.py
     "Attempts then have",  # tests/end_to_end/test_small_cache.py
@@ -455,9 +457,9 @@ def test_what_fits_by_our_count_fits_and_one_more_does_not(tmp_path: Path, block
     target = Target(name="t", address=f"{config.listen}-0", kv_cache="exclusive", max_batch_tokens=config.kv_tokens)
     with Shard(config) as shard:
         prober = ShardProber(target)
-        bench.observe(target, work(), 5, prober, lambda: False)
+        sweep.observe(target, work(), 5, prober, lambda: False)
         with pytest.raises(Failure, match="REFUSED"):
-            bench.observe(target, work(), 6, prober, lambda: False)
+            sweep.observe(target, work(), 6, prober, lambda: False)
         prober.close()
         assert shard.died is None
         careless = open_prober(target)
@@ -478,7 +480,7 @@ def test_every_quote_is_on_the_page(quote: str) -> None:
 
 
 def test_every_sentence_about_shards_is_held_by_a_test() -> None:
-    # What follows has test files of its own: tests/probes/test_shard_lock.py and tests/end_to_end/test_two_probers.py.
+    # What follows has test files of its own: tests/shard/test_lock.py and tests/end_to_end/test_two_probers.py.
     start, end = PAGE.index("| a shard that pads, any"), PAGE.index("## Several probers at one shard")
     about_shards = " ".join(PAGE[start:end].split())
     sentences = [sentence for sentence in SENTENCES if sentence in about_shards and not sentence.startswith("#")]

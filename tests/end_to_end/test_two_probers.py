@@ -9,8 +9,8 @@ import pytest
 
 from exporter.simulator.record import Served
 from tests.end_to_end.parts import Daemon, SimulatedShard, daemon_running, simulated_shard, write_config
-from tests.probes.interleaving import interleaved
 from tests.processes import TGI_PROBE, Process, running, wait_until
+from tests.shard.interleaving import interleaved
 
 ATTEMPTS, SKIPPED = "tgi_probe_attempts_total", "tgi_probe_skipped_total"
 CONSENT = {"kv_cache": "exclusive"}

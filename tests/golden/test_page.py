@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
-from exporter import rendering
-from exporter.catalogue import layout
-from exporter.metrics import Metrics
+from exporter.config.settings import Settings
+from exporter.metrics import pages
+from exporter.metrics.catalogue import layout
+from exporter.metrics.pages import OPENMETRICS, PLAIN_0_0_4, Format
+from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Outcome, Series, ServerTimings, SkipReason, Step, Stream
-from exporter.rendering import OPENMETRICS, PLAIN_0_0_4, Format
-from exporter.settings import Settings
-from exporter.targets import Facts, plans
+from exporter.plan.targets import Facts, plans
 from tests import real_parts
 
 HERE = Path(__file__).parent
@@ -75,7 +75,7 @@ def metrics() -> Metrics:
 
 
 def shown(metrics: Metrics, form: Format) -> str:
-    return b"".join(rendering.page(metrics.registry, form)).decode()
+    return b"".join(pages.page(metrics.registry, form)).decode()
 
 
 def thinned(page: str) -> Iterator[str]:

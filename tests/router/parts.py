@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.prober import Result
-from exporter.probes.fmaas import FmaasFront
-from exporter.probes.front import Front
-from exporter.probes.http import HttpFront
-from exporter.probes.streams import StreamProber
-from exporter.settings import Target, Workload
-from exporter.streaming.exchange import Request
+from exporter.config.target import Target
+from exporter.config.workload import Workload
+from exporter.probes.interface import Result
+from exporter.probes.router.fmaas import FmaasFront
+from exporter.probes.router.front import Front
+from exporter.probes.router.http import HttpFront
+from exporter.probes.router.prober import StreamProber
+from exporter.wire.exchange import Request
 from tests.processes import TGI_PROBE, Process, ask, running, wait_until
 
 # How each way in is configured, beside the address.

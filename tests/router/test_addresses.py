@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.observation import Failure, Outcome
-from exporter.streaming import addresses, line
-from exporter.streaming.addresses import HEAD_START, LAST_FOR, Address, Addresses, alternating
-from exporter.streaming.exchange import Http2
-from exporter.streaming.flights import Connection
-from exporter.streaming.line import Endpoint, Line
+from exporter.wire import addresses, sockets
+from exporter.wire.addresses import HEAD_START, LAST_FOR, Address, Addresses, alternating
+from exporter.wire.client import Connection
+from exporter.wire.exchange import Http2
+from exporter.wire.sockets import Endpoint, Line
 from tests.processes import free_port
 from tests.router.http2_server import http2_server
 
@@ -182,7 +182,7 @@ def test_families_alternate_as_long_as_there_are_both_and_no_address_is_lost(fou
 
 
 @pytest.mark.parametrize("number", [errno.ENOPROTOOPT, errno.EPERM, errno.EINVAL, errno.ENOSYS])
-@pytest.mark.parametrize("option", [socket.TCP_NODELAY, line.SO_TIMESTAMPNS])
+@pytest.mark.parametrize("option", [socket.TCP_NODELAY, sockets.SO_TIMESTAMPNS])
 def test_without_a_socket_option_the_clock_is_read_after_reading(
     number: int, option: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -194,7 +194,7 @@ def test_without_a_socket_option_the_clock_is_read_after_reading(
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(socket, "socket", Lacking)
-        line._say_once.cache_clear()
+        sockets._say_once.cache_clear()
         with caplog.at_level("DEBUG", "tgi_probe"):
             opened = [Line(Endpoint("127.0.0.1", server.getsockname()[1]), 5.0) for _ in range(3)]
         other, _ = server.accept()

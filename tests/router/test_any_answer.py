@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.config.secrets import Secret
+from exporter.config.target import Api
 from exporter.observation import Failure
 from exporter.pb import fmaas_pb2 as pb
-from exporter.probes.fmaas import Generation
-from exporter.probes.front import Told
-from exporter.probes.http import EventStream
-from exporter.secret import Secret
-from exporter.settings import Api
-from exporter.streaming.dialects import facts, read
-from exporter.streaming.errors import refused
-from exporter.streaming.exchange import Broken, End, Http1, Http2, Request, Talk
-from exporter.streaming.framing import grpc_message
+from exporter.probes.router.dialects import facts, read
+from exporter.probes.router.fmaas import Generation
+from exporter.probes.router.front import Told
+from exporter.probes.router.http import EventStream
+from exporter.probes.router.server_errors import refused
+from exporter.wire.exchange import Broken, End, Http1, Http2, Request, Talk
+from exporter.wire.framing import grpc_message
 
 Value = TypeVar("Value")
 WORDS = """token generated_text details input_length generated_tokens choices delta content text usage prompt_tokens

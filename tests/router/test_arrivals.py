@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.arrivals import constant, poisson
+from exporter.plan.arrivals import constant, poisson
 
 DRAWS = 5000
 # Kolmogorov-Smirnov: with a true distribution a sample of this size exceeds it once in a thousand seeds.

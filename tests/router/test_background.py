@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from exporter import certainty, timeline
+from exporter.analysis import certainty, timeline
 from exporter.observation import Failure, Outcome
-from exporter.prober import Abandoned, Result
-from exporter.probes.background import StreamBackground
-from exporter.probes.pool import Pool
+from exporter.probes.interface import Abandoned, Result
+from exporter.probes.router.background import StreamBackground
+from exporter.probes.router.pool import Pool
 from exporter.simulator.batcher import Limits
 from exporter.simulator.router import Router
 from tests.processes import wait_until

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.config.target import Api
+from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
-from exporter.probes.fmaas import Generation
-from exporter.settings import Api, Workload
-from exporter.streaming.counts import Chunk, counted, spread_tokens
-from exporter.streaming.dialects import most_tokens, read
-from exporter.streaming.exchange import End
-from exporter.streaming.framing import grpc_message, steps
+from exporter.probes.router.dialects import most_tokens, read
+from exporter.probes.router.fmaas import Generation
+from exporter.probes.router.token_counts import Chunk, counted, spread_tokens
+from exporter.wire.exchange import End
+from exporter.wire.framing import grpc_message, steps
 
 Events = list[dict[str, Any] | str]
 

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter import rendering
-from exporter.catalogue import Layout
-from exporter.metrics import Metrics
+from exporter.config.target import Target
+from exporter.config.workload import Workload
+from exporter.daemon.transcript import transcript
+from exporter.metrics import pages
+from exporter.metrics.catalogue import Layout
+from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Outcome, Series, Step, Stream
-from exporter.settings import Target, Workload
-from exporter.targets import Plan
-from exporter.transcript import transcript
+from exporter.plan.targets import Plan
 from tests.router.parts import Probing, target, workload
 from tests.router.scripted import answer, scripted
 
@@ -22,7 +23,7 @@ STREAM = Stream(1, 100, 0.0, 2.0, (Step(0.0, 1.0, 1),))
 
 
 def estimated(metrics: Metrics) -> dict[tuple[str, str, str], float]:
-    page = b"".join(rendering.page(metrics.registry, rendering.PLAIN_0_0_4)).decode()
+    page = b"".join(pages.page(metrics.registry, pages.PLAIN_0_0_4)).decode()
     return {
         (sample.labels["target"], sample.labels["workload"], sample.labels["count"]): sample.value
         for family in text_string_to_metric_families(page)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from exporter import timeline
+from exporter.analysis import timeline
 from exporter.observation import Outcome, Stream
 from tests.processes import wait_until
 from tests.router.parts import DOORS, Probing, SimulatedRouter, simulated_router, target, workload

@@ -2,12 +2,12 @@
 
 import pytest
 
-from exporter.catalogue import HTTP_CODES
+from exporter.config.secrets import Secret
+from exporter.config.target import Target
+from exporter.metrics.catalogue import HTTP_CODES
 from exporter.observation import Failure, Outcome
-from exporter.probes.http import EventStream, HttpFront
-from exporter.secret import Secret
-from exporter.settings import Target
-from exporter.streaming.exchange import End
+from exporter.probes.router.http import EventStream, HttpFront
+from exporter.wire.exchange import End
 
 CASES = [
     (502, Outcome.UNREACHABLE, "BAD_GATEWAY"),

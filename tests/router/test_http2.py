@@ -22,14 +22,14 @@ from hyperframe.frame import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
-from exporter.prober import Result
-from exporter.settings import Workload
-from exporter.streaming.exchange import Broken, Http2, Request
-from exporter.streaming.flights import Connection
-from exporter.streaming.frames import Frames, GoAway
-from exporter.streaming.line import Endpoint
+from exporter.probes.interface import Result
+from exporter.wire.client import Connection
+from exporter.wire.exchange import Broken, Http2, Request
+from exporter.wire.frames import Frames, GoAway
+from exporter.wire.sockets import Endpoint
 from tests.router import parts
 from tests.router.http2_server import (
     PREFACE,

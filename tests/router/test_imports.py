@@ -7,9 +7,9 @@ import pytest
 
 PROGRAM = """
 import sys
-import exporter.app, exporter.cli
-from exporter.probes import open_prober
-from exporter.settings import Target
+import exporter.daemon.app, exporter.cli
+from exporter.probes.opening import open_prober
+from exporter.config.target import Target
 open_prober(Target(**{target}))
 print(*sorted({{"h11", "h2", "grpc"}} & sys.modules.keys()))
 """

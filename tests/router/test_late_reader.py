@@ -14,17 +14,18 @@ from typing import Any
 
 import pytest
 
-from exporter import certainty
-from exporter.certainty import TOLERANCE_SECONDS, TOLERANCE_SHARE
-from exporter.delays import Delays
+from exporter.analysis import certainty
+from exporter.analysis.certainty import TOLERANCE_SECONDS, TOLERANCE_SHARE
+from exporter.analysis.slo import Verdicts, judge
+from exporter.config.slo import Slo
+from exporter.config.target import Target
 from exporter.observation import Observation, Outcome, Series, Stream, lateness
-from exporter.probes.streams import StreamProber
-from exporter.settings import Slo, Target
-from exporter.slo import Verdicts, judge
-from exporter.streaming import flights
-from exporter.streaming.exchange import Http1, Request
-from exporter.streaming.flights import Connection, Flight, Flights
-from exporter.streaming.line import Endpoint, Line
+from exporter.probes.router.prober import StreamProber
+from exporter.wire import client
+from exporter.wire.client import Connection, Flight, Flights
+from exporter.wire.delays import Delays
+from exporter.wire.exchange import Http1, Request
+from exporter.wire.sockets import Endpoint, Line
 from tests.processes import wait_until
 from tests.router.late_servers import GAP, TOKENS, GrpcServer, HttpServer, pause
 from tests.router.parts import DOORS, front, workload
@@ -212,7 +213,7 @@ def test_of_what_is_left_for_the_next_reading_the_note_may_be_another_ones(
 ) -> None:
     line, other = pair
     warmed(line, other)
-    monkeypatch.setattr("exporter.streaming.line.CHUNK", 3)
+    monkeypatch.setattr("exporter.wire.sockets.CHUNK", 3)
     before = time.perf_counter()
     for _ in range(4):
         other.sendall(b"x")
@@ -301,7 +302,7 @@ def test_where_nobody_tells_how_late_we_wake_up_the_waiting_is_done_in_short_pie
 
     monkeypatch.setattr(watched._selector, "select", noted)
     watched.turn(time.perf_counter() + 0.02)
-    assert max(slept) == flights.SLICE
+    assert max(slept) == client.SLICE
     assert len(slept) > 4
     watched.close()
 

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from exporter import timeline
-from exporter.load import LoadRunner
+from exporter.analysis import timeline
+from exporter.config.target import Target
+from exporter.config.workload import Workload
+from exporter.daemon.load import LoadRunner
+from exporter.daemon.runner import Clock
 from exporter.observation import Failure, Observation, Outcome, Series, SkipReason, Step, Stream
-from exporter.prober import Result
-from exporter.runner import Clock
-from exporter.settings import Target, Workload
-from exporter.targets import Facts, Plan
-from tests.runner.virtual import Time
+from exporter.plan.targets import Facts, Plan
+from exporter.probes.interface import Result
+from tests.daemon.virtual import Time
 
 ROUTER = Target(name="r", kind="fmaas", address="h:1")
 

@@ -5,13 +5,13 @@ import time
 import pytest
 from hyperframe.frame import DataFrame, WindowUpdateFrame
 
-from exporter import certainty
+from exporter.analysis import certainty
 from exporter.observation import Stream
 from exporter.pb import fmaas_pb2 as pb
-from exporter.probes.fmaas import Generation, call
-from exporter.streaming.exchange import Http2
-from exporter.streaming.flights import Connection, Flight, Flights
-from exporter.streaming.line import Endpoint
+from exporter.probes.router.fmaas import Generation, call
+from exporter.wire.client import Connection, Flight, Flights
+from exporter.wire.exchange import Http2
+from exporter.wire.sockets import Endpoint
 from tests.processes import wait_until
 from tests.router.http2_server import TOKENS, Peer, http2_server
 

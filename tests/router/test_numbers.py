@@ -3,12 +3,15 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter import rendering, slo, timeline
-from exporter.catalogue import Layout
-from exporter.metrics import Metrics
+from exporter.analysis import slo, timeline
+from exporter.config.slo import Slo
+from exporter.config.target import Target
+from exporter.config.workload import Load, Workload
+from exporter.metrics import pages
+from exporter.metrics.catalogue import Layout
+from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Outcome, Series, Setup, Step, Stream
-from exporter.settings import Load, Slo, Target, Workload
-from exporter.targets import Plan
+from exporter.plan.targets import Plan
 
 SERIES = Series("r", "w", 3)
 ROUTER = Target(name="r", kind="http", address="http://h:1")
@@ -30,7 +33,7 @@ def recorded(observation: Observation, workload: Workload | None = None) -> dict
     metrics = Metrics(Layout())
     metrics.announce(Plan(ROUTER, (workload or Workload(name="w", batch_sizes=(3,)),), 1.0))
     metrics.record(observation)
-    page = b"".join(rendering.page(metrics.registry, rendering.PLAIN_0_0_4)).decode()
+    page = b"".join(pages.page(metrics.registry, pages.PLAIN_0_0_4)).decode()
     return {
         sample.name: sample.value
         for family in text_string_to_metric_families(page)

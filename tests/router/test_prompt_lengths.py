@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from exporter.observation import Failure, Outcome
-from exporter.prober import Result
-from exporter.probes.background import StreamBackground
+from exporter.probes.interface import Result
+from exporter.probes.router.background import StreamBackground
 from exporter.simulator.router import Router
 from tests.router.openai_server import ChatServer, chat_server, text, words
 from tests.router.parts import Probing, front, target, workload

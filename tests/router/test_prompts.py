@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.probes.composer import TRIES
-from exporter.prompts import WORDS, Lengths, Prompts
+from exporter.plan.prompts import WORDS, Lengths, Prompts
+from exporter.probes.router.composer import TRIES
 
 
 @given(st.integers(1, 2000), st.integers(1, 40), st.integers(0, 10))

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.config.secrets import Secret
 from exporter.observation import Failure
-from exporter.probes.http import LONGEST_ERROR, EventStream
-from exporter.secret import Secret
-from exporter.streaming.errors import refused, shortened
-from exporter.streaming.exchange import End
+from exporter.probes.router.http import LONGEST_ERROR, EventStream
+from exporter.probes.router.server_errors import refused, shortened
+from exporter.wire.exchange import End
 
 TOKEN = 'QWX"RT\\Y/VZ&K<J8947Z'
 WRITINGS = {

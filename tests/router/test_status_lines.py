@@ -2,9 +2,9 @@
 
 import pytest
 
+from exporter.config.target import Target
 from exporter.observation import Failure, Outcome
-from exporter.probes.http import HttpFront
-from exporter.settings import Target
+from exporter.probes.router.http import HttpFront
 
 
 def said(code: str, **keys: str) -> str:

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from exporter import slo, timeline
+from exporter.analysis import slo, timeline
+from exporter.config.slo import Slo
 from exporter.observation import Failure, Observation, Outcome, Series
-from exporter.prober import Abandoned, Result
-from exporter.probes.pool import Pool
-from exporter.settings import Slo
+from exporter.probes.interface import Abandoned, Result
+from exporter.probes.router.pool import Pool
 from exporter.simulator.batcher import Limits
 from exporter.simulator.faults import Fault
 from exporter.simulator.record import Answered
 from exporter.simulator.roofline import Roofline
 from exporter.simulator.router import Router
 from exporter.simulator.router_options import RouterConfig
-from exporter.streaming.flights import Connection, Flight
+from exporter.wire.client import Connection, Flight
 from tests.processes import free_port, wait_until
 from tests.router.parts import DOORS, Probing, target, workload
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from exporter.observation import Failure
-from exporter.streaming.trust import bearer_token
+from exporter.wire.credentials import bearer_token
 
 FROM = ["variable", "file"]
 

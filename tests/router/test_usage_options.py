@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from exporter.observation import Outcome
-from exporter.probes.background import StreamBackground
-from exporter.probes.http import HttpFront
+from exporter.probes.router.background import StreamBackground
+from exporter.probes.router.http import HttpFront
 from tests.router.parts import Probing, target, workload
 from tests.router.scripted import Scripted, answer, refusal, scripted
 

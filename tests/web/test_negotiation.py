@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.exposition import Accepts, Views, respond
-from exporter.instruments import Registry
-from exporter.rendering import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, Format
+from exporter.metrics.instruments import Registry
+from exporter.metrics.pages import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, Format
 from exporter.web.negotiation import choices, choose_format, compressed
+from exporter.web.routes import Accepts, Views, respond
 
 # As Prometheus 2.42, 3.x, and 3.x with native histograms send them.
 PROMETHEUS_2_42 = (

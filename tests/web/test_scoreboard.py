@@ -1,9 +1,9 @@
 """What the status page says of a target that fails."""
 
+from exporter.config.settings import Settings
+from exporter.daemon.scoreboard import Scoreboard
 from exporter.observation import Observation, Outcome, Series, Step, Stream
-from exporter.scoreboard import Scoreboard
-from exporter.settings import Settings
-from exporter.web.status import page
+from exporter.web.status_page import page
 
 SETTINGS = Settings.model_validate(
     {"targets": [{"name": "a", "address": "h:1"}], "workloads": [{"name": "chat", "batch_sizes": [1]}]}

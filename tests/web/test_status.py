@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.web.scatter import DIGIT, HEIGHT, LETTER_HEIGHT, WIDTH, Point, scatter, ticks
-from exporter.web.status import Objective, Result, Status, TargetState, page
+from exporter.web.chart import DIGIT, HEIGHT, LETTER_HEIGHT, WIDTH, Point, scatter, ticks
+from exporter.web.status_page import Objective, Result, Status, TargetState, page
 from tests.end_to_end.parts import Daemon, SimulatedShard, daemon_running, simulated_shard, write_config
 from tests.processes import wait_until
 from tests.real_parts import real_part

@@ -1,0 +1,1 @@
+"""`tgi-probe bench`: one sweep over batch sizes, as tables."""

@@ -1,0 +1,326 @@
+"""`tgi-probe bench`: one sweep over batch sizes, and the tables that users of TGI's benchmark tool know.
+
+Other than that tool it clears its batches when it is stopped half-way, takes its percentiles of sorted values, does a
+decode length of 1, and gives its results as JSON or CSV too. Percentiles interpolate between runs: with 10 runs a p99
+is close to the highest.
+"""
+
+import argparse
+import csv
+import importlib.util
+import io
+import json
+import math
+import re
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import FrameType
+from typing import Any
+
+from pydantic import ValidationError
+
+from exporter.analysis.certainty import Recorded, mean, recorded
+from exporter.config.notation import counted
+from exporter.config.sources import SettingsError, lines
+from exporter.config.target import LIMITS, Target
+from exporter.config.workload import Parameters, Workload
+from exporter.observation import Failure, Observation, Outcome, Series
+from exporter.plan.targets import deadlock, excess
+from exporter.probes.ending import ended_by
+from exporter.probes.interface import Abandoned, Result
+from exporter.probes.shard.prober import ShardProber
+
+SAMPLING = tuple(Parameters.model_fields)
+# How often a probe is sent whose values were uncertain, because this process was held up.
+TRIES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table: a step at a batch size. Latency in milliseconds, throughput in tokens per second."""
+
+    step: str
+    batch_size: int
+    average: float
+    lowest: float
+    highest: float
+    p50: float
+    p90: float
+    p99: float
+
+
+def summary(step: str, batch_size: int, values: Sequence[float]) -> Row:
+    """Raises ValueError for no values."""
+    ordered = sorted(values)
+    p50, p90, p99 = (percentile(ordered, share) for share in (0.5, 0.9, 0.99))
+    return Row(step, batch_size, math.fsum(ordered) / len(ordered), ordered[0], ordered[-1], p50, p90, p99)
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Of sorted values, interpolated between the two nearest; a single value is all its percentiles."""
+    if not ordered:
+        raise ValueError("no values")
+    if len(ordered) == 1:
+        return ordered[0]
+    return statistics.quantiles(ordered, n=100, method="inclusive")[round(share * 100) - 1]
+
+
+def latency_rows(batch_size: int, observations: Sequence[Observation]) -> Iterator[Row]:
+    """Prefill, Decode (token), Decode (total), in milliseconds, of what is certain; no decode rows where nothing was
+    decoded.
+    """
+    steps: dict[str, Callable[[Recorded], float | None]] = {
+        "Prefill": lambda seen: seen.prefill,
+        "Decode (token)": lambda seen: mean(seen.per_output_token),
+        "Decode (total)": lambda seen: seen.decode,
+    }
+    yield from _rows(batch_size, steps, observations, 1000.0)
+
+
+def _rows(
+    batch_size: int,
+    steps: Mapping[str, Callable[[Recorded], float | None]],
+    observations: Sequence[Observation],
+    factor: float = 1.0,
+) -> Iterator[Row]:
+    seen = [recorded(observation) for observation in observations]
+    for step, measure in steps.items():
+        values = [value * factor for one in seen if (value := measure(one)) is not None]
+        if values:
+            yield summary(step, batch_size, values)
+
+
+def throughput_rows(batch_size: int, observations: Sequence[Observation]) -> Iterator[Row]:
+    """Prefill and Decode, in tokens per second."""
+    yield from _rows(
+        batch_size, {"Prefill": lambda seen: seen.prefill_rate, "Decode": lambda seen: seen.decode_rate}, observations
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What one sweep found. `stopped` says why it ended before its last batch size, None when it did not."""
+
+    parameters: dict[str, Any]
+    latency: list[Row]
+    throughput: list[Row]
+    stopped: str | None
+
+
+def sweep(target: Target, workload: Workload, runs: int, prober: ShardProber, stopping: Callable[[], bool]) -> Sweep:
+    """Probe every batch size in turn, alone: a daemon makes room until the prober is closed. The first failure ends it:
+    the next batch would be larger still.
+    """
+    latency: list[Row] = []
+    throughput: list[Row] = []
+    stopped = None
+    for batch_size in workload.batch_sizes:
+        print(
+            f"batch size {batch_size}: {counted(workload.warmups, 'warm-up')}, {counted(runs, 'run')}", file=sys.stderr
+        )
+        try:
+            if batch_size == workload.batch_sizes[0] and (danger := deadlock(target, prober.connect(workload.timeout))):
+                print(as_flags(danger), file=sys.stderr)
+            observations = [
+                observe(target, workload, batch_size, prober, stopping) for _ in range(workload.warmups + runs)
+            ]
+        except (Failure, Abandoned) as end:
+            stopped = f"batch size {batch_size}: {end if isinstance(end, Failure) else 'interrupted'}"
+            break
+        latency += latency_rows(batch_size, observations[workload.warmups :])
+        throughput += throughput_rows(batch_size, observations[workload.warmups :])
+    parameters = {"target": target.address, "runs": runs}
+    parameters |= workload.model_dump(include={"sequence_length", "decode_length", "warmups"})
+    return Sweep(parameters | workload.parameters.model_dump(), latency, throughput, stopped)
+
+
+def probed(
+    workload: Workload, batch_size: int, prober: ShardProber, stopping: Callable[[], bool]
+) -> tuple[float, Result]:
+    """When the last try began, and what came of it. Raises Failure, Abandoned."""
+    for tries_left in reversed(range(TRIES)):
+        started = time.perf_counter()
+        result = prober.probe(workload, batch_size, stopping)
+        if result.outcome is not Outcome.DISTURBED or not tries_left:
+            return started, result
+        if stopping():
+            break
+    raise Abandoned
+
+
+def observe(
+    target: Target, workload: Workload, batch_size: int, prober: ShardProber, stopping: Callable[[], bool]
+) -> Observation:
+    """One probe, safe requests only, once no other prober has the shard; again where this process was held up
+    meanwhile. Raises Failure, Abandoned.
+    """
+    if stopping():
+        raise Abandoned
+    facts = prober.connect(workload.timeout)
+    why = prober.refusal(facts) or excess(target, workload, batch_size, facts)
+    if why is not None:
+        raise Failure(Outcome.REFUSED, "REFUSED", as_flags(why))
+    prober.reserve(stopping, lambda line: print(line, file=sys.stderr, flush=True))
+    series = Series(target.name, workload.name, batch_size)
+    try:
+        started, result = probed(workload, batch_size, prober, stopping)
+    except Failure as failure:
+        if ended_by(failure, prober, prober.quarantine, series, workload, facts):
+            raise Failure(
+                failure.outcome, failure.code, f"the server ended during this probe: {failure.detail}"
+            ) from None
+        raise
+    if result.outcome is not Outcome.OK:
+        raise Failure(result.outcome, result.code, result.detail)
+    ended = time.perf_counter()
+    return Observation(series, started, started, ended, result.outcome, result.code, streams=result.streams)
+
+
+def as_flags(text: str) -> str:
+    """A message about keys of a target in the words of this command."""
+    text = text.replace("kv_cache: ", "--kv-cache ")
+    for key in LIMITS:
+        text = re.sub(rf"(?<!tgi_)\b{key}\b", f"--{key.replace('_', '-')}", text)
+    return text
+
+
+# --- the command
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--target",
+        "--master-shard-uds-path",
+        default="unix:///tmp/text-generation-server-0",
+        metavar="ADDRESS",
+        help="unix:///path or host:port (default %(default)s)",
+    )
+    parser.add_argument("--kv-cache", help="consent to probe a paged shard: exclusive or reserved_block")
+    parser.add_argument(
+        "--max-batch-tokens", metavar="N", help="the KV cache in tokens; larger batches are not sent (paged: required)"
+    )
+    parser.add_argument("--max-prefill-tokens", metavar="N", help="the server's --max-batch-prefill-tokens")
+    parser.add_argument("--max-total-tokens", metavar="N", help="the longest sequence that the model can take")
+    parser.add_argument("--batch-size", action="append", metavar="N", help="repeatable (default 1 2 4 8 16 32)")
+    parser.add_argument("--sequence-length", default="10", metavar="TOKENS", help="prompt tokens (default 10)")
+    parser.add_argument("--decode-length", default="8", metavar="TOKENS", help="tokens to generate (default 8)")
+    parser.add_argument("--runs", type=int, default=10, help="per batch size (default 10)")
+    parser.add_argument("--warmups", default="1", help="per batch size, not counted (default 1)")
+    parser.add_argument("--timeout", default="60s", help="of one probe (default 60s)")
+    for name in SAMPLING:
+        flag = f"--{name.replace('_', '-')}"
+        if Parameters.model_fields[name].annotation is bool:
+            parser.add_argument(flag, action="store_true", default=None, help="sampling (default off)")
+        else:
+            parser.add_argument(flag, metavar="X", help=f"sampling (default {Parameters.model_fields[name].default:g})")
+    parser.add_argument("--format", choices=("table", "json", "csv"), default="table", help="of the results")
+
+
+def run(options: argparse.Namespace) -> int:
+    """0 when the sweep is complete, 1 when it ended early, 2 for wrong options (SettingsError), 130 after Ctrl-C (128 +
+    the signal's number). What was finished by then is printed all the same.
+    """
+    if options.format == "table" and importlib.util.find_spec("tabulate") is None:
+        raise SettingsError(
+            ["--format table: needs the extra `terminal`: pip install 'tgi-probe[terminal]', or take json"]
+        )
+    target, workload = _settings(options)
+    stop: list[int] = []
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        stop.append(number)
+        if len(stop) > 1:
+            raise Abandoned
+        print("waiting for the call in flight; once more ends it", file=sys.stderr)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    prober = ShardProber(target)
+    result = sweep(target, workload, options.runs, prober, lambda: bool(stop))
+    try:
+        prober.close()
+    except (Failure, Abandoned) as end:
+        why = end.detail if isinstance(end, Failure) else "interrupted while it was cleared"
+        print(f"something of ours may be left in the server: {why}", file=sys.stderr)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if result.latency:
+        print(FORMATS[options.format](result))
+    if result.stopped:
+        print(f"ended early: {result.stopped}", file=sys.stderr)
+    if stop:
+        return 128 + stop[0]
+    return 1 if result.stopped else 0
+
+
+def _settings(options: argparse.Namespace) -> tuple[Target, Workload]:
+    if options.runs < 1:
+        raise SettingsError([f"--runs: must be ≥ 1, not {options.runs}"])
+    if options.target.startswith(("http://", "https://")):
+        raise SettingsError(["--target: must be a shard, unix:///path or host:port; bench knows no router's URL"])
+    address = options.target if ":" in options.target else f"unix://{options.target}"
+    try:
+        target = Target.model_validate(
+            {"name": "bench", "address": address} | {key: getattr(options, key) for key in ("kv_cache", *LIMITS)}
+        )
+        given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
+        keys = ("sequence_length", "decode_length", "warmups", "timeout")
+        values = {key: getattr(options, key) for key in keys} | {"name": "bench", "parameters": given}
+        if options.batch_size:
+            values["batch_sizes"] = options.batch_size
+        workload = Workload.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError([_as_flag(line) for line in lines(error)]) from None
+    if problems := workload.parameters.over_vocabulary():
+        raise SettingsError([_as_flag(f"{key}: {mend}") for key, mend in problems.items()])
+    return target, workload
+
+
+def _as_flag(line: str) -> str:
+    """`parameters.top_p: must …` as `--top-p: must …`: the place that the user wrote."""
+    place, mend = line.split(": ", 1)
+    key = place.removeprefix("parameters.").split(".")[0]
+    flag = {"batch_sizes": "batch-size", "address": "target"}.get(key, key.replace("_", "-"))
+    return f"--{flag}: {mend}"
+
+
+# --- the tables
+
+
+def as_table(result: Sweep) -> str:
+    from tabulate import tabulate
+
+    def table(rows: list[Row], unit: str, columns: Sequence[str]) -> str:
+        cells = [
+            [row.step, row.batch_size, *(f"{getattr(row, column):.2f} {unit}" for column in columns)] for row in rows
+        ]
+        headers = ["Step", "Batch Size", *(column if column[0] == "p" else column.capitalize() for column in columns)]
+        return tabulate(cells, headers, tablefmt="github", stralign="right")
+
+    parameters = [(name.replace("_", " ").capitalize(), value) for name, value in result.parameters.items()]
+    parts = [
+        tabulate(parameters, ["Parameter", "Value"], tablefmt="github", disable_numparse=True),
+        table(result.latency, "ms", ("average", "lowest", "highest", "p50", "p90", "p99")),
+        table(result.throughput, "tokens/s", ("average", "lowest", "highest")),
+    ]
+    return "\n\n".join(parts)
+
+
+def as_json(result: Sweep) -> str:
+    return json.dumps(asdict(result), indent=2)
+
+
+def as_csv(result: Sweep) -> str:
+    out = io.StringIO()
+    columns = list(Row.__dataclass_fields__)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["measure", "unit", *columns])
+    for measure, unit, rows in (("latency", "ms", result.latency), ("throughput", "tokens/s", result.throughput)):
+        writer.writerows([measure, unit, *(getattr(row, column) for column in columns)] for row in rows)
+    return out.getvalue().rstrip()
+
+
+FORMATS = {"table": as_table, "json": as_json, "csv": as_csv}

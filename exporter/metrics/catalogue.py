@@ -1,0 +1,266 @@
+"""Every metric of the daemon: its name, its help, its labels, its edges. Names and labels are the contract.
+
+Only `metrics` records to them.
+"""
+
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from exporter import __version__
+from exporter.analysis import slo
+from exporter.config.settings import Settings
+from exporter.metrics import bucket_edges
+from exporter.metrics.instruments import Family, Histogram, Registry, Value
+from exporter.metrics.process import Process
+from exporter.observation import Outcome
+
+# What tgi_probe_token_counts_estimated tells apart.
+COUNTS = ("prompt", "generated")
+PHASES = ("forward", "decode", "concat", "total")
+SERIES = ("target", "workload", "batch_size")
+# The codes that each outcome usually has; they exist from the start, so that a first failure is an increase from 0.
+CODES = {
+    Outcome.OK: ("OK",),
+    Outcome.TIMEOUT: ("DEADLINE_EXCEEDED",),
+    Outcome.UNREACHABLE: ("UNAVAILABLE", "CANCELLED"),
+    Outcome.REJECTED: ("INTERNAL", "INVALID_ARGUMENT", "UNIMPLEMENTED", "UNKNOWN"),
+    Outcome.OVERLOADED: ("RESOURCE_EXHAUSTED",),
+    Outcome.MALFORMED: ("OK", "INTERNAL"),
+    Outcome.REFUSED: ("REFUSED",),
+    Outcome.QUARANTINED: ("QUARANTINED",),
+    Outcome.NOT_READY: ("INTERNAL",),
+    Outcome.DISTURBED: ("OK",),
+}
+# What differs over HTTP.
+HTTP_CODES = CODES | {
+    Outcome.TIMEOUT: (*CODES[Outcome.TIMEOUT], "GATEWAY_TIMEOUT"),
+    Outcome.UNREACHABLE: (*CODES[Outcome.UNREACHABLE], "BAD_GATEWAY", "SERVICE_UNAVAILABLE"),
+    Outcome.REJECTED: (
+        "BAD_REQUEST",
+        "INTERNAL_SERVER_ERROR",
+        "NOT_FOUND",
+        "UNAUTHORIZED",
+        "UNPROCESSABLE_ENTITY",
+    ),
+    Outcome.OVERLOADED: ("TOO_MANY_REQUESTS", "SERVICE_UNAVAILABLE"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What decides on bucket edges. Histograms in seconds start again at 0 after a reload with another one."""
+
+    thresholds: tuple[float, ...] = ()
+
+    def edges(self, scale: Sequence[float]) -> tuple[float, ...]:
+        """A scale with every SLO threshold among its edges."""
+        return tuple(sorted({*scale, *self.thresholds}))
+
+
+def layout(settings: Settings) -> Layout:
+    return Layout(slo.thresholds(settings))
+
+
+class Catalogue:
+    """All families, made in the order in which the page shows them."""
+
+    def __init__(self, registry: Registry, layout: Layout) -> None:
+        self.registry = registry
+        self.layout = layout
+        # The histograms in seconds, with their scale: they take on the thresholds.
+        self._scales: list[tuple[Family[Histogram], tuple[float, ...]]] = []
+        self._make_latency()
+        self._make_delays()
+        self._make_counters()
+        self._make_gauges()
+        self._make_own()
+
+    def reshape(self, layout: Layout) -> bool:
+        """Take on other thresholds. True when they are others: the histograms in seconds then start again at 0."""
+        before, self.layout = self.layout, layout
+        for family, scale in self._scales:
+            family.reshape(layout.edges(scale))
+        return before != layout
+
+    def _gauge(self, name: str, text: str, labels: Sequence[str] = SERIES) -> Family[Value]:
+        return self.registry.gauge(name, text, labels)
+
+    def _counter(self, name: str, text: str, labels: Sequence[str] = SERIES) -> Family[Value]:
+        return self.registry.counter(name, text, labels)
+
+    def _seconds(
+        self, name: str, text: str, labels: Sequence[str] = SERIES, scale: tuple[float, ...] = bucket_edges.FINE
+    ) -> Family[Histogram]:
+        family = self.registry.histogram(name, text, self.layout.edges(scale), labels)
+        self._scales.append((family, scale))
+        return family
+
+    def _make_latency(self) -> None:
+        self.ttft = self._seconds(
+            "tgi_probe_time_to_first_token_seconds",
+            "Wall time from sending a request to its first token (shard: of Prefill).",
+        )
+        self.inter_token = self._seconds(
+            "tgi_probe_inter_token_latency_seconds",
+            "Wait for each token after the first (shard: wall time of each Decode).",
+        )
+        self.per_output_token = self._seconds(
+            "tgi_probe_time_per_output_token_seconds",
+            "Time from the first to the last token (shard: sum of the Decodes), divided by the tokens after the first.",
+        )
+        self.decode = self._seconds(
+            "tgi_probe_decode_duration_seconds",
+            "Time of a probe from the first token until all is done (shard: sum of the Decodes).",
+            scale=bucket_edges.COARSE,
+        )
+        self.request = self._seconds(
+            "tgi_probe_request_duration_seconds",
+            "Wall time from sending a request until it is done (shard: sum of Prefill and Decodes).",
+            scale=bucket_edges.COARSE,
+        )
+        self.prefill_rate = self.registry.histogram(
+            "tgi_probe_prefill_throughput_tokens_per_second",
+            "Prompt tokens of a probe's batch divided by its prefill time.",
+            bucket_edges.RATES,
+            SERIES,
+        )
+        self.decode_rate = self.registry.histogram(
+            "tgi_probe_decode_throughput_tokens_per_second",
+            "Tokens of a probe after the first ones divided by its decode time.",
+            bucket_edges.RATES,
+            SERIES,
+        )
+
+    def _make_delays(self) -> None:
+        """What is in no latency, or only a part of one."""
+        self.overhead = self._seconds(
+            "tgi_probe_overhead_seconds",
+            "Wall time of a call minus the server's own total: queueing and transport.",
+            (*SERIES, "method"),
+            bucket_edges.OWN,
+        )
+        self.setup = self._seconds(
+            "tgi_probe_connection_setup_seconds",
+            "Time to open a connection, TLS included; never part of any other latency.",
+            ("target",),
+            bucket_edges.OWN,
+        )
+        self.spread = self.registry.histogram(
+            "tgi_probe_start_spread_seconds",
+            "From the first to the last request sent of a batch that goes through a router.",
+            bucket_edges.SPREAD,
+            SERIES,
+        )
+        self.lateness = self._seconds(
+            "tgi_probe_schedule_lateness_seconds",
+            "How much later than due a probe was started.",
+            ("target",),
+            bucket_edges.OWN,
+        )
+        self.read_delay = self.registry.histogram(
+            "tgi_probe_read_delay_seconds",
+            "How long an answer may have waited for the exporter to read it, at most: of each request the longest.",
+            bucket_edges.READ_DELAY,
+            ("target",),
+        )
+        self.server = self.registry.summary(
+            "tgi_probe_server_duration_seconds",
+            "Time of a call as the server reports it, by phase.",
+            (*SERIES, "method", "phase"),
+        )
+
+    def _make_counters(self) -> None:
+        self.attempts = self._counter(
+            "tgi_probe_attempts_total", "Probes that were started, by how they ended.", (*SERIES, "outcome", "code")
+        )
+        self.skips = self._counter(
+            "tgi_probe_skipped_total",
+            "Probes that were due and not started before they were due again, by reason.",
+            (*SERIES, "reason"),
+        )
+        self.withheld = self._counter(
+            "tgi_probe_withheld_values_total",
+            "Values that were not recorded, because the exporter was held up and they may be wrong, by measure.",
+            (*SERIES, "measure"),
+        )
+        self.prompt_tokens = self._counter("tgi_probe_prompt_tokens_total", "Prompt tokens sent in successful probes.")
+        self.generated_tokens = self._counter(
+            "tgi_probe_generated_tokens_total", "Tokens received in successful probes."
+        )
+        self.corrections = self._counter(
+            "tgi_probe_correction_requests_total",
+            "Requests that only found out, or put right, how many tokens a prompt has.",
+            ("target", "workload"),
+        )
+        self.verdicts = self._counter(
+            "tgi_probe_slo_requests_total",
+            "Requests judged by an SLO; failed ones are bad.",
+            ("slo", *SERIES, "verdict"),
+        )
+
+    def _make_gauges(self) -> None:
+        self.last = {
+            measure: self.registry.gauge(
+                f"tgi_probe_last_{name}", f"{text} of the newest successful probe.", SERIES, math.nan
+            )
+            for measure, name, text in (
+                ("ttft", "time_to_first_token_seconds", "Time to first token"),
+                ("itl", "inter_token_latency_seconds", "Mean inter-token latency"),
+                ("prefill", "prefill_throughput_tokens_per_second", "Prefill throughput"),
+                ("decode", "decode_throughput_tokens_per_second", "Decode throughput"),
+            )
+        }
+        self.success = self.registry.gauge(
+            "tgi_probe_success", "Whether the newest attempt succeeded; NaN before the first.", SERIES, math.nan
+        )
+        self.last_success = self._gauge(
+            "tgi_probe_last_success_timestamp_seconds", "Unix time of the newest success, 0 before the first."
+        )
+        self.quarantined = self._gauge(
+            "tgi_probe_quarantined",
+            "Whether the newest probe was not sent, since such a batch ended the server (shards).",
+        )
+        self.target_up = self._gauge(
+            "tgi_probe_target_up",
+            "Whether the target is reachable, answers, and does not reject every probe.",
+            ("target",),
+        )
+        self.target_info = self._gauge(
+            "tgi_probe_target_info",
+            "What the target says of itself; always 1.",
+            ("target", "kind", "protocol", "model", "dtype", "device", "attention", "ranks"),
+        )
+        self.workload_info = self._gauge(
+            "tgi_probe_workload_info",
+            "What a workload sends; always 1.",
+            ("workload", "mode", "prompt_cache", "sequence_length", "decode_length"),
+        )
+        self.estimated = self._gauge(
+            "tgi_probe_token_counts_estimated",
+            "Whether token counts are estimated, because the server tells none that can be true.",
+            ("target", "workload", "count"),
+        )
+        self.in_flight = self._gauge("tgi_probe_inflight", "Probes in flight.", ("target",))
+        self.objective = self._gauge("tgi_probe_slo_objective_ratio", "Share of requests that must be good.", ("slo",))
+        self.threshold = self._gauge(
+            "tgi_probe_slo_threshold_seconds", "Longest duration that is still good.", ("slo",)
+        )
+        # Which latency a threshold is for: dashboards draw it beside that latency alone.
+        self.judged = self._gauge("tgi_probe_slo_info", "What an SLO judges; always 1.", ("slo", "workload", "measure"))
+
+    def _make_own(self) -> None:
+        self.reload_ok = self._gauge(
+            "tgi_probe_config_last_reload_successful", "Whether the newest reload was taken.", ()
+        ).labels()
+        self.reload_time = self._gauge(
+            "tgi_probe_config_last_reload_success_timestamp_seconds",
+            "Unix time of the newest reload that was taken.",
+            (),
+        ).labels()
+        build = self._gauge(
+            "tgi_probe_build_info", "Version of tgi-probe and Python; always 1.", ("version", "python_version")
+        )
+        build.labels(__version__, platform.python_version()).set(1)
+        Process(self.registry)

@@ -1,0 +1,333 @@
+"""The only place that records. One method for each thing that happens.
+
+Only successful probes enter latency and throughput. A failure is counted with its outcome and never shows in a
+histogram.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import wraps
+from typing import Concatenate, ParamSpec
+
+from exporter.analysis import slo, timeline
+from exporter.analysis.certainty import OF_ROUTERS, OF_SHARDS, Measure, Recorded, mean, recorded
+from exporter.config.settings import Settings
+from exporter.config.slo import Slo
+from exporter.config.target import Kind
+from exporter.metrics.catalogue import CODES, COUNTS, HTTP_CODES, PHASES, Catalogue, Layout, layout
+from exporter.metrics.instruments import ChildType, Exemplar, Family, Labels, Registry, Value
+from exporter.observation import Method, Observation, Outcome, Series, ServerTimings, SkipReason
+from exporter.plan.targets import Facts, Plan
+
+
+def method_of(number: int) -> Method:
+    """Of a batch's calls to a shard, in their order."""
+    return Method.DECODE if number else Method.PREFILL
+
+
+P = ParamSpec("P")
+logger = logging.getLogger("tgi_probe")
+
+
+def guarded(method: Callable[Concatenate["Metrics", P], None]) -> Callable[Concatenate["Metrics", P], None]:
+    """A page shows all of it or nothing. Done now, or right after the page that is being made, in order.
+
+    So it may be done in another thread, which a bug in here must not end.
+    """
+
+    @wraps(method)
+    def alone(metrics: "Metrics", /, *values: P.args, **keys: P.kwargs) -> None:
+        def write() -> None:
+            try:
+                method(metrics, *values, **keys)
+            except Exception:
+                logger.exception("tgi-probe failed in its own metrics (%s)", method.__name__)
+
+        metrics.registry.writes.put(write)
+
+    return alone
+
+
+class Metrics:
+    """Instruments of one daemon. Methods are safe to call from any thread; none but `configure` waits for a page."""
+
+    def __init__(self, layout: Layout, unix_time: Callable[[], float] = time.time) -> None:
+        self.registry = Registry()
+        self.families = Catalogue(self.registry, layout)
+        self._unix_time = unix_time
+        self._objectives: dict[Series, list[Slo]] = {}
+        # A target that is not in here has left; what its thread still reports is dropped.
+        self._labels: dict[str, Labels] = {}
+        self._kinds: dict[str, Kind] = {}
+        self._facts: dict[str, Facts] = {}
+
+    # --- targets come and go
+
+    def configure(self, settings: Settings) -> bool:
+        """Take over the objectives: their gauges, and which series each judges. `announce` starts their counters.
+
+        True when the thresholds are others than before: the histograms in seconds then start again at 0.
+        """
+        objectives: dict[Series, list[Slo]] = {}
+        for objective in settings.slos:
+            for series in slo.series_of(objective, settings):
+                objectives.setdefault(series, []).append(objective)
+        with self.registry.writes.held():
+            self._objectives = objectives
+            self._describe(settings)
+            self.families.verdicts.keep(self._is_judged)
+            return self.families.reshape(layout(settings))
+
+    def _describe(self, settings: Settings) -> None:
+        """What the configuration says of workloads and objectives. First set, then clear: a scrape finds no gap."""
+        wanted: set[tuple[str, ...]] = set()
+        for workload in settings.workloads:
+            lengths = (str(workload.sequence_length), str(workload.decode_length))
+            values: tuple[str, ...] = (workload.name, workload.load.mode, workload.prompt_cache, *lengths)
+            wanted.add(values)
+            self.families.workload_info.labels(*values).set(1)
+        for objective in settings.slos:
+            values = (objective.name, objective.workload, objective.measure)
+            wanted |= {values, (objective.name,)}
+            self.families.objective.labels(objective.name).set(objective.objective)
+            self.families.judged.labels(*values).set(1)
+            if objective.threshold is not None:
+                self.families.threshold.labels(objective.name).set(objective.threshold)
+        without = {objective.name for objective in settings.slos if objective.threshold is None}
+        for family in (self.families.workload_info, self.families.objective, self.families.judged):
+            family.keep(lambda labels: tuple(labels.values()) in wanted)
+        self.families.threshold.keep(lambda labels: (labels["slo"],) in wanted and labels["slo"] not in without)
+
+    def _is_judged(self, labels: Mapping[str, str]) -> bool:
+        series = Series(labels["target"], labels["workload"], int(labels["batch_size"]))
+        return any(objective.name == labels["slo"] for objective in self._objectives.get(series, ()))
+
+    @guarded
+    def announce(self, plan: Plan) -> None:
+        """Make every series of the target exist, so that nothing appears out of nowhere later. What exists stays."""
+        name = plan.target.name
+        self._labels[name] = tuple(plan.target.labels.items())
+        self._kinds[name] = plan.target.kind
+        self._child(self.families.target_up, name)
+        self._child(self.families.in_flight, name)
+        self._child(self.families.lateness, name)
+        self._child(self.families.read_delay, name)
+        if plan.target.kind != "shard":
+            self._child(self.families.setup, name)
+        for workload in plan.workloads:
+            self._child(self.families.corrections, name, workload.name)
+            for count in COUNTS:
+                self._child(self.families.estimated, name, workload.name, count)
+        for series, _ in plan.series():
+            self._announce_series(series, plan.target.kind)
+            if plan.target.kind != "shard" and series.batch_size > 1:
+                self._of(self.families.spread, series)
+
+    def _announce_series(self, series: Series, kind: Kind) -> None:
+        of = self._of
+        latency = (
+            self.families.ttft,
+            self.families.inter_token,
+            self.families.per_output_token,
+            self.families.decode,
+            self.families.request,
+            self.families.prefill_rate,
+            self.families.decode_rate,
+        )
+        for histogram in latency:
+            of(histogram, series)
+        for value in (
+            self.families.prompt_tokens,
+            self.families.generated_tokens,
+            self.families.success,
+            self.families.last_success,
+            *self.families.last.values(),
+        ):
+            of(value, series)
+        if kind == "shard":
+            of(self.families.quarantined, series)
+        for method in Method if kind == "shard" else ():  # a router does not tell its own times
+            of(self.families.overhead, series, method)
+            for phase in PHASES:
+                of(self.families.server, series, method, phase)
+        for outcome, codes in (HTTP_CODES if kind == "http" else CODES).items():
+            for code in codes:
+                of(self.families.attempts, series, outcome, code)
+        for reason in SkipReason:
+            of(self.families.skips, series, reason)
+        for measure in Measure:
+            if measure not in (OF_ROUTERS if kind == "shard" else OF_SHARDS):
+                of(self.families.withheld, series, measure)
+        self._announce_verdicts(series)
+
+    @guarded
+    def announce_objectives(self, plan: Plan) -> None:
+        """For a target that stays: the counters of objectives that a reload brought."""
+        for series, _ in plan.series():
+            self._announce_verdicts(series)
+
+    def _announce_verdicts(self, series: Series) -> None:
+        for objective in self._objectives.get(series, ()):
+            for verdict in ("good", "bad"):
+                self._verdict(objective.name, series, verdict)
+
+    @guarded
+    def forget(self, target: str) -> None:
+        """Remove every series of a target that leaves."""
+        self._forget(target)
+
+    def _forget(self, target: str) -> None:
+        self._labels.pop(target, None)
+        for family in self.registry.families:
+            family.remove(target)
+        self._facts.pop(target, None)
+
+    @guarded
+    def narrow(self, plan: Plan, before: Plan) -> None:
+        """A reload changed this target: remove the series that it has no more; the others go on counting.
+
+        A target that is another server now, or has other labels, starts again.
+        """
+        name = plan.target.name
+        if any(getattr(plan.target, key) != getattr(before.target, key) for key in ("kind", "address", "labels")):
+            self._forget(name)
+            return
+        planned = {(series.workload, str(series.batch_size)) for series, _ in plan.series()}
+        workloads = {workload.name for workload in plan.workloads}
+        for family in self.registry.families:
+            if "batch_size" in family.label_names:
+                family.keep(
+                    lambda labels: labels["target"] != name or (labels["workload"], labels["batch_size"]) in planned
+                )
+        for family in (self.families.corrections, self.families.estimated):
+            family.keep(lambda labels: labels["target"] != name or labels["workload"] in workloads)
+
+    # --- what happens
+
+    @guarded
+    def record(self, observation: Observation) -> None:
+        series = observation.series
+        if series.target not in self._labels:
+            return
+        ok = observation.outcome is Outcome.OK
+        self._of(self.families.attempts, series, observation.outcome, observation.code).inc()
+        self._of(self.families.success, series).set(ok)
+        if self._kinds[series.target] == "shard" and observation.outcome is not Outcome.UNREACHABLE:
+            self._of(self.families.quarantined, series).set(observation.outcome is Outcome.QUARANTINED)
+        for objective in self._objectives.get(series, ()):
+            verdicts = slo.judge(objective, observation)
+            self._verdict(objective.name, series, "good").inc(verdicts.good)
+            self._verdict(objective.name, series, "bad").inc(verdicts.bad)
+        self._child(self.families.corrections, series.target, series.workload).inc(observation.corrections)
+        for stream in observation.streams:
+            if stream.steps:
+                self._child(self.families.read_delay, series.target).observe(stream.read_delay)
+        values = recorded(observation)
+        for measure, number in values.withheld.items():
+            self._of(self.families.withheld, series, measure).inc(number)
+        for seconds in values.setups:
+            self._child(self.families.setup, series.target).observe(seconds)
+        if ok:
+            self._of(self.families.last_success, series).set(self._unix_time())
+            for count in COUNTS:
+                estimated = any(getattr(stream, f"{count}_estimated") for stream in observation.streams)
+                self._child(self.families.estimated, series.target, series.workload, count).set(estimated)
+            self._record_latency(observation, values)
+
+    def _record_latency(self, observation: Observation, values: Recorded) -> None:
+        series = observation.series
+        trace = observation.trace_id
+        exemplar = Exemplar({"trace_id": trace}, 0.0, self._unix_time()) if trace else None
+        ttft = self._of(self.families.ttft, series)
+        for seconds in values.first:
+            ttft.observe(seconds, exemplar and replace(exemplar, value=seconds))
+        for family, many in (
+            (self.families.inter_token, values.gaps),
+            (self.families.per_output_token, values.per_output_token),
+            (self.families.request, values.requests),
+        ):
+            histogram = self._of(family, series)
+            for seconds in many:
+                histogram.observe(seconds)
+        for stream in observation.streams:
+            self._of(self.families.prompt_tokens, series).inc(stream.prompt_tokens)
+            self._of(self.families.generated_tokens, series).inc(timeline.generated_tokens(stream))
+            for number, step in enumerate(stream.steps):
+                self._record_server(series, method_of(number), step.server)
+        for number, seconds in values.overheads:
+            self._of(self.families.overhead, series, method_of(number)).observe(seconds)
+        for family, value in (
+            (self.families.decode, values.decode),
+            (self.families.prefill_rate, values.prefill_rate),
+            (self.families.decode_rate, values.decode_rate),
+            (self.families.spread, values.spread),
+        ):
+            if value is not None:
+                self._of(family, series).observe(value)
+        for gauge, value in (
+            ("ttft", mean(values.first)),
+            ("itl", mean(values.gaps)),
+            ("prefill", values.prefill_rate),
+            ("decode", values.decode_rate),
+        ):
+            if value is not None:
+                self._of(self.families.last[gauge], series).set(value)
+
+    def _record_server(self, series: Series, method: Method, server: ServerTimings | None) -> None:
+        if server is None:
+            return
+        for phase in PHASES:
+            seconds = getattr(server, phase)
+            if seconds is not None:
+                self._of(self.families.server, series, method, phase).observe(seconds)
+
+    @guarded
+    def skipped(self, series: Series, reason: SkipReason) -> None:
+        if series.target not in self._labels:
+            return
+        self._of(self.families.skips, series, reason).inc()
+        if reason is SkipReason.UNSAFE and self._kinds[series.target] == "shard":
+            self._of(self.families.quarantined, series).set(0)  # a limit keeps it from being sent, no quarantine
+
+    @guarded
+    def late(self, target: str, seconds: float) -> None:
+        if target in self._labels:
+            self._child(self.families.lateness, target).observe(max(0.0, seconds))
+
+    @guarded
+    def inflight(self, target: str, probes: int) -> None:
+        if target in self._labels:
+            self._child(self.families.in_flight, target).set(probes)
+
+    @guarded
+    def up(self, target: str, kind: str, facts: Facts | None) -> None:
+        """None: it does not answer. What it said last time stays in target_info, for the joins of dashboards."""
+        if target not in self._labels:
+            return
+        self._child(self.families.target_up, target).set(facts is not None)
+        if facts is None or self._facts.get(target) == facts:
+            return
+        self._facts[target] = facts
+        said = (kind, facts.protocol, facts.model, facts.dtype, facts.device, facts.attention, str(facts.ranks))
+        self.families.target_info.remove(target)
+        self._child(self.families.target_info, target, *said).set(1)
+
+    @guarded
+    def reloaded(self, ok: bool) -> None:
+        self.families.reload_ok.set(ok)
+        if ok:
+            self.families.reload_time.set(self._unix_time())
+
+    # --- labels
+
+    def _child(self, family: Family[ChildType], target: str, *values: str) -> ChildType:
+        return family.labels(target, *values, extra=self._labels[target])
+
+    def _of(self, family: Family[ChildType], series: Series, *values: str) -> ChildType:
+        return self._child(family, series.target, series.workload, str(series.batch_size), *values)
+
+    def _verdict(self, objective: str, series: Series, verdict: str) -> Value:
+        values = (objective, series.target, series.workload, str(series.batch_size), verdict)
+        return self.families.verdicts.labels(*values, extra=self._labels[series.target])

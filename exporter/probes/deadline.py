@@ -1,0 +1,26 @@
+"""A request whose timeout is over, told to a person. Pure."""
+
+import math
+
+from exporter.config.notation import counted, write_duration
+from exporter.config.workload import Workload
+
+# gRPC's name for it, and ours.
+DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+
+
+def out_of_time(workload: Workload, tokens: int, quiet: float = 0.0) -> str:
+    """Which timeout, how far the answer came (`tokens` of each request), and what to change.
+
+    `quiet`: seconds since the last token. When that is most of the time, the server hangs, and no longer timeout helps.
+    """
+    over = f"workload {workload.name}: timeout {write_duration(workload.timeout)} is over"
+    if tokens < 1:
+        return f"{over} before the first token; set a longer timeout, shorter prompts or smaller batch_sizes"
+    wanted = counted(workload.decode_length, "token")
+    if quiet > workload.timeout / 2:
+        return f"{over}: no token for {quiet:.3g} s after {tokens} of {wanted}; the server hangs"
+    needed = write_duration(math.ceil(workload.timeout * workload.decode_length / tokens))
+    return (
+        f"{over} after {tokens} of {wanted}, which take about {needed}; set a longer timeout or a shorter decode_length"
+    )

@@ -1,0 +1,172 @@
+"""What ended a server: neither that batch nor a larger one is sent again until a person says so. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from exporter.config.target import LIMITS, Target
+from exporter.config.workload import Workload
+from exporter.observation import Series, legible
+from exporter.plan.targets import Facts, Plan, cache_tokens, excess
+
+# A server that fails a call and then ends answers no longer than this.
+END_SECONDS = 1.0
+# What a file holds at most: deaths under other limits, and the characters of their texts.
+MOST_DEATHS = 8
+NO_LIMITS = "none"
+LONGEST_LIMITS = 200
+MOST_TOKENS = 1 << 63
+LONGEST_KEPT = {"workload": 100, "detail": 400}
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """The end of a server during a probe. `tokens` is the KV cache that its batch takes, `died` in Unix time."""
+
+    workload: str
+    batch_size: int
+    tokens: int
+    died: float
+    detail: str
+
+    @classmethod
+    def of(cls, series: Series, workload: Workload, facts: Facts, died: float, detail: str) -> "Death":
+        tokens = cache_tokens(facts, workload, series.batch_size)
+        return cls(series.workload, series.batch_size, tokens, died, detail)
+
+    def __str__(self) -> str:
+        when = datetime.fromtimestamp(self.died, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return (
+            f"the server ended at {when} during a probe of workload {self.workload}, batch size {self.batch_size} "
+            f"({self.tokens} tokens of KV cache): {self.detail}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """What the death would be if the server, then known by `connection`, has ended at `since` (the caller's clock)."""
+
+    death: Death
+    connection: tuple[int, ...]
+    since: float
+
+
+class Quarantine:
+    """Of one target: the smallest batch that ended it. Changing a limit of the target is what releases it.
+
+    `calibration_ended_server`: asked for the tokens of our words it ended, and is not asked again.
+    """
+
+    def __init__(self, target: Target, death: Death | None = None) -> None:
+        self.target = target
+        self.death = death
+        self.calibration_ended_server = False
+        self._suspicion: Suspicion | None = None
+
+    @property
+    def suspected(self) -> bool:
+        return self._suspicion is not None
+
+    def suspect(self, death: Death, connection: tuple[int, ...], now: float) -> None:
+        """A call has failed that the server had got. What comes of it is seen at the next connection."""
+        self._suspicion = Suspicion(death, connection, now)
+
+    def server_is_gone(self) -> bool:
+        """It does not answer any more. True when that is news: a death."""
+        suspicion, self._suspicion = self._suspicion, None
+        if suspicion is None:
+            return False
+        if self.death is None or suspicion.death.tokens < self.death.tokens:
+            self.death = suspicion.death
+        return True
+
+    def server_answers(self, connection: tuple[int, ...], now: float) -> bool:
+        """It is another one, or lives on. True when that is news: a death."""
+        suspicion = self._suspicion
+        if suspicion is None:
+            return False
+        if connection != suspicion.connection:
+            return self.server_is_gone()
+        if now - suspicion.since >= END_SECONDS:
+            self._suspicion = None
+        return False
+
+    def holds(self, tokens: int) -> bool:
+        return self.death is not None and tokens >= self.death.tokens
+
+    def never_sent(self, plan: Plan, facts: Facts) -> frozenset[Series]:
+        """Of this plan: what is held, and what is over the target's limits."""
+        return frozenset(
+            series
+            for series, workload in plan.series()
+            if excess(plan.target, workload, series.batch_size, facts) is not None
+            or self.holds(cache_tokens(facts, workload, series.batch_size))
+        )
+
+    def reason(self) -> str:
+        """For people: what died, when, of what, and how to release it."""
+        return (
+            f"{self.death}. No batch that large is sent again until a limit of target {self.target.name} "
+            f"({', '.join(LIMITS)}) is changed (now {limits(self.target)}) and the configuration is read again"
+        )
+
+    def applies_to(self, target: Target) -> bool:
+        """Whether a target as it is configured now is still the one that was quarantined."""
+        return target.address == self.target.address and limits(target) == limits(self.target)
+
+    def as_data(self, kept: Mapping[str, Any]) -> dict[str, Any]:
+        """Plain values, for a file that holds `kept`; `restore` reads them. Each death stands under the limits that it
+        came with: a prober with other limits leaves it there. Of too many the oldest is left out.
+        """
+        own = limits(self.target)
+        others = sorted(_deaths(kept), key=lambda entry: entry[1].died)
+        deaths = [(under, death) for under, death in others if under != own]
+        if self.death is not None:
+            deaths.append((own, self.death))
+        return {under: _plain(death) for under, death in deaths[-MOST_DEATHS:]}
+
+    def restore(self, kept: Mapping[str, Any]) -> bool:
+        """Take over what was written earlier under the same limits. True when that is news."""
+        death = dict(_deaths(kept)).get(limits(self.target))
+        if death is None or self.holds(death.tokens):
+            return False
+        self.death = death
+        return True
+
+
+def _plain(death: Death) -> dict[str, Any]:
+    data = asdict(death)
+    return data | {key: legible(data[key], most) for key, most in LONGEST_KEPT.items()}
+
+
+def _deaths(kept: Mapping[str, Any]) -> list[tuple[str, Death]]:
+    """Those of a file, with the limits of each."""
+    found = ((under, _death(data)) for under, data in kept.items() if _are_limits(under))
+    return [(under, death) for under, death in found if death is not None]
+
+
+def _are_limits(text: str) -> bool:
+    return text == NO_LIMITS or (
+        text.startswith(LIMITS) and text.isascii() and text.isprintable() and len(text) <= LONGEST_LIMITS
+    )
+
+
+def _death(data: object) -> Death | None:
+    """What a file holds; None where it is something else. Others may write there too."""
+    types = {"workload": str, "batch_size": int, "tokens": int, "died": float, "detail": str}
+    if not isinstance(data, dict) or {key: type(value) for key, value in data.items()} != types:
+        return None
+    if max(data["batch_size"], data["tokens"]) >= MOST_TOKENS:
+        return None
+    try:
+        datetime.fromtimestamp(data["died"], UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    shown = {key: legible(data[key], most) for key, most in LONGEST_KEPT.items()}
+    return Death(**data | shown)
+
+
+def limits(target: Target) -> str:
+    shown = [f"{key}: {value}" for key in LIMITS if (value := getattr(target, key))]
+    return ", ".join(shown) or NO_LIMITS

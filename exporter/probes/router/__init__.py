@@ -1,0 +1,1 @@
+"""Streams through routers and OpenAI-like servers, over gRPC (fmaas) and HTTP."""

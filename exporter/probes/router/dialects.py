@@ -1,0 +1,355 @@
+"""What is said over HTTP: the requests of TGI and of the OpenAI forms, and what their events mean. Pure."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, assert_never
+
+from exporter.config.target import Api
+from exporter.config.workload import Parameters, Workload
+from exporter.plan.targets import Facts
+from exporter.probes.router.server_errors import broken_off, error_in, loaded, malformed, shortened
+from exporter.probes.router.token_counts import Chunk, counted
+
+PATHS: dict[Api, str] = {"tgi": "/generate_stream", "completions": "/v1/completions", "chat": "/v1/chat/completions"}
+FACTS_PATHS: dict[Api, str] = {"tgi": "/info", "completions": "/v1/models", "chat": "/v1/models"}
+DONE = "[DONE]"
+# The counts of tokens that a stream is asked for. The second is an extension of vLLM, which others have taken over.
+USAGE: Mapping[str, Any] = {"include_usage": True}
+USAGE_IN_EACH_CHUNK: Mapping[str, Any] = {"include_usage": True, "continuous_usage_stats": True}
+# What a delta of a chat holds beside generated text.
+NO_TEXT = frozenset(
+    ("role", "id", "type", "object", "index", "model", "name", "status", "format", "signature", "event", "created")
+)
+DEEPEST = 4
+# No answer to a probe has more tokens, whatever was asked for.
+MOST_TOKENS = 1_000_000
+# Where servers put their counts, if not into the event itself, and what they call them.
+USAGES = ("usage", "x_groq", "message", "details", "meta_info", "usageMetadata", "timings")
+PROMPT_COUNTS = (
+    *("prompt_tokens", "input_tokens", "input_length", "prompt_token_count", "promptTokenCount"),
+    *("input_token_count", "prompt_eval_count"),
+)
+GENERATED_COUNTS = (
+    *("completion_tokens", "output_tokens", "generated_tokens", "candidatesTokenCount", "generated_token_count"),
+    *("output_token_count", "eval_count", "predicted_n", "tokens_predicted"),
+)
+
+
+def request_body(
+    api: Api,
+    prompt: str,
+    workload: Workload,
+    model: str,
+    extra: Mapping[str, Any],
+    seed: int | None,
+    usage: Mapping[str, Any] | None = USAGE,
+) -> bytes:
+    """The JSON of one request for `decode_length` tokens. `usage`: the stream options, None for none at all."""
+    said: dict[str, Any]
+    match api:
+        case "tgi":
+            said = {"inputs": prompt, "parameters": _tgi_parameters(workload, seed)}
+        case "completions":
+            said = {"prompt": prompt} | _openai_parameters(workload, model, seed, usage)
+        case "chat":
+            said = {"messages": [{"role": "user", "content": prompt}]} | _openai_parameters(
+                workload, model, seed, usage
+            )
+        case _:
+            assert_never(api)
+    for key, value in extra.items():
+        inner = said.get(key)
+        said[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, Mapping) else value
+    return json.dumps(said).encode()
+
+
+def _tgi_parameters(workload: Workload, seed: int | None) -> dict[str, Any]:
+    parameters = workload.parameters
+    said: dict[str, Any] = {
+        "max_new_tokens": workload.decode_length,
+        "truncate": workload.sequence_length,  # the prompt's length is exact where the text is long enough
+        "do_sample": parameters.do_sample,
+        "details": True,
+    }
+    if parameters.watermark:
+        said["watermark"] = True
+    if parameters.top_n_tokens:
+        said["top_n_tokens"] = parameters.top_n_tokens
+    if seed is not None and parameters.do_sample:
+        said["seed"] = seed
+    # TGI rejects most neutral values: it wants these left out.
+    return said | _unlike_neutral(
+        parameters, "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "frequency_penalty"
+    )
+
+
+def _openai_parameters(
+    workload: Workload, model: str, seed: int | None, usage: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    parameters = workload.parameters
+    said: dict[str, Any] = {
+        "model": model,
+        "max_tokens": workload.decode_length,
+        "stream": True,
+        "temperature": parameters.temperature if parameters.do_sample else 0.0,
+    }
+    if usage is not None:
+        said["stream_options"] = dict(usage)
+    if seed is not None and parameters.do_sample:
+        said["seed"] = seed
+    return said | _unlike_neutral(parameters, "top_p", "top_k", "typical_p", "repetition_penalty", "frequency_penalty")
+
+
+def _unlike_neutral(parameters: Parameters, *names: str) -> dict[str, Any]:
+    neutral = Parameters()
+    return {name: getattr(parameters, name) for name in names if getattr(parameters, name) != getattr(neutral, name)}
+
+
+def most_tokens(api: Api, workload: Workload, extra: Mapping[str, Any]) -> int | None:
+    """How many tokens one answer can have, as it was asked for; None where `extra_body` takes that bound away."""
+    names = ("max_new_tokens",) if api == "tgi" else ("max_tokens", "max_completion_tokens")
+    inner = _mapping(extra.get("parameters")) if api == "tgi" else extra
+    bounds = [_count(inner[name]) or 0 for name in names if name in inner]
+    most = max(bounds, default=workload.decode_length)
+    return most * (_count(extra.get("n")) or 1) if most else None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a stream of events came to: (instant, tokens so far) and the prompt's length as the server counts it.
+
+    `estimated`: the server gave no count of generated tokens that can be true.
+    """
+
+    arrivals: Sequence[tuple[float, int]]
+    prompt_tokens: int | None
+    estimated: bool = False
+
+
+def read(api: Api, events: Sequence[tuple[float, str]], most: int | None = None) -> Reading:
+    """The events of one whole answer, as (instant, data). `most`: how many tokens it can have. Raises Failure."""
+    chunks: list[Chunk] = []
+    totals: list[int] = []
+    listed = 0  # tokens that came as ids
+    prompt: int | None = None
+    finished = full = False
+    for instant, text in events:
+        if is_done(text):
+            finished = True
+            continue
+        event = parsed(text)
+        meant = _tgi_event(event) if api == "tgi" else _openai_event(event)
+        finished, full = finished or meant.last, full or meant.full
+        listed += meant.ids
+        prompt = meant.prompt or prompt
+        generated = listed if meant.ids else meant.generated
+        if generated and generated > MOST_TOKENS:
+            generated = None
+        if generated:
+            totals.append(generated)
+        if meant.part:
+            # TGI's total comes with its last token, and is none of what each token has.
+            opening = meant.opening and not chunks
+            count = generated if api != "tgi" and not opening else None
+            chunks.append(Chunk(instant, meant.text, not opening, count, meant.last))
+    if not finished:
+        raise malformed("the stream ended before its last event")
+    found = counted(chunks, totals, most, full)
+    if not found.arrivals:
+        raise malformed("an answer without a token")
+    # An event of TGI's is one token, whether it is counted or not.
+    return Reading(found.arrivals, prompt, found.estimated and (api != "tgi" or bool(totals)))
+
+
+class Meaning(NamedTuple):
+    """One event. `part`: it is one of those that tokens come with. `opening`: it tells the role, no token. `ids`: how
+    many tokens it lists. `prompt`, `generated`: counts, where it tells them. `last`: it ends the answer. `full`: it has
+    as many tokens as were asked for.
+    """
+
+    part: bool
+    text: bool
+    last: bool
+    opening: bool = False
+    ids: int = 0
+    prompt: int | None = None
+    generated: int | None = None
+    full: bool = False
+
+
+def _tgi_event(event: Mapping[str, Any]) -> Meaning:
+    """A token is one, whatever its text. Raises Failure where the answer was broken off."""
+    _check_end(_mapping(event.get("details")).get("finish_reason"))
+    prompt, generated = _counts(event)
+    token = event.get("token") is not None
+    last = event.get("generated_text") is not None
+    return Meaning(token or last, token, last, prompt=prompt, generated=generated)
+
+
+def _openai_event(event: Mapping[str, Any]) -> Meaning:
+    """Raises Failure where the answer was broken off."""
+    text = last = full = role = False
+    ids = 0
+    listed = event.get("choices")
+    choices = [choice for choice in listed if isinstance(choice, dict)] if isinstance(listed, list) else []
+    for choice in choices:
+        delta, listed_ids, reason = choice.get("delta"), choice.get("token_ids"), choice.get("finish_reason")
+        text = text or _has_text(choice.get("text"))
+        if isinstance(delta, dict):
+            text = text or bool(delta.get("content") and _has_text(delta["content"])) or _delta_has_text(delta)
+            role = role or bool(delta.get("role"))
+        if isinstance(listed_ids, list):
+            ids += len(listed_ids)
+        if reason:
+            _check_end(reason)
+            last, full = True, full or (isinstance(reason, str) and reason.lower() in ("length", "max_tokens"))
+    prompt, generated = _counts(event, choices)
+    return Meaning(bool(choices), text, last, role and not (text or last or ids), ids, prompt, generated, full)
+
+
+def _check_end(reason: object) -> None:
+    failure = broken_off(reason)
+    if failure is not None:
+        raise failure
+
+
+def _delta_has_text(delta: Mapping[str, Any]) -> bool:
+    """The beginning of a call of a tool has a token, though not yet a text."""
+    return bool(delta.get("tool_calls") or delta.get("function_call")) or _has_text(delta)
+
+
+def _has_text(value: object, depth: int = 0) -> bool:
+    """Whether there is a text in this: it may stand in any field of a delta, and in parts of one."""
+    if isinstance(value, str):
+        return bool(value)
+    if depth == DEEPEST:
+        return False
+    if isinstance(value, list):
+        return any(_has_text(item, depth + 1) for item in value)
+    if isinstance(value, dict):
+        return any(
+            _has_text(inner, depth + 1)
+            for key, inner in value.items()
+            if inner and key not in NO_TEXT and not key.endswith(("_id", "_reason"))
+        )
+    return False
+
+
+def _counts(event: Mapping[str, Any], choices: Sequence[Mapping[str, Any]] = ()) -> tuple[int | None, int | None]:
+    """The tokens of the prompt and those generated, as the event tells them, wherever it does. 0 is no count."""
+    if not event.get("usage") and _MAY_COUNT.isdisjoint(event) and not any("usage" in choice for choice in choices):
+        return None, None  # nearly every event
+    places: list[Any] = [place for name in USAGES if (place := event.get(name))]
+    places = [place.get("usage", place) for place in places if isinstance(place, dict)]
+    places += [choice["usage"] for choice in choices if choice.get("usage")]
+    prompt = generated = None
+    for place in (*places, event):
+        if isinstance(place, dict) and not _COUNTS.isdisjoint(place):
+            prompt = prompt or _first_count(place, PROMPT_COUNTS)
+            generated = generated or _first_count(place, GENERATED_COUNTS)
+    return prompt, generated
+
+
+_COUNTS = frozenset((*PROMPT_COUNTS, *GENERATED_COUNTS))
+_MAY_COUNT = _COUNTS.union(USAGES) - {"usage"}
+
+
+def _first_count(place: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    return next((count for name in names if name in place and (count := _count(place[name]))), None)
+
+
+def is_done(text: str) -> bool:
+    """Whether this event says that the stream is over."""
+    return len(text) < 100 and text.strip() == DONE
+
+
+def ends(api: Api, text: str) -> bool:
+    """Whether nothing that still comes is part of the answer."""
+    if api != "tgi":
+        return is_done(text)
+    return _TGI_END.search(text) is not None and _mapping(loaded(text)).get("generated_text") is not None
+
+
+_TGI_END = re.compile(r'"generated_text"\s*:\s*(?!null|\s)')
+
+
+def may_be_error(text: str) -> bool:
+    """Whether an event needs a closer look, and at once: the server may not end the stream by itself after an error."""
+    return '"error' in text or not ('"delta"' in text or '"text"' in text or '"token"' in text or is_done(text))
+
+
+def parsed(text: str) -> Mapping[str, Any]:
+    """One event's JSON. Raises Failure where it is none, or where it is the server's word of an error."""
+    event = loaded(text)
+    if event is None:
+        raise malformed(f"an event that is no JSON: {shortened(text)}")
+    inner = event[0] if isinstance(event, list) and event else event
+    failure = error_in(inner) if isinstance(inner, dict) and may_be_error(text) else None
+    if failure is not None:
+        raise failure
+    if not isinstance(event, dict):
+        raise malformed(f"an event that is no object: {shortened(text)}")
+    return event
+
+
+def counting_body(body: bytes) -> bytes:
+    """The same request of an OpenAI form for one token, and not as a stream: to be told how long its prompt is."""
+    said = json.loads(body)
+    for key in ("stream_options", "min_tokens", "max_completion_tokens"):
+        said.pop(key, None)
+    return json.dumps({**said, "stream": False, "max_tokens": 1}).encode()
+
+
+def counted_prompt(document: Mapping[str, Any]) -> int | None:
+    """The length of the prompt, as an answer of an OpenAI form that is no stream tells it."""
+    return _counts(document)[0]
+
+
+def facts(api: Api, document: Mapping[str, Any], model: str) -> Facts:
+    """What /info or /v1/models says. `model` is what the configuration asks for, if it does."""
+    if api == "tgi":
+        return Facts(
+            protocol="http/tgi",
+            ranks=1,
+            model=model or _text(document, "model_id"),
+            dtype=_text(document, "model_dtype"),
+            device=_text(document, "model_device_type"),
+            max_input_tokens=_count(document.get("max_input_tokens", document.get("max_input_length"))),
+            max_total_tokens=_count(document.get("max_total_tokens")),
+        )
+    listed = document.get("data")
+    models = [_mapping(item) for item in listed] if isinstance(listed, list) else []
+    chosen = next((item for item in models if item.get("id") == model or not model), {})
+    limit = _count(chosen.get("max_model_len"))
+    return Facts(protocol=f"http/{api}", ranks=1, model=model or _text(chosen, "id"), max_total_tokens=limit)
+
+
+def served_model(api: Api, document: Mapping[str, Any]) -> str:
+    """The name of the first model, as a request must say it: letter by letter, unlike the one in `Facts`."""
+    if api == "tgi":
+        return _text(document, "model_id")
+    listed = document.get("data")
+    return _text(_mapping(listed[0]), "id") if isinstance(listed, list) and listed else ""
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: object) -> int | None:
+    """A count, however it is written: 4, 4.0, "4"."""
+    if isinstance(value, str) and len(value) < 20:
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _text(document: Mapping[str, Any], key: str) -> str:
+    value = document.get(key)
+    return value if isinstance(value, str) else ""

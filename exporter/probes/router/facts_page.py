@@ -1,0 +1,59 @@
+"""What a target says of itself: asked for at each connecting, but not again and again where that takes long."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from exporter.observation import Failure
+from exporter.plan.targets import Facts
+from exporter.probes.router.front import Front
+from exporter.probes.router.pool import Pool
+
+# A request for facts that fails, or takes longer than this, is made again only after a while; a check comes each 10 s.
+SLOW_SECONDS = 1.0
+# How long an answer is waited for that nothing depends on.
+OPTIONAL_SECONDS = 3.0
+AGAIN_SECONDS = 9.0
+SHARE = 0.05
+
+
+class FactsPage:
+    """Asks for facts and remembers them. `changed`: whether it may be another server, or model, since last asked."""
+
+    def __init__(self, front: Front, pool: Pool, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._front, self._pool, self._clock = front, pool, clock
+        self._facts: Facts | None = None
+        self._again = float("-inf")
+        self._changed = False
+
+    def facts(self, timeout: float) -> Facts:
+        """Raises Failure where the target is not reachable."""
+        begun = self._clock()
+        try:
+            if self._facts is not None and begun < self._again:
+                self._pool.keep(self._pool.take(timeout))  # is it still there?
+                return self._facts
+            if not self._front.needs_facts():
+                silent = self._facts is not None and self._facts.page == "silent"
+                timeout = min(timeout, SLOW_SECONDS if silent else OPTIONAL_SECONDS)
+            facts = self._front.facts(lambda request: self._pool.ask(request, timeout))
+        except Failure:
+            self.lost()
+            raise
+        took = self._clock() - begun
+        fine = facts.page == "read" and took <= SLOW_SECONDS
+        self._again = float("-inf") if fine else begun + took + max(AGAIN_SECONDS, took / SHARE)
+        self._changed |= facts != self._facts
+        self._facts = facts
+        return facts
+
+    def lost(self) -> None:
+        """The connection broke: what comes back may be another server."""
+        self._again = float("-inf")
+        self._changed = True
+        if self._facts is not None:
+            self._facts = replace(self._facts, page="read")
+
+    def changed(self) -> bool:
+        changed, self._changed = self._changed, False
+        return changed

@@ -1,0 +1,1 @@
+"""TGI shards over gRPC: synchronous stubs, the clock read beside each call."""

@@ -1,0 +1,60 @@
+"""How many tokens a shard's tokenizer makes of a word, as far as it is known, and whether to ask for it."""
+
+import logging
+import random
+from collections.abc import Sequence
+
+from exporter.config.workload import Workload
+from exporter.observation import Failure, Outcome
+from exporter.plan import workload as work
+
+logger = logging.getLogger("tgi_probe")
+# A shard is serial: the request may wait behind a user's long prefill.
+CALIBRATION_SECONDS = 10.0
+# So many times in vain, each followed by a probe that succeeded: this server does not tell.
+TRIES = 3
+
+
+class Calibration:
+    """Of one server: whoever sees that it may be another one calls `forget`."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self.vocabulary = work.UNKNOWN
+        self._tokens = 0
+        self._in_vain = 0
+
+    def words(self, workload: Workload, rng: random.Random) -> list[str] | None:
+        """Words to ask for before a probe of this workload; None where what is known is enough, or nothing will come.
+
+        A longer prompt may bring more words: it is asked again before the first one.
+        """
+        tokens = _tokens(workload)
+        if self._in_vain >= TRIES or tokens <= max(self._tokens, work.LEAST_WORDS + 1):
+            return None
+        return work.words_to_ask_for(tokens, rng)
+
+    def learn(self, workload: Workload, words: Sequence[str], pieces: Sequence[str]) -> None:
+        found = work.learned(words, pieces)
+        if found is None:
+            logger.debug("prompts stay longer than needed: %d tokens for %d words say nothing", len(pieces), len(words))
+            self._in_vain += 1
+            return
+        self.vocabulary, self._tokens, self._in_vain = found, _tokens(workload), 0
+        logger.debug("%d words of %d tokens each are known", len(found.words), found.tokens)
+
+    def failed(self, failure: Failure) -> None:
+        logger.debug("prompts stay longer than needed: their tokens could not be asked for: %s", failure)
+        self._in_vain += 1
+
+    def probe_failed(self, failure: Failure) -> None:
+        """Then it says nothing that it failed to tell as well; and one that was away may come back as another one."""
+        self._in_vain = 0
+        if failure.outcome is Outcome.UNREACHABLE:
+            self.forget()
+
+
+def _tokens(workload: Workload) -> int:
+    return min(work.ASKED_TOKENS, workload.sequence_length)

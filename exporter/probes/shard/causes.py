@@ -1,0 +1,31 @@
+"""What a shard's own words mean, where a person would not guess it."""
+
+from exporter.observation import Failure, Outcome
+from exporter.plan.targets import Facts
+from exporter.probes.shard.channel import was_dropped
+
+# Python's words, as a shard passes them on with INTERNAL.
+NO_CACHE_YET = "list index out of range"
+BEYOND_POSITIONS = "index out of range in self"
+
+
+def connection_ended(failure: Failure) -> bool:
+    """Whether a connection ended in the middle of a call."""
+    return failure.code == "UNAVAILABLE" and was_dropped(failure.detail)
+
+
+def explained(failure: Failure, facts: Facts, served_before: bool) -> Failure:
+    """The failure with what it means and what to do. `served_before`: this server has answered a Prefill of ours."""
+    if failure.code != "INTERNAL":
+        return failure
+    if NO_CACHE_YET in failure.detail and not facts.requires_padding and not served_before:
+        mend = "the server has not been warmed up yet; its router does that at its start"
+        return Failure(Outcome.NOT_READY, failure.code, f"{failure.detail}: {mend}")
+    if BEYOND_POSITIONS in failure.detail:
+        mend = (
+            "sequence_length + decode_length is beyond the model's positions; make them shorter, and set "
+            "max_total_tokens of the target to what the model can take"
+        )
+        may_have = failure.may_have_ended_server
+        return Failure(failure.outcome, failure.code, f"{failure.detail}: {mend}", may_have_ended_server=may_have)
+    return failure

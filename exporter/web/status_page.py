@@ -1,0 +1,209 @@
+"""The status page: one HTML document, made here, that needs no script and nothing from elsewhere."""
+
+import time
+from dataclasses import dataclass
+from html import escape
+from urllib.parse import urlencode
+
+from exporter.web import tables
+from exporter.web.chart import Point, scatter
+from exporter.web.tables import Column, table, with_message
+
+STYLE = """
+:root{color-scheme:light dark;--ink:#1b1f24;--dim:#59636e;--line:#d1d9e0;--paper:#fff;--good:#1a7f37;--bad:#cf222e}
+@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--dim:#9198a1;--line:#3d444d;--paper:#0d1117;--good:#3fb950;
+--bad:#f85149}}
+body{margin:0 auto;max-width:80rem;padding:1rem;font:15px/1.45 system-ui,sans-serif;color:var(--ink);
+background:var(--paper);overflow-wrap:anywhere}
+h1{font-size:1.4rem;margin:.2rem 0}h2{font-size:1.05rem;margin:1.6rem 0 .4rem}nav a{margin-right:1rem}a{color:inherit}
+.good{color:var(--good)}.bad{color:var(--bad)}.dim{color:var(--dim)}
+.charts{margin-top:1.6rem;display:grid;grid-template-columns:repeat(auto-fit,minmax(19rem,1fr));gap:1rem}figure{margin:0}
+figcaption{font-weight:600}svg{width:100%;height:auto}svg text{fill:var(--dim);font:12px system-ui,sans-serif}
+svg .axis{stroke:var(--line)}svg .label{fill:var(--ink)}
+"""
+TARGETS = tuple(Column(head) for head in ("target", "state", "kind", "address", "says of itself"))
+RESULTS = (
+    Column("target"),
+    Column("workload"),
+    Column("batch", number=True),
+    Column("outcome"),
+    Column("age", number=True),
+    Column("TTFT, ms", number=True),
+    Column("per token, ms", number=True),
+    Column("prefill, tok/s", number=True),
+    Column("decode, tok/s", number=True),
+)
+OBJECTIVES = (
+    Column("SLO"),
+    Column("target"),
+    Column("what"),
+    Column("objective", number=True),
+    Column("good share", number=True),
+    Column("state"),
+    Column("good", number=True),
+    Column("bad", number=True),
+)
+NARROW = tables.narrow("62rem", {"targets": TARGETS, "results": RESULTS, "objectives": OBJECTIVES})
+# Nothing is loaded, framed or sent from this page.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+
+
+@dataclass(frozen=True, slots=True)
+class TargetState:
+    """`said` is None where it does not answer; `asked` is whether it was asked at all yet."""
+
+    name: str
+    kind: str
+    address: str
+    said: str | None
+    asked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A series' newest attempt at the Unix time `at`; the numbers are those of the newest successful one."""
+
+    target: str
+    workload: str
+    batch_size: int
+    at: float
+    outcome: str
+    detail: str
+    trace_id: str
+    ttft: float | None
+    inter_token: float | None
+    prefill_rate: float | None
+    decode_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What was judged since the start. `threshold` in seconds, None for availability."""
+
+    name: str
+    target: str
+    measure: str
+    threshold: float | None
+    objective: float
+    good: int
+    bad: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything the page shows. `now` in Unix time; `probe_here`: whether /probe is on."""
+
+    now: float
+    version: str
+    trouble: str | None
+    targets: tuple[TargetState, ...]
+    results: tuple[Result, ...]
+    objectives: tuple[Objective, ...]
+    probe_here: bool
+
+
+def page(status: Status) -> str:
+    """The whole document."""
+    state = (
+        '<span class="good">the exporter is healthy</span>'
+        if status.trouble is None
+        else f'<b class="bad">{escape(status.trouble)}</b>'
+    )
+    down = sum(one.asked and one.said is None for one in status.targets)
+    if down:
+        state += f' · <b class="bad">{down} of {len(status.targets)} targets down</b>'
+    at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(status.now))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>tgi-probe</title>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<style>{STYLE}{tables.STYLE}{NARROW}</style></head><body>"
+        f'<h1>tgi-probe <span class="dim">{escape(status.version)}</span></h1><p>{state}, as of {at}</p>'
+        '<nav><a href="/metrics">metrics</a><a href="/config">configuration</a><a href="/-/healthy">healthy</a>'
+        '<a href="/-/ready">ready</a></nav>'
+        f"<h2>Targets</h2>{_targets(status)}<h2>Newest results</h2>{_results(status)}{_charts(status)}"
+        f"<h2>Objectives, since the start</h2>{_objectives(status)}</body></html>\n"
+    )
+
+
+def _targets(status: Status) -> str:
+    rows = []
+    for one in status.targets:
+        if one.said is not None:
+            state = '<td class="good word">up</td>'
+        else:
+            state = '<td class="bad word">down</td>' if one.asked else '<td class="dim word">not asked yet</td>'
+        rows.append(
+            f"<tr><td class=name>{escape(one.name)}</td>{state}<td class=word>{escape(one.kind)}</td>"
+            f"<td class=text>{escape(one.address)}</td>"
+            f"<td class=text>{escape(one.said or '')}</td></tr>"
+        )
+    return table("targets", TARGETS, rows)
+
+
+def _results(status: Status) -> str:
+    rows = []
+    columns = (*RESULTS, Column("")) if status.probe_here else RESULTS
+    for one in status.results:
+        good = "good" if one.outcome == "ok" else "bad"
+        link = ""
+        if status.probe_here:
+            query = urlencode({"target": one.target, "workload": one.workload, "batch_size": one.batch_size})
+            link = f'<td class=word><a href="/probe?{escape(query)}">probe now</a></td>'
+        cells = (
+            f"<td class=name>{escape(one.target)}</td><td class=name>{escape(one.workload)}</td>"
+            f'<td class=n>{one.batch_size}</td><td class="{good} word">{escape(one.outcome)}</td>'
+            f"<td class=n>{_ago(status.now - one.at)}</td>"
+            f"<td class=n>{_milliseconds(one.ttft)}</td><td class=n>{_milliseconds(one.inter_token)}</td>"
+            f"<td class=n>{_rate(one.prefill_rate)}</td><td class=n>{_rate(one.decode_rate)}</td>{link}"
+        )
+        rows.append(with_message(cells, columns, one.detail))
+    return table("results", columns, rows) if rows else "<p class=dim>None yet.</p>"
+
+
+def _charts(status: Status) -> str:
+    def points(rate: str, latency: str) -> list[Point]:
+        return [
+            Point(f"{one.target} {one.workload}", one.batch_size, x * 1000, y)
+            for one in status.results
+            if (x := getattr(one, latency)) is not None and (y := getattr(one, rate)) is not None
+        ]
+
+    prefill = scatter("Prefill: tokens per second over time to first token, ms", points("prefill_rate", "ttft"))
+    decode = scatter("Decode: tokens per second over inter-token latency, ms", points("decode_rate", "inter_token"))
+    return f'<div class="charts">{prefill}{decode}</div>' if prefill or decode else ""
+
+
+def _objectives(status: Status) -> str:
+    rows = []
+    for one in status.objectives:
+        total = one.good + one.bad
+        share = one.good / total if total else None
+        seen = "–" if share is None else f"{share * 100:.4g}%"
+        met = "" if share is None else "met" if share >= one.objective else "missed"
+        what = one.measure.replace("_", " ") + ("" if one.threshold is None else f" ≤ {one.threshold * 1000:g} ms")
+        rows.append(
+            f"<tr><td class=name>{escape(one.name)}</td><td class=name>{escape(one.target)}</td><td>{escape(what)}</td>"
+            f"<td class=n>{one.objective * 100:.6g}%</td><td class=n>{seen}</td>"
+            f'<td class="{"good" if met == "met" else "bad"}">{met}</td><td class=n>{one.good}</td>'
+            f"<td class=n>{one.bad}</td></tr>"
+        )
+    return table("objectives", OBJECTIVES, rows) if rows else "<p class=dim>None judged yet.</p>"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds * 1000:,.1f}"
+
+
+def _rate(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def _ago(seconds: float) -> str:
+    seconds = max(0.0, seconds)
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.0f} h"
+    )

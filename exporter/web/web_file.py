@@ -1,0 +1,173 @@
+"""The web file, in the format of Prometheus' exporter-toolkit: TLS, client certificates, basic auth, headers.
+
+Strict, and silent about values: a message names the place and the mend, never what stands there, which may be a secret.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from exporter.config.section import Seconds
+from exporter.config.sources import SettingsError, explain, read_yaml
+
+Version = Literal["TLS10", "TLS11", "TLS12", "TLS13"]
+VERSIONS = ("TLS10", "TLS11", "TLS12", "TLS13")
+# Go's names, which the format uses, of suites with forward secrecy. Those of TLS 1.3 cannot be chosen in Go either.
+CIPHERS = {
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384": "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": "ECDHE-RSA-AES128-GCM-SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384": "ECDHE-RSA-AES256-GCM-SHA384",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-RSA-CHACHA20-POLY1305",
+}
+TLS13_SUITES = frozenset({"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"})
+HEADERS = {
+    "Content-Security-Policy": (),
+    "Strict-Transport-Security": (),
+    "X-Content-Type-Options": ("nosniff",),
+    "X-Frame-Options": ("deny", "sameorigin"),
+    "X-XSS-Protection": (),
+}
+BCRYPT = re.compile(r"\$2[abxy]\$\d\d\$[./A-Za-z0-9]{53}", re.ASCII)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+def _cipher(name: str) -> str:
+    if name not in CIPHERS and name not in TLS13_SUITES:
+        raise PydanticCustomError("cipher", "must be one of " + ", ".join(CIPHERS))
+    return name
+
+
+def _client_auth(name: str) -> str:
+    if name in ("RequestClientCert", "RequireAnyClientCert"):
+        raise PydanticCustomError(
+            "client_auth", "this policy asks for a certificate and then believes any; use RequireAndVerifyClientCert"
+        )
+    return name
+
+
+class TlsServer(Section):
+    """`tls_server_config`. Files are relative to the web file. `cert`, `key`, `client_ca` hold the PEM text itself."""
+
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    client_ca_file: Path | None = None
+    cert: str | None = None
+    key: SecretStr | None = None
+    client_ca: str | None = None
+    client_auth_type: Annotated[
+        Literal[
+            "NoClientCert",
+            "RequestClientCert",
+            "RequireAnyClientCert",
+            "VerifyClientCertIfGiven",
+            "RequireAndVerifyClientCert",
+        ],
+        AfterValidator(_client_auth),
+    ] = "NoClientCert"
+    client_allowed_sans: tuple[str, ...] = ()
+    min_version: Version = "TLS12"
+    max_version: Version = "TLS13"
+    cipher_suites: tuple[Annotated[str, AfterValidator(_cipher)], ...] = ()
+    prefer_server_cipher_suites: bool = True
+    # Python's ssl cannot set a list of curves; its default order (X25519, P-256, …) is the one of Go.
+    curve_preferences: tuple[str, ...] = Field((), max_length=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for what in ("cert", "key"):
+            if (getattr(self, what) is None) == (getattr(self, f"{what}_file") is None):
+                raise PydanticCustomError("pem", f"must have exactly one of {what}_file and {what}")
+        has_ca = self.client_ca is not None or self.client_ca_file is not None
+        if self.client_ca is not None and self.client_ca_file is not None:
+            raise PydanticCustomError("pem", "must have at most one of client_ca_file and client_ca")
+        if (self.client_auth_type != "NoClientCert") != has_ca:
+            raise PydanticCustomError(
+                "client_auth",
+                "client_ca_file and client_auth_type: RequireAndVerifyClientCert go together; give both or neither",
+            )
+        if self.client_allowed_sans and self.client_auth_type != "RequireAndVerifyClientCert":
+            raise PydanticCustomError(
+                "client_auth", "client_allowed_sans needs client_auth_type: RequireAndVerifyClientCert"
+            )
+        if VERSIONS.index(self.min_version) > VERSIONS.index(self.max_version):
+            raise PydanticCustomError("version", "min_version must not be above max_version")
+        return self
+
+
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    for name, value in headers.items():
+        if name not in HEADERS:
+            raise PydanticCustomError("header", "can only hold " + ", ".join(HEADERS))
+        if HEADERS[name] and value not in HEADERS[name]:
+            raise PydanticCustomError("header", f"{name} must be {' or '.join(HEADERS[name])}")
+        if "\r" in value or "\n" in value:
+            raise PydanticCustomError("header", f"{name} must stand on one line")
+    return headers
+
+
+class HttpServer(Section):
+    """`http_server_config`. `http2` is accepted for the sake of shared files; this server speaks HTTP/1.1."""
+
+    http2: bool = True
+    headers: Annotated[dict[str, str], AfterValidator(_headers)] = {}
+
+
+class RateLimit(Section):
+    """`rate_limit`: a token bucket over all requests; what is over it is answered 429. 0 = no limit."""
+
+    interval: Seconds = 0.0
+    burst: int = Field(0, ge=0)
+
+
+def _bcrypt(hashed: SecretStr) -> SecretStr:
+    if not BCRYPT.fullmatch(hashed.get_secret_value()):
+        raise PydanticCustomError("bcrypt", "must be a bcrypt hash, $2y$10$…; make one with: htpasswd -nBC 10 NAME")
+    return hashed
+
+
+class WebConfig(Section):
+    """A whole web file. The defaults are what no file means: plain HTTP, open to all who reach the port."""
+
+    tls_server_config: TlsServer | None = None
+    http_server_config: HttpServer = HttpServer()
+    basic_auth_users: dict[str, Annotated[SecretStr, AfterValidator(_bcrypt)]] = {}
+    rate_limit: RateLimit = RateLimit()
+
+
+def load(path: Path) -> WebConfig:
+    """The web file, its file names made relative to the file itself. Errors: SettingsError, a line for each problem."""
+    document = read_yaml(path)
+    try:
+        config = WebConfig.model_validate(document)
+    except ValidationError as error:
+        raise SettingsError([_line(path, *explain(problem, echo=False)) for problem in error.errors()]) from None
+    if config.basic_auth_users:
+        require_bcrypt(path)
+    tls = config.tls_server_config
+    if tls is None:
+        return config
+    files = {
+        name: path.parent / file for name in ("cert_file", "key_file", "client_ca_file") if (file := getattr(tls, name))
+    }
+    return config.model_copy(update={"tls_server_config": tls.model_copy(update=files)})
+
+
+def _line(path: Path, place: str, message: str) -> str:
+    return f"{path}: {place}: {message}" if place else f"{path}: {message}"
+
+
+def require_bcrypt(path: Path) -> None:
+    try:
+        import bcrypt  # noqa: F401 — only asked whether it is there
+    except ImportError:
+        raise SettingsError(
+            [f"{path}: basic_auth_users: needs bcrypt, which is not installed; pip install 'tgi-probe[basic-auth]'"]
+        ) from None
