@@ -24,7 +24,7 @@ from exporter.daemon.app import SWITCH_SECONDS
 from exporter.metrics import pages
 from exporter.metrics.instruments import Registry, children
 from exporter.metrics.pauses import Breath
-from exporter.wire.grpc_env import WISHES
+from exporter.wire.grpc_env import ENV_DEFAULTS
 
 SERVICE_SECONDS = 0.002
 ROUNDS = 8
@@ -148,7 +148,7 @@ def beside(seconds: float) -> Table:
 
 def polling(seconds: float) -> Table:
     """Bare clients in turns, one as gRPC is unless told otherwise, one as we tell it."""
-    settings = (("a pool of threads", ""), ("the calling thread", WISHES["GRPC_EXPERIMENTS"]))
+    settings = (("a pool of threads", ""), ("the calling thread", ENV_DEFAULTS["GRPC_EXPERIMENTS"]))
     added: dict[str, list[float]] = {words: [] for _, words in settings}
     cpu = dict.fromkeys(added, 0.0)
     with tempfile.TemporaryDirectory() as folder, Server(socket_address(folder), SERVICE_SECONDS) as server:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from exporter.daemon import app
@@ -24,7 +23,6 @@ slos:
   - {{name: chat-tokens, workload: chat, time_per_output_token: 50ms, objective: 0.95}}
 web: {{listen_address: "127.0.0.1:{port}", enable_reload: true, enable_probe: true}}
 """
-NEEDED_BY_THE_ROUTER = ("h11", "h2")
 
 
 def run(port: int) -> int:
@@ -38,12 +36,8 @@ def run(port: int) -> int:
         # Else the first thing a newcomer reads would be a failed probe: they listen before the daemon starts.
         stack.enter_context(_simulated("--listen", f"unix://{socket}", "--ranks", "2", lines=2))
         targets = [SHARD.format(socket=socket)]
-        missing = [name for name in NEEDED_BY_THE_ROUTER if find_spec(name) is None]
-        if missing:
-            print(f"without a router, which needs {' and '.join(missing)}: pip install 'tgi-probe[router,simulator]'")
-        else:
-            [said] = stack.enter_context(_simulated("--router-http", "127.0.0.1:0", "--ranks", "2", lines=1))
-            targets.append(ROUTER.format(router=said.rpartition(" ")[2]))
+        [said] = stack.enter_context(_simulated("--router-http", "127.0.0.1:0", "--ranks", "2", lines=1))
+        targets.append(ROUTER.format(router=said.rpartition(" ")[2]))
         config = folder / "demo.yaml"
         config.write_text(CONFIG.format(targets="\n".join(targets), port=port))
         return app.run(config, on_ready=_show)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 SIDECAR = "import exporter.daemon.app, exporter.cli, exporter.probes.shard.prober, sys; print(*sys.modules, sep='\\n')"
-# Extras, and what only tests, the command line's other commands or other kinds of target need.
+# What only the command line's other commands or other kinds of target need.
 ELSEWHERE = {"bcrypt", "h11", "h2", "hpack", "prometheus_client", "tabulate"}
 
 

@@ -7,7 +7,6 @@ is close to the highest.
 
 import argparse
 import csv
-import importlib.util
 import io
 import json
 import math
@@ -224,10 +223,6 @@ def run(options: argparse.Namespace) -> int:
     """0 when the sweep is complete, 1 when it ended early, 2 for wrong options (SettingsError), 130 after Ctrl-C (128 +
     the signal's number). What was finished by then is printed all the same.
     """
-    if options.format == "table" and importlib.util.find_spec("tabulate") is None:
-        raise SettingsError(
-            ["--format table: needs the extra `terminal`: pip install 'tgi-probe[terminal]', or take json"]
-        )
     target, workload = _settings(options)
     stop: list[int] = []
 

@@ -6,8 +6,7 @@ for the blocks targets, workloads and slos. `variables` tells which are ours.
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from importlib.util import find_spec
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,24 +143,7 @@ def load(path: Path | None) -> Settings:
         ) from None
     settings = Settings.model_construct(**{name: getattr(merged, name) for name in Settings.model_fields})
     settings = paths.from_here(settings)
-    missing = list(_missing_packages(settings))
-    if missing:
-        raise SettingsError(
-            [f"{_written_at(place, source, bool(sidecar), environ)}: {mend}" for place, mend in missing]
-        )
     return settings
-
-
-# What only the kinds that go through a router need, so that a sidecar of a shard can do without.
-PACKAGES = {"shard": (), "fmaas": ("h11", "h2"), "http": ("h11", "h2")}
-
-
-def _missing_packages(settings: Settings) -> Iterator[tuple[str, str]]:
-    for number, target in enumerate(settings.targets):
-        missing = [package for package in PACKAGES[target.kind] if find_spec(package) is None]
-        if missing:
-            what = f"{target.kind} needs {' and '.join(missing)}, not installed here; pip install 'tgi-probe[router]'"
-            yield f"targets.{number}.kind", what
 
 
 Stamp = tuple[tuple[str, int, int, int], ...]

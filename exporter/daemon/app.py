@@ -30,7 +30,7 @@ from exporter.metrics.pauses import Breath
 from exporter.metrics.record import Metrics
 from exporter.plan.schedule import phase
 from exporter.plan.targets import Plan, change, plans, too_large
-from exporter.probes.interface import Census
+from exporter.probes.interface import OwnRequests
 from exporter.probes.opening import open_background, open_prober
 from exporter.probes.quarantine import Quarantine
 from exporter.probes.router.hints import doubled_paths
@@ -45,7 +45,7 @@ RELOAD_PATIENCE = 60.0
 SWITCH_SECONDS = 0.0001
 SIGNAL_SECONDS = 1.0
 # People at /probe: so many at once, each for so long.
-CURIOUS = 2
+MAX_MANUAL_PROBES = 2
 PROBE_PATIENCE = 120.0
 
 
@@ -97,7 +97,7 @@ class Daemon:
         self._started = 0
         self._recorder = Recorder(self._new_metrics(self._settings), self._settings)
         self._quarantines: dict[str, Quarantine] = {}
-        self._curious = threading.BoundedSemaphore(CURIOUS)
+        self._manual_probes = threading.BoundedSemaphore(MAX_MANUAL_PROBES)
         self._web = Current(self._settings.web.config_file, self._recorder.journal.warn)
 
     # --- life
@@ -197,14 +197,14 @@ class Daemon:
         # Only now: the first probes would be late while the series and lines of hundreds of targets are made.
         for plan in arriving:
             name = plan.target.name
-            census = Census()
+            own_requests = OwnRequests()
             held = self._quarantine(plan.target)
-            prober = open_prober(plan.target, census, held)
+            prober = open_prober(plan.target, own_requests, held)
             runners: list[Runner | LoadRunner] = [
                 Runner(plan.batches, prober, self._recorder, phase(self._started), seed=self._started, quarantine=held)
             ]
             for workload in plan.loads:
-                background = open_background(plan.target, workload, census)
+                background = open_background(plan.target, workload, own_requests)
                 runners.append(LoadRunner(plan.only(workload), background, self._recorder, seed=self._started))
             self._started += 1
             before = self._hanging.pop(name, [])
@@ -345,13 +345,13 @@ class Daemon:
         found = {(series.workload, str(series.batch_size)): (series, sent) for series, sent in planned}
         if runner is None or (workload, batch_size) not in found:
             return "404 Not Found", "no such target, workload and batch size in the configuration; see /config"
-        if not self._curious.acquire(blocking=False):
-            return "429 Too Many Requests", f"{CURIOUS} others wait for a probe already; come back later"
+        if not self._manual_probes.acquire(blocking=False):
+            return "429 Too Many Requests", f"{MAX_MANUAL_PROBES} others wait for a probe already; come back later"
         series, sent = found[workload, batch_size]
         try:
             answer = runner.probe_now(series, PROBE_PATIENCE)
         finally:
-            self._curious.release()
+            self._manual_probes.release()
         if isinstance(answer, str):
             return "503 Service Unavailable", answer
         return "200 OK", transcript(answer, sent)

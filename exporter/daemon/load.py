@@ -155,7 +155,7 @@ class LoadRunner:
                 return
             until = now + LOOK if now >= self._backoff_until else min(now + LOOK, self._backoff_until)
             self._promise(LOOK)
-            self._landed(self._background.turn(until))
+            self._landed(self._background.poll(until))
 
     # --- open
 
@@ -164,7 +164,7 @@ class LoadRunner:
         if self._dues is None and self._workload.load.mode == "open":
             self._dues = self._from_now()
 
-    def _foresee(self, until: float) -> int:
+    def _due_until(self, until: float) -> int:
         """How many requests are due until then."""
         assert self._dues is not None
         while not self._coming or self._coming[-1] <= until:
@@ -175,7 +175,7 @@ class LoadRunner:
         """What was due while there was no connection, or none was to be made, is skipped and counted."""
         now = self._clock.now()
         if self._dues is not None:
-            for _ in range(self._foresee(now)):
+            for _ in range(self._due_until(now)):
                 self._coming.popleft()
                 self._ledger.skipped(self._series, SkipReason.BACKOFF)
 
@@ -203,9 +203,9 @@ class LoadRunner:
             reason = self._reason_to_skip(due)
             if reason is None:
                 self._background.prepare()
-            landed = self._background.turn(due)  # also when it is late already: what has ended must be seen
+            landed = self._background.poll(due)  # also when it is late already: what has ended must be seen
             while self._clock.now() < due:
-                landed += self._background.turn(due)
+                landed += self._background.poll(due)
             if reason is None and self._background.in_flight >= self._workload.load.max_in_flight:
                 reason = SkipReason.BUSY
             self._coming.popleft()
@@ -223,9 +223,9 @@ class LoadRunner:
     def _look_ahead(self) -> None:
         """Have ready what the next requests of an open load need."""
         now = self._clock.now()
-        if self._foresee(now + FAR_AHEAD) and now + AHEAD >= self._backoff_until:
+        if self._due_until(now + FAR_AHEAD) and now + AHEAD >= self._backoff_until:
             room = self._workload.load.max_in_flight - self._background.in_flight
-            self._background.foresee(min(self._foresee(now + AHEAD), room))
+            self._background.reserve_connections(min(self._due_until(now + AHEAD), room))
 
     def _send(self, due: float | None) -> bool:
         if not self._background.send(due):
@@ -240,7 +240,7 @@ class LoadRunner:
             self._promise(LOOK)
             if self._dues is not None:
                 self._look_ahead()
-            self._landed(self._background.turn(min(until, now + LOOK)))
+            self._landed(self._background.poll(min(until, now + LOOK)))
 
     # --- closed
 
@@ -254,16 +254,16 @@ class LoadRunner:
                 self._watch_until(self._backoff_until)
             elif self._background.in_flight >= users:
                 self._promise(LOOK)
-                self._background.foresee(0)
-                self._landed(self._background.turn(now + LOOK))
+                self._background.reserve_connections(0)
+                self._landed(self._background.poll(now + LOOK))
             elif self._background.users_wait():
                 self._ledger.skipped(self._series, SkipReason.BUSY)
                 self._watch_until(now + GIVE_WAY)
             else:
                 self._promise(LOOK)
-                self._background.foresee(users - self._background.in_flight)
+                self._background.reserve_connections(users - self._background.in_flight)
                 pause = 0.0 if self._send(None) else SOON
-                self._landed(self._background.turn(self._clock.now() + pause))
+                self._landed(self._background.poll(self._clock.now() + pause))
 
     # --- what came of it
 

@@ -59,7 +59,7 @@ class Asked:
     given_up: threading.Event
 
 
-class Census:
+class OwnRequests:
     """Our own requests on their way at one target, over all the threads that send some: users are the others."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class Background(Protocol):
     def in_flight(self) -> int:
         """Requests on their way."""
 
-    def foresee(self, requests: int) -> None:
+    def reserve_connections(self, requests: int) -> None:
         """So many may be sent soon: what they need is made ready, in other threads."""
 
     def prepare(self) -> None:
@@ -130,7 +130,7 @@ class Background(Protocol):
         Raises Failure where none can be sent.
         """
 
-    def turn(self, until: float) -> list[Result]:
+    def poll(self, until: float) -> list[Result]:
         """Watch until requests have ended, `until` at the latest; answers them, each with its one stream.
 
         Raises Abandoned once it was closed.

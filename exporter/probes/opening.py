@@ -4,14 +4,16 @@ from typing import TYPE_CHECKING, assert_never
 
 from exporter.config.target import Target
 from exporter.config.workload import Workload
-from exporter.probes.interface import Background, Census, Prober
+from exporter.probes.interface import Background, OwnRequests, Prober
 from exporter.probes.quarantine import Quarantine
 
 if TYPE_CHECKING:  # a shard's sidecar has no HTTP libraries, and must not load them
     from exporter.probes.router.front import Front
 
 
-def open_prober(target: Target, census: Census | None = None, quarantine: Quarantine | None = None) -> Prober:
+def open_prober(
+    target: Target, own_requests: OwnRequests | None = None, quarantine: Quarantine | None = None
+) -> Prober:
     """The prober for a target's kind. Nothing is connected yet; each protocol is imported only where it is used."""
     match target.kind:
         case "shard":
@@ -21,16 +23,16 @@ def open_prober(target: Target, census: Census | None = None, quarantine: Quaran
         case "fmaas" | "http":
             from exporter.probes.router.prober import StreamProber
 
-            return StreamProber(target, _front(target), census)
+            return StreamProber(target, _front(target), own_requests)
         case _:
             assert_never(target.kind)
 
 
-def open_background(target: Target, workload: Workload, census: Census | None = None) -> Background:
+def open_background(target: Target, workload: Workload, own_requests: OwnRequests | None = None) -> Background:
     """The client for a background load; the settings allow none on a shard. Nothing is connected yet."""
     from exporter.probes.router.background import StreamBackground
 
-    return StreamBackground(target, workload, _front(target), census)
+    return StreamBackground(target, workload, _front(target), own_requests)
 
 
 def _front(target: Target) -> "Front":

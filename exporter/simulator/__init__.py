@@ -69,11 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"simulate: {error}", file=sys.stderr)
         return 2
     shard = Shard(config) if router_config is None or options.listens(arguments) else None
-    try:
-        router = _router(router_config) if router_config else None
-    except ModuleNotFoundError as error:
-        print(f"simulate: the router needs {error.name}: pip install 'tgi-probe[simulator]'", file=sys.stderr)
-        return 2
+    router = _router(router_config) if router_config else None
     # The doors of a router hand tokens to hundreds of streams while the engine waits for the moment of the next ones.
     sys.setswitchinterval(_SWITCH_INTERVAL)
     try:
@@ -95,7 +91,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _router(config: RouterConfig) -> "Router":
-    """Its libraries are not there where only a shard is simulated."""
     from exporter.simulator.router import Router
 
     return Router(config)

@@ -149,8 +149,6 @@ def load(path: Path) -> WebConfig:
         config = WebConfig.model_validate(document)
     except ValidationError as error:
         raise SettingsError([_line(path, *explain(problem, echo=False)) for problem in error.errors()]) from None
-    if config.basic_auth_users:
-        require_bcrypt(path)
     tls = config.tls_server_config
     if tls is None:
         return config
@@ -162,12 +160,3 @@ def load(path: Path) -> WebConfig:
 
 def _line(path: Path, place: str, message: str) -> str:
     return f"{path}: {place}: {message}" if place else f"{path}: {message}"
-
-
-def require_bcrypt(path: Path) -> None:
-    try:
-        import bcrypt  # noqa: F401 — only asked whether it is there
-    except ImportError:
-        raise SettingsError(
-            [f"{path}: basic_auth_users: needs bcrypt, which is not installed; pip install 'tgi-probe[basic-auth]'"]
-        ) from None

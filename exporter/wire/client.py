@@ -224,7 +224,7 @@ class Flights:
             wanted = selectors.EVENT_READ | (0 if all_gone else selectors.EVENT_WRITE)
             self._selector.register(flight.connection.line, wanted, flight)
 
-    def turn(self, until: float) -> list[Flight]:
+    def poll(self, until: float) -> list[Flight]:
         """Watch until some flights have ended, `until` at the latest; answers those, perhaps none."""
         finished: list[Flight] = []
         while True:

@@ -2,7 +2,7 @@
 
 import os
 
-WISHES = {
+ENV_DEFAULTS = {
     # It writes lines of its own to standard error; what they say, our own messages say too.
     "GRPC_VERBOSITY": "NONE",
     # Its event engine hands each call through a pool of threads. When the calling thread polls for itself, a shard of
@@ -15,5 +15,5 @@ WISHES = {
 
 def prepare() -> None:
     """Before the first import of grpc. What an operator has set stays."""
-    for name, value in WISHES.items():
+    for name, value in ENV_DEFAULTS.items():
         os.environ.setdefault(name, value)

@@ -44,13 +44,13 @@ def landed(load: StreamBackground, count: int) -> list[Result]:
     deadline = time.perf_counter() + 20
     while len(results) < count:
         assert time.perf_counter() < deadline
-        results += load.turn(time.perf_counter() + 0.1)
+        results += load.poll(time.perf_counter() + 0.1)
     return results
 
 
 def send(load: StreamBackground, intended: float | None) -> None:
     """As soon as a connection is ready."""
-    load.foresee(1)
+    load.reserve_connections(1)
     wait_until(lambda: load.send(intended), "a connection is ready")
 
 
@@ -146,7 +146,7 @@ def test_closing_cancels_what_is_on_its_way(opened: Callable[..., StreamBackgrou
     load.close()
     wait_until(lambda: router.state()["in_flight"] == 0, "the server has let go")
     with pytest.raises(Abandoned):
-        load.turn(0.0)
+        load.poll(0.0)
 
 
 def test_a_load_on_the_cached_path_hits_the_cache_from_its_first_request_on(door: str) -> None:
@@ -254,7 +254,7 @@ def test_while_connecting_hangs_what_is_on_its_way_is_read_and_nothing_more_is_s
     load, way = jammed(door, router)
     send(load, None)
     way.jam = jam
-    load.foresee(2)
+    load.reserve_connections(2)
     wait_until(lambda: way.hung, "it hangs")
     assert not load.send(None)
     [result] = landed(load, 1)

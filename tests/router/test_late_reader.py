@@ -301,7 +301,7 @@ def test_where_nobody_tells_how_late_we_wake_up_the_waiting_is_done_in_short_pie
         return select(seconds)
 
     monkeypatch.setattr(watched._selector, "select", noted)
-    watched.turn(time.perf_counter() + 0.02)
+    watched.poll(time.perf_counter() + 0.02)
     assert max(slept) == client.SLICE
     assert len(slept) > 4
     watched.close()
@@ -371,7 +371,7 @@ def test_only_what_came_last_is_dated_by_the_note(more: bytes) -> None:
             if more:
                 other.sendall(more)
                 pause()
-            watched.turn(time.perf_counter())
+            watched.poll(time.perf_counter())
             late = [lateness(at) for at, data in kept.heard if data]
             assert b"".join(data for _, data in kept.heard).startswith(b"a\n\nb\n\n")
             assert all(seconds > 0 for seconds in late[:-1])

@@ -60,7 +60,7 @@ class Server:
     sent: list[float] = field(default_factory=list)
     flying: list[tuple[float, float, float | None]] = field(default_factory=list)
     warmed: int = 0
-    foreseen: int = 0
+    reserved: int = 0
     ready: Callable[[float], bool] = lambda now: True
     closed: bool = False
 
@@ -80,15 +80,15 @@ class Server:
     def in_flight(self) -> int:
         return len(self.flying)
 
-    def foresee(self, requests: int) -> None:
-        self.foreseen = requests
+    def reserve_connections(self, requests: int) -> None:
+        self.reserved = requests
 
     def prepare(self) -> None:
         self.time.pass_by(self.preparing)
 
     def send(self, intended: float | None) -> bool:
         now = self.time.now
-        if not (self.foreseen and self.ready(now)):
+        if not (self.reserved and self.ready(now)):
             return False
         if self.unsendable(now):
             raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", "gone")
@@ -97,7 +97,7 @@ class Server:
         self.flying.sort(key=lambda flight: flight[0])
         return True
 
-    def turn(self, until: float) -> list[Result]:
+    def poll(self, until: float) -> list[Result]:
         end = min([until, *(flight[0] for flight in self.flying)])
         self.time.pass_by(max(0.0, end - self.time.now))
         landed = [flight for flight in self.flying if flight[0] <= self.time.now]

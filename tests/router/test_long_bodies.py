@@ -47,7 +47,7 @@ def test_while_part_of_a_prompt_is_unsent_a_hold_of_ours_makes_the_first_token_u
         flights.launch(flight)
         held(HELD)
         while len(flights):
-            flights.turn(time.perf_counter() + 1)
+            flights.poll(time.perf_counter() + 1)
         flights.close()
         connection.close()
     assert flight.failure is None

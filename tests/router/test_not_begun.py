@@ -28,14 +28,14 @@ def background(door: str, address: str, **keys: object) -> StreamBackground:
 
 def asked(load: StreamBackground, intended: float | None) -> Result:
     """What becomes of one request."""
-    load.foresee(1)
+    load.reserve_connections(1)
     wait_until(lambda: load.send(intended), "a connection is ready")
     results: list[Result] = []
     deadline = time.perf_counter() + 20
     while not results:
         assert load.in_flight == 1
         assert time.perf_counter() < deadline
-        results = load.turn(time.perf_counter() + 0.1)
+        results = load.poll(time.perf_counter() + 0.1)
     assert load.in_flight == 0
     [result] = results
     return result

@@ -172,12 +172,3 @@ def test_a_shard_and_a_router_run_under_one_command_and_one_admin(tmp_path: Path
         both.end()
         assert both.stdout.splitlines()[-1] == "batches left: 0; requests in flight: 0"
     assert len((tmp_path / "record").read_text().splitlines()) == 2
-
-
-def test_without_its_libraries_the_router_says_what_to_install() -> None:
-    hidden = "import sys; sys.modules['h11'] = None; from exporter.cli import main; raise SystemExit(main())"
-    ran = subprocess.run(
-        [sys.executable, "-c", hidden, "simulate", "--router-http", "127.0.0.1:0"], capture_output=True, text=True
-    )
-    assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr == "simulate: the router needs h11: pip install 'tgi-probe[simulator]'\n"

@@ -28,14 +28,14 @@ print(*(os.environ[name] for name in sys.argv[1:]))
 
 def test_every_command_says_it() -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("GRPC_", "TGI_PROBE_"))}
-    command = [sys.executable, "-c", COMMAND, *grpc_env.WISHES]
+    command = [sys.executable, "-c", COMMAND, *grpc_env.ENV_DEFAULTS]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == list(grpc_env.WISHES.values())
+    assert done.stdout.split() == list(grpc_env.ENV_DEFAULTS.values())
 
 
 def test_the_core_knows_every_word() -> None:
     """Of one that it does not know it writes a line; then a newer release has made the word needless."""
-    environ = dict(os.environ) | grpc_env.WISHES | {"GRPC_VERBOSITY": "error"}
+    environ = dict(os.environ) | grpc_env.ENV_DEFAULTS | {"GRPC_VERBOSITY": "error"}
     done = subprocess.run([sys.executable, "-c", CALL], env=environ, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "StatusCode.UNAVAILABLE"
     assert "experiment" not in done.stderr

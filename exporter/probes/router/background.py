@@ -11,7 +11,7 @@ from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome, Stream
 from exporter.plan.targets import Facts
 from exporter.probes.disturbed import mark_disturbed
-from exporter.probes.interface import Abandoned, Census, Result
+from exporter.probes.interface import Abandoned, OwnRequests, Result
 from exporter.probes.router.composer import Composer
 from exporter.probes.router.facts_page import FactsPage
 from exporter.probes.router.front import Front
@@ -48,14 +48,14 @@ class StreamBackground:
         target: Target,
         workload: Workload,
         front: Front,
-        census: Census | None = None,
+        own_requests: OwnRequests | None = None,
         clock: Callable[[], float] = time.perf_counter,
         seed: int | None = None,
         delays: Delays = PROCESS,
     ) -> None:
         self._delays = delays
         self._target, self._workload, self._front = target, workload, front
-        self._census = census or Census()
+        self._own_requests = own_requests or OwnRequests()
         self._clock = clock
         self._pool = Pool(front, clock, delays)
         self._composer = Composer(target, front, seed)
@@ -66,7 +66,7 @@ class StreamBackground:
         self._next: Flight | None = None
         self._facts: Facts | None = None
         self._standby = Standby(front, clock)
-        self._crowd = Crowd(target, front, self._census, clock)
+        self._crowd = Crowd(target, front, self._own_requests, clock)
         self._user: int | None = None
 
     def connect(self, timeout: float) -> Facts:
@@ -122,7 +122,7 @@ class StreamBackground:
         self._flights.launch(flight)
         deadline = flight.sent + self._workload.timeout
         while flight.ended is None and self._clock() < deadline:
-            self._flights.turn(min(deadline, self._clock() + LOOK))
+            self._flights.poll(min(deadline, self._clock() + LOOK))
             if stopping() or self._pool.closing.is_set():
                 self._flights.abort()
                 raise Abandoned
@@ -138,7 +138,7 @@ class StreamBackground:
             return self._alone(workload, text, stopping)
         return stream, detail, counted
 
-    def foresee(self, requests: int) -> None:
+    def reserve_connections(self, requests: int) -> None:
         self._crowd.ask()
         self._standby.want(requests + len(self._not_begun))
 
@@ -166,7 +166,7 @@ class StreamBackground:
         watch = self._delays.watch()
         self._flights.launch(flight)
         self._underway.append(Underway(flight, flight.sent + self._workload.timeout, intended, watch, declined))
-        self._census.set(self, len(self._underway))
+        self._own_requests.set(self, len(self._underway))
         return True
 
     def _send_again(self) -> list[Result]:
@@ -190,13 +190,13 @@ class StreamBackground:
                 results.append(self._landed(first))
         return results
 
-    def turn(self, until: float) -> list[Result]:
+    def poll(self, until: float) -> list[Result]:
         if self._pool.closing.is_set():
             raise Abandoned
         if self._not_begun:
             until = min(until, self._clock() + RESEND_SECONDS)
         # All have the same timeout, so the first is the first to be late.
-        self._flights.turn(min(until, self._underway[0].deadline) if self._underway else until)
+        self._flights.poll(min(until, self._underway[0].deadline) if self._underway else until)
         now = self._clock()
         if self._underway and self._underway[0].deadline <= now:
             self._flights.catch_up()
@@ -208,7 +208,7 @@ class StreamBackground:
         ended = [one for one in self._underway if one.flight.ended is not None]
         if ended:
             self._underway = deque(one for one in self._underway if one.flight.ended is None)
-            self._census.set(self, len(self._underway))
+            self._own_requests.set(self, len(self._underway))
         again = [one for one in ended if one.flight.not_begun and one.declined is None]
         self._not_begun.extend(again)
         return [self._landed(one) for one in ended if one not in again] + self._send_again()
@@ -238,7 +238,7 @@ class StreamBackground:
             one.watch.close()
         self._underway.clear()
         self._not_begun.clear()
-        self._census.set(self, 0)
+        self._own_requests.set(self, 0)
         if self._next is not None:
             self._next.connection.close()
             self._next = None

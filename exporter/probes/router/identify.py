@@ -204,7 +204,7 @@ class _Asker:
         flights, flight = Flights(self._clock), Flight(connection, request, answer)
         flights.launch(flight)
         while len(flights) and self._clock() < until:
-            flights.turn(until)
+            flights.poll(until)
         flights.close()
         connection.close()
         return answer if flight.failure is None else _Answer()

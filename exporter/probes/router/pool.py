@@ -107,7 +107,7 @@ class Pool:
         flights.launch(flight)
         deadline = self._clock() + timeout
         while len(flights) and self._clock() < deadline and not self.closing.is_set():
-            flights.turn(min(deadline, self._clock() + LOOK))
+            flights.poll(min(deadline, self._clock() + LOOK))
         flights.abort(Failure(Outcome.TIMEOUT, DEADLINE_EXCEEDED, f"no answer within {timeout:.3g} s"))
         flights.close()
         if flight.failure is not None:

@@ -17,7 +17,7 @@ from exporter.config.workload import Workload
 from exporter.observation import NOT_JUDGED, Failure, Outcome, Stream
 from exporter.plan.targets import Facts
 from exporter.probes.disturbed import mark_disturbed
-from exporter.probes.interface import Abandoned, Census, Result
+from exporter.probes.interface import Abandoned, OwnRequests, Result
 from exporter.probes.router.composer import Composer
 from exporter.probes.router.facts_page import FactsPage
 from exporter.probes.router.front import Ask, Front, Page
@@ -45,7 +45,7 @@ class StreamProber:
         self,
         target: Target,
         front: Front,
-        census: Census | None = None,
+        own_requests: OwnRequests | None = None,
         clock: Callable[[], float] = time.perf_counter,
         seed: int | None = None,
         delays: Delays = PROCESS,
@@ -53,7 +53,7 @@ class StreamProber:
         self._target = target
         self._delays = delays
         self._front = front
-        self._census = census or Census()
+        self._own_requests = own_requests or OwnRequests()
         self._clock = clock
         self._pool = Pool(front, clock, delays)
         self._composer = Composer(target, front, seed)
@@ -74,7 +74,7 @@ class StreamProber:
         return None
 
     def users_wait(self) -> bool:
-        return users_wait(self._target, self._front, self._pool, self._census)
+        return users_wait(self._target, self._front, self._pool, self._own_requests)
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
         with self._in_use:
@@ -146,12 +146,12 @@ class StreamProber:
             for connection in connections:
                 connection.close()
             raise
-        self._census.set(self, len(flights))
+        self._own_requests.set(self, len(flights))
         self._flights.launch(*flights)
         deadline = flights[-1].sent + workload.timeout
         try:
             while len(self._flights) and self._clock() < deadline:
-                self._flights.turn(min(deadline, self._clock() + LOOK))
+                self._flights.poll(min(deadline, self._clock() + LOOK))
                 if stopping() or self._pool.closing.is_set():
                     raise Abandoned
         finally:
@@ -161,7 +161,7 @@ class StreamProber:
     def _end(self, flights: Sequence[Flight]) -> None:
         """Give up what still flies, keep the connections that can be used again."""
         self._flights.abort()
-        self._census.set(self, 0)
+        self._own_requests.set(self, 0)
         for flight in flights:
             if flight.reusable:
                 self._pool.keep(flight.connection)
@@ -191,13 +191,13 @@ class StreamProber:
             self._in_use.release()
 
 
-def users_wait(target: Target, front: Front, pool: Pool, census: Census) -> bool:
+def users_wait(target: Target, front: Front, pool: Pool, own_requests: OwnRequests) -> bool:
     """See `Prober.users_wait`."""
     place = front.metrics() if target.yield_to_users else None
     if place is None:
         return False
     page = pool.visit(place, Page(refused))
-    waiting = users_waiting(page.decode("utf-8", "replace"), census.total())
+    waiting = users_waiting(page.decode("utf-8", "replace"), own_requests.total())
     if waiting is None:
         where = f"{place.endpoint.where}{place.request.path}"
         what = f"{where} names no queue (such as tgi_queue_size), which yield_to_users goes by; check metrics_url"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from exporter.config.target import Target
 from exporter.observation import Failure, Setup
-from exporter.probes.interface import Census
+from exporter.probes.interface import OwnRequests
 from exporter.probes.router.front import Front
 from exporter.probes.router.pool import LOOK, Pool
 from exporter.probes.router.prober import users_wait
@@ -165,8 +165,8 @@ class Standby:
 class Crowd:
     """Whether users wait, as the router's metrics said at most seconds ago."""
 
-    def __init__(self, target: Target, front: Front, census: Census, clock: Callable[[], float]) -> None:
-        self._target, self._front, self._census, self._clock = target, front, census, clock
+    def __init__(self, target: Target, front: Front, own_requests: OwnRequests, clock: Callable[[], float]) -> None:
+        self._target, self._front, self._own_requests, self._clock = target, front, own_requests, clock
         self._pool = Pool(front, clock)
         self._seen = (LONG_AGO, False)
         self._errand = Errand("crowd", self.look, self._pool.close)
@@ -174,7 +174,7 @@ class Crowd:
     def look(self) -> None:
         """Ask now. Raises Failure."""
         begun = self._clock()
-        self._seen = (begun, users_wait(self._target, self._front, self._pool, self._census))
+        self._seen = (begun, users_wait(self._target, self._front, self._pool, self._own_requests))
 
     def ask(self) -> None:
         """Have an answer soon that is no older than a second."""
