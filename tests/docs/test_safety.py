@@ -39,28 +39,36 @@ Test = TypeVar("Test", bound=Callable[..., None])
 
 # Sentences of the sections on shards that say what to do, what was found on real servers, or what another test holds.
 HELD_ELSEWHERE = (
-    "A shard tells nobody how much fits",  # a fact about TGI
+    "A shard does not say how much fits",  # a fact about TGI
+    "TGI logs it at its start",  # a fact about TGI
     "Give that number",
     "So 200 requests",  # tests/plan/test_targets.py
-    "A shard that does not say",  # tests/plan/test_targets.py
+    "For a shard that does not say",  # tests/plan/test_targets.py
     "Before the first probe of a connection",  # tests/shard/test_calibration.py
+    "It has at most 64 tokens",  # tests/shard/test_calibration.py
     "It asks how the shard's tokeniser",
     "The same rules hold for it",
     "After it has failed",  # tests/shard/test_calibration.py
     "A shard that ended after it",  # tests/shard/test_calibration.py
     "Prompts are then longer",  # tests/shard/test_calibration.py
     "*Measured*",
-    "Latencies were those",
+    "With `exclusive` they changed",
+    "Latencies were 0.99 to 1.05",
+    "a GPU's memory is laid out",  # a fact about TGI
+    "A skipped probe is not sent later",  # tests/daemon/test_runner.py
     "Set it |",
     "Padding does not help",  # tests/plan/test_targets.py: the warning
     "Never share a shard",
     "*Not measured*",
-    "You have to ask for it",  # tests/settings: no default
+    "You have to ask for it",  # tests/docs/test_references.py: the key has no default
     "Users wait behind",
     "A router warms",
+    "The outcome is `not_ready`",
     "In the first round",  # tests/daemon/test_quarantine.py
     "A graceful stop",  # tests/shard/test_shard.py
-    "It survives a restart",  # tests/end_to_end/test_small_cache.py
+    "One line in the log says",  # tests/end_to_end/test_small_cache.py
+    "The quarantine survives a restart",  # tests/end_to_end/test_small_cache.py
+    "Or delete that file",  # tests/end_to_end/test_small_cache.py
     "A `bench` or another daemon",  # tests/end_to_end/test_small_cache.py
     "Attempts then have",  # tests/end_to_end/test_small_cache.py
 )
@@ -155,6 +163,7 @@ def test_a_padded_shard_of_its_own_is_probed_as_exclusive(ranks: int) -> None:
 @says(
     "a shard with a paged KV cache, any number of ranks",
     "a paged KV cache has ends the shard in the middle of the call",
+    "Then it counts blocks, skips what does not fit (`unsafe`) and names it in the log",
 )
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("protocol", ["v3", "v2"])
@@ -176,7 +185,7 @@ def test_an_exclusive_paged_shard_is_probed_with_what_fits_into_its_cache(
             assert shard.wait_until_dead(20)
 
 
-@says("a shard with a paged KV cache, one rank", "sends nothing to a paged shard before you say")
+@says("a shard with a paged KV cache, one rank", "sends nothing to a paged shard before you set")
 def test_a_paged_shard_without_consent_gets_not_one_prefill(tmp_path: Path) -> None:
     for consent in ({}, {"max_batch_tokens": ROOM}, {"kv_cache": "exclusive"}):
         with Shard(paged(tmp_path)) as shard, watched(shard.addresses[0], work(), **consent) as books:
@@ -279,7 +288,7 @@ def test_nothing_of_ours_stays_and_nothing_of_others_is_cleared() -> None:
         caller.close()
 
 
-@says("a padded shard allocates each batch anew")
+@says("a padded shard allocates each batch anew", "a batch that runs out of memory ends the shard")
 def test_a_padded_shard_ends_out_of_memory_and_a_limit_prevents_it() -> None:
     with Shard(fast(max_batch_tokens=100)) as shard:
         with watched(shard.addresses[0], work(), max_batch_tokens=100) as books:
@@ -304,7 +313,7 @@ def test_a_sequence_beyond_the_positions_is_an_error_and_a_limit_prevents_it() -
         assert shard.died is None
 
 
-@says("`max_prefill_tokens` bounds `batch_size` × `sequence_length`")
+@says("`max_prefill_tokens` limits `batch_size` × `sequence_length`")
 def test_a_larger_prefill_than_the_limit_is_never_sent() -> None:
     with Shard(fast()) as shard, watched(shard.addresses[0], work(), max_prefill_tokens=64) as books:
         wait_until(lambda: books.unsafe() == {4}, "batch size 4 is skipped")
