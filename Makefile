@@ -1,4 +1,4 @@
-# The only door: people and CI walk through it. `make` alone lists the commands.
+# Every task is a command here, for people and for CI. `make` alone lists the commands.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-# Another interpreter than the first fitting one on the PATH: make PYTHON=python3.13 …
+# The interpreter, if not the first one on the PATH that fits: make PYTHON=python3.13 …
 PYTHON ?=
 export PYTHON
 
@@ -18,14 +18,14 @@ QUIET := --quiet --quiet
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# ---- Two commands do everything ----
+# ---- The two main commands ----
 
 .PHONY: demo
 demo: $(READY) ## run an embedded TGI shard, a router and the exporter on them; Ctrl-C stops all
 	@exec $(BIN)/tgi-probe demo
 
 .PHONY: test
-test: real-parts format-check lint types contracts proto-check dashboards-check unit ## every check that CI makes
+test: real-parts format-check lint types contracts proto-check dashboards-check unit ## every check of CI except wheel-check
 
 # ---- Set-up ----
 
@@ -43,8 +43,8 @@ $(READY): .venv/locked .venv/peers/ready pyproject.toml
 	$(BIN)/pip install $(QUIET) --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# Programs of others to hold the wire contract against, for their generated code alone: with all they depend on, they
-# would bring an inference server.
+# Other implementations of our protocols, to test against their generated code. Installed without their dependencies,
+# which include a whole inference server.
 .venv/peers/ready: requirements/peers.txt .venv/locked
 	@$(BIN)/pip install $(QUIET) --no-deps --require-hashes --upgrade --target .venv/peers -r requirements/peers.txt
 	@touch $@
@@ -88,7 +88,7 @@ dashboards-check: $(READY)
 unit: $(READY) ## run the tests; ARGS="-k schedule" picks some
 	$(BIN)/pytest $(ARGS)
 
-# ---- What is generated, and then committed ----
+# ---- Generated files, which are committed ----
 
 .PHONY: proto
 proto: $(READY) ## generate exporter/pb from proto/
@@ -102,7 +102,8 @@ docs: $(READY) ## write docs/configuration.md and docs/metrics.md from the code
 dashboards: $(READY) ## generate the Grafana dashboards
 	$(BIN)/python -m grafana.generate
 
-# What changes with every pod must not split a budget. The sidecar has variables only: those of its deployment.yaml.
+# Labels that change with every pod must not split an error budget. The sidecar has no file: these are the variables of
+# its deployment.yaml.
 PODS := --format k8s --drop-label pod --drop-label instance --drop-label container
 SIDECAR := TGI_PROBE_TARGET=unix:///run/tgi/shard-0 TGI_PROBE_BATCH_SIZES=1,2,4,8 TGI_PROBE_SEQUENCE_LENGTH=512 \
 	TGI_PROBE_DECODE_LENGTH=32 TGI_PROBE_INTERVAL=30s TGI_PROBE_TTFT_SLO=200ms TGI_PROBE_TTFT_OBJECTIVE=0.99
@@ -137,10 +138,10 @@ bench: $(READY) ## measure the exporter itself and write benchmarks/RESULTS.md (
 	$(BIN)/python -m benchmarks $(or $(ARGS),--seconds 60 --write benchmarks/RESULTS.md)
 
 .PHONY: soak
-soak: $(READY) ## four million calls back to back, and what grows meanwhile; writes benchmarks/SOAK.md (17 minutes)
+soak: $(READY) ## make four million calls, look what grows, and write benchmarks/SOAK.md (17 minutes)
 	$(BIN)/python -m benchmarks soak --calls 4000000 --write benchmarks/SOAK.md $(ARGS)
 
 .PHONY: clean
-clean: ## remove everything that make made
+clean: ## remove everything that make has made
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

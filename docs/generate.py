@@ -1,6 +1,6 @@
 """Writes docs/configuration.md and docs/metrics.md from the code: `make docs`. With --check it only compares.
 
-A key without words fails here, so that none is ever left out.
+A key without a description fails here, so none is ever left out.
 """
 
 import sys
@@ -22,20 +22,20 @@ from exporter.metrics.record import Metrics
 from exporter.observation import NOT_JUDGED, Outcome, SkipReason
 
 HERE = Path(__file__).parent
-# Words for the keys whose names say it all in the code.
+# Descriptions of the keys that have none in the code.
 PLAIN = {
     "targets": "the servers to probe",
     "workloads": "what to send, and how often",
     "slos": "what the answers must meet",
-    "web": "the HTTP side",
-    "log_level": "what is worth a line",
-    "name": "what it is called in labels and messages",
+    "web": "the HTTP server",
+    "log_level": "the least severe messages that are logged",
+    "name": "its name in labels and messages",
     "workload": "name of the workload that is judged",
-    "parameters": "sampling, as the TGI benchmark names it; the defaults are neutral",
-    "load": "how the requests come: in batches at intervals, or one by one",
+    "parameters": "sampling, with the names of the TGI benchmark; the defaults change nothing",
+    "load": "how requests are sent: in batches at intervals, or one by one",
     "time_per_output_token": "threshold for the mean time of each token after the first",
-    "request_duration": "threshold for the time from sending to done",
-    "mode": "batch: probes at intervals; open: requests arrive by themselves; closed: so many users",
+    "request_duration": "threshold for the time from sending a request to the end of its answer",
+    "mode": "batch: probes at intervals; open: requests at a rate; closed: a number of users",
     "temperature": "as TGI's; 1 changes nothing",
     "top_k": "as TGI's; 0 is off",
     "top_p": "as TGI's; 1 is off",
@@ -47,7 +47,7 @@ PLAIN = {
     "top_n_tokens": "as TGI's: how many likely tokens to return with each; 0 is off",
 }
 SIDECAR = {
-    "target": "`targets.0.address`; the variable that turns the others on",
+    "target": "`targets.0.address`; the other variables count only if this one is set",
     "kind": "`targets.0.kind`",
     "kv_cache": "`targets.0.kv_cache`",
     "max_batch_tokens": "`targets.0.max_batch_tokens`",
@@ -64,19 +64,29 @@ SIDECAR = {
 CONFIGURATION = f"""\
 # Configuration
 
-One YAML file (`--config`), and every key as an environment variable too: `{PREFIX}WEB__LISTEN_ADDRESS` is
-`web.listen_address`, `{PREFIX}TARGETS__0__NAME` the name of the first target. The environment beats the file.
-A relative file name starts at the file that it stands in, one from the environment at the working directory.
-Durations are written as Prometheus writes them: `250ms`, `15s`, `1m30s`. A key that is not known is an error.
-A variable that holds a mapping is JSON: `{PREFIX}TARGETS__0__EXTRA_BODY='{{"ignore_eos": true}}'`. Single keys of
-`extra_body` too: `…__EXTRA_BODY__IGNORE_EOS=true` is true, `…=7` a number, and what is no JSON is text; their names are
-in lower case. Variables that Kubernetes sets for Services (`{PREFIX}…_SERVICE_HOST`, `…_PORT` and the like) are passed
-over. A number is what it looks like: `0644` and `1:30`, which YAML takes for others, are refused.
-`tgi-probe check --config FILE` says what is wrong, and where. Also a token or a certificate that is not there, though
-the daemon starts without them and goes on trying: with `--syntax-only` it does not look. With `--connect` it asks each
-target for one short answer, and proposes what to change: see [troubleshooting.md](troubleshooting.md).
-`/config` of a running daemon shows all of it, defaults too, as a file that gives the same settings when it is fed back;
-only what it hides in `extra_body` (`<hidden>`) has to be put in again.
+The configuration is one YAML file (`--config`). Every key is also an environment variable:
+`{PREFIX}WEB__LISTEN_ADDRESS` is `web.listen_address`, `{PREFIX}TARGETS__0__NAME` the name of the first target.
+A variable overrides the file.
+
+- **Keys.** A key that is not known is an error.
+- **Durations** are written as Prometheus writes them: `250ms`, `15s`, `1m30s`.
+- **Numbers.** `0644` and `1:30` are refused, because YAML reads them as other numbers.
+- **File names.** A relative file name starts at the file that contains it. One in a variable starts at the
+  working directory.
+- **Mappings.** A variable that holds a mapping is JSON:
+  `{PREFIX}TARGETS__0__EXTRA_BODY='{{"ignore_eos": true}}'`. Single keys of `extra_body` can be variables too:
+  `…__EXTRA_BODY__IGNORE_EOS=true` is true, `…=7` a number, and what is not JSON is text. Their names become
+  lower case.
+- **Services.** Variables that Kubernetes sets for Services (`{PREFIX}…_SERVICE_HOST`, `…_PORT` and similar) are
+  ignored.
+
+`tgi-probe check --config FILE` says what is wrong, and where. It also reports a token or a certificate that is
+missing, although the daemon starts without it and tries again. `--syntax-only` does not look for these files.
+`--connect` asks each target for one short answer and proposes what to change: see
+[troubleshooting.md](troubleshooting.md).
+
+`/config` of a running daemon shows the whole configuration with its defaults, as a file that gives the same
+settings when you use it. You only have to put in again what it hides in `extra_body` (`<hidden>`).
 """
 METRICS = """\
 # Metrics
@@ -126,7 +136,7 @@ def configuration() -> str:
         parts += [f"## {title}\n", *table(model)]
     parts += [
         "## One target, without a file\n",
-        "For a sidecar. They stand for a target and a workload, each called `default`, and an SLO called `ttft`.\n",
+        "For a sidecar. They make a target and a workload, both called `default`, and an SLO called `ttft`.\n",
         "| variable | stands for |",
         "|---|---|",
         *(f"| `{PREFIX}{name.upper()}` | {SIDECAR[name]} |" for name in Sidecar.model_fields),
