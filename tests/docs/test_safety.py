@@ -408,9 +408,10 @@ def test_a_shard_before_its_warmup_is_not_ready_and_never_warmed_up_by_us(tmp_pa
 
 @says(
     "a probe that ended the shard is due again when it is back",
-    "A probe's call fails, and then the shard does not answer any more or is another one",
+    "a probe's call fails, and that the shard then does not answer any more or is a new one",
+    "Then the shard has ended",
     "That batch, and every batch of any workload that takes as much of the cache, is not sent to this target again",
-    "Smaller ones go on",
+    "Smaller batches are still sent",
 )
 @pytest.mark.parametrize("protocol", ["v3", "v2"])
 @pytest.mark.parametrize("attention", ["padded", "paged"])
