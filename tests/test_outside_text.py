@@ -95,7 +95,7 @@ def test_what_a_server_says_leaves_every_page_whole(text: str) -> None:
 
 
 @given(ANY_TEXT)
-@settings(max_examples=30, deadline=None)  # a busy machine is no failure
+@settings(max_examples=30)
 def test_whatever_a_server_says_leaves_every_page_whole(text: str) -> None:
     written(text)
 

@@ -118,13 +118,14 @@ class Router:
 
     def leave(self, visit: Visit, code: str) -> None:
         """The answer is complete, or nobody waits for it any more. Only the first call of a visit counts."""
-        if self._visits.pop(visit.request.id, None) is None:
+        if visit.request.id not in self._visits:
             return
         if not visit.ended:
             self._engine.cancel(visit.request)
         entry = visit.entry(code)
         self.metrics.left(entry, visit.ended)
         self._record.add(entry)
+        del self._visits[visit.request.id]  # last: once `in_flight` has fallen, the record is complete
 
     def meet_fault(self, method: str) -> Fault | None:
         """The fault that a call to `method` runs into at the door; one that hangs, hangs in the engine."""

@@ -147,7 +147,7 @@ def configurations(draw: st.DrawFn) -> Settings:
     scale=st.sampled_from([1.0, 0.01]),
     drop=st.sampled_from([(), ("pod", "instance"), ("instance", "job")]),
 )
-@effort(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@effort(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_promtool_takes_the_rules_of_any_configuration(
     settings: Settings, scrape: float, scale: float, drop: tuple[str, ...], tmp_path: Path
 ) -> None:

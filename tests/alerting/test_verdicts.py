@@ -4,7 +4,6 @@ import itertools
 from collections import Counter
 
 from hypothesis import given
-from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from exporter.config.settings import Settings
@@ -68,7 +67,6 @@ def meets(name: str, stream: Stream) -> bool:
             return True
 
 
-@effort(deadline=None)
 @given(st.lists(observations(), max_size=12))
 def test_the_counters_are_what_counting_every_request_by_hand_gives(seen: list[Observation]) -> None:
     metrics = Metrics(layout(SETTINGS))
@@ -99,7 +97,6 @@ def test_the_counters_are_what_counting_every_request_by_hand_gives(seen: list[O
     assert set(+expected) <= set(counted)
 
 
-@effort(deadline=None)
 @given(st.lists(observations(), max_size=8))
 def test_the_share_of_good_requests_can_be_read_off_the_histogram_at_the_threshold(seen: list[Observation]) -> None:
     ok = [one for one in seen if one.outcome is Outcome.OK and len(one.streams) == one.series.batch_size]

@@ -84,7 +84,7 @@ CONFIGURATIONS = st.fixed_dictionaries(
     {"targets": st.lists(TARGETS, max_size=3), "workloads": st.lists(WORKLOADS, max_size=3)},
     optional={"slos": DOCUMENTS, "web": DOCUMENTS, "max_duty_cycle": SCALARS},
 )
-ANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def outcome(file: Path | None) -> Settings | None:

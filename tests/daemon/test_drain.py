@@ -4,13 +4,11 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from exporter.config.settings import Settings, Web
 from exporter.daemon import app
-from exporter.probes.shard import lock
 from exporter.probes.shard import prober as shard_prober
 from exporter.simulator import Fault, Shard
 from tests.processes import wait_until
@@ -28,8 +26,7 @@ def settings(shard: Shard, interval: str = "0s") -> Settings:
 
 
 @pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(lock, "TEMPORARY", str(tmp_path))  # the file stays where a batch could not be cleared
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "DRAIN_SECONDS", 0.2)
     monkeypatch.setattr(app, "CUT_SECONDS", 2.0)
     monkeypatch.setattr(shard_prober, "CLOSE_SECONDS", 0.2)

@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import pairwise, repeat
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config.target import Target
@@ -31,7 +31,6 @@ FATES = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(
     st.lists(FATES, max_size=40),
     st.lists(st.sampled_from([None, None, unreachable(), ValueError("a bug")]), max_size=40),

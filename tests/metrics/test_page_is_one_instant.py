@@ -8,7 +8,6 @@ from functools import partial
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as effort
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
@@ -99,7 +98,6 @@ def text_of(metrics: Metrics, form: Format, breathe: Callable[[], None] = pages.
     return "\n".join(line for line in page.splitlines() if "process_" not in line and "python_gc" not in line)
 
 
-@effort(deadline=None)
 @given(EVENTS, EVENTS, st.sampled_from([PLAIN_0_0_4, OPENMETRICS]), st.integers(0, 40))
 def test_what_happens_while_a_page_is_made_is_wholly_on_the_next_one_and_in_its_order(
     before: list[Event], during: list[Event], form: Format, first: int

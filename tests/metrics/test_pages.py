@@ -9,7 +9,7 @@ from typing import Any
 
 import prometheus_client
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import exposition as plain_text
 from prometheus_client.metrics_core import Metric
@@ -105,7 +105,6 @@ class Pair:
             instrument.labels(*labels).observe(value)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(
     TEXTS,
     EDGES,
@@ -127,7 +126,6 @@ def test_both_formats_are_what_prometheus_client_writes_after_any_events(
             assert read(pair.ours, form) == reference(pair.theirs, form)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(TEXTS, EDGES, EVENTS)
 def test_the_page_is_what_prometheus_client_writes_of_the_collected_metrics(
     text: str, edges: list[float], events: list[tuple[int, float]]
@@ -190,7 +188,6 @@ def test_where_proc_cannot_be_read_the_page_is_still_whole(tmp_path: Path) -> No
     assert registry.get_sample_value("process_open_fds") is None
 
 
-@settings(deadline=None)
 @given(NUMBERS)
 def test_a_number_is_written_as_prometheus_client_writes_it(value: float) -> None:
     assert pages.number(value) == go_number(value) == floatToGoString(value)  # type: ignore[no-untyped-call]
@@ -294,7 +291,6 @@ def test_an_exemplar_that_comes_while_a_page_is_made_is_in_no_plain_page(monkeyp
     assert b"4bf9" in plain(registry, OPENMETRICS)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.binary(max_size=500), st.binary(max_size=500))
 def test_the_checksum_of_two_texts_follows_from_theirs(first: bytes, second: bytes) -> None:
     assert pages.combined(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
@@ -306,7 +302,6 @@ def test_so_it_does_for_long_texts(length: int) -> None:
     assert pages.combined(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.binary(max_size=2000), max_size=10))
 def test_compressed_pieces_put_together_are_one_deflate_stream(texts: list[bytes]) -> None:
     piece = pages.joined(0, [pages.compress(0, text) for text in texts])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.observation import SkipReason
@@ -66,7 +66,6 @@ def most_between_two(starts: list[Any], members: int) -> int:
 DURATIONS = st.lists(st.floats(0.01, 4 * INTERVAL), min_size=2, max_size=12)
 
 
-@settings(deadline=None)
 @given(DURATIONS, st.integers(0, 1000), st.sampled_from([0.1, 0.5, 1.0]), st.floats(0, 0.99), st.floats(0, 0.9))
 def test_no_member_waits_while_another_one_starts_more_than_three_times(
     durations: list[float], seed: int, duty: float, phase: float, yielding: float
@@ -79,7 +78,6 @@ def test_no_member_waits_while_another_one_starts_more_than_three_times(
     assert most_between_two([start.key for _, start in seen.starts], members) <= 3
 
 
-@settings(deadline=None)
 @given(DURATIONS, st.integers(0, 1000), st.floats(0, 0.99), st.floats(0, 0.9))
 def test_every_due_time_is_one_start_or_one_skip_and_no_start_is_late(
     durations: list[float], seed: int, phase: float, yielding: float

@@ -19,7 +19,7 @@ from hyperframe.frame import (
     PushPromiseFrame,
     SettingsFrame,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config.workload import Workload
@@ -546,7 +546,6 @@ FRAMES = st.builds(
 )
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(FRAMES | st.binary(max_size=30), max_size=20))
 def test_whatever_a_server_sends_is_understood_or_broken_and_nothing_else(pieces: list[bytes]) -> None:
     talk = Http2("h", "http")
@@ -562,7 +561,6 @@ def test_whatever_a_server_sends_is_understood_or_broken_and_nothing_else(pieces
     talk.cancel()
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.data())
 def test_frames_are_the_same_wherever_the_network_cuts_them(data: st.DataObject) -> None:
     pieces = [raw(7, 0, b"\0\0\0\1\0\0\0\2why"), raw(0, 1, b"abc"), raw(99, 5, b"?"), raw(6, 0, b"12345678")]

@@ -202,8 +202,7 @@ def another_text(request: Any) -> Any:
 
 
 @pytest.fixture
-def shy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Shy, Prober]]:
-    monkeypatch.setattr(lock, "TEMPORARY", str(tmp_path))
+def shy() -> Iterator[tuple[Shy, Prober]]:
     server = grpc.server(ThreadPoolExecutor(1))
     handler = Shy()
     server.add_generic_rpc_handlers((handler,))

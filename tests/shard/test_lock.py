@@ -176,7 +176,7 @@ def test_what_is_no_file_of_its_own_is_left_alone(kind: str, address: str, tmp_p
 # --- the note in it
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(
         st.binary(max_size=200),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.simulator.batcher import Batcher, Limits, Overloaded, Pass, Request, Token, TooLong
@@ -60,7 +60,6 @@ arrivals = st.lists(
 )
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(arrivals, st.one_of(st.none(), st.integers(1, 8)), st.booleans(), st.floats(0, 3), st.integers(0, 20))
 def test_every_admitted_request_gets_exactly_its_tokens_in_order_within_all_limits(
     coming: list[tuple[int, int, int, bool]], most: int | None, caching: bool, ratio: float, patience: int
@@ -94,7 +93,6 @@ def test_every_admitted_request_gets_exactly_its_tokens_in_order_within_all_limi
     assert run.batcher.reserved_tokens == 0
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(arrivals, st.sets(st.integers(0, 39)), st.integers(0, 30))
 def test_a_cancelled_request_gets_no_token_more_and_the_others_all_of_theirs(
     coming: list[tuple[int, int, int, bool]], cancelled: set[int], after: int

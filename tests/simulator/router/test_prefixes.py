@@ -1,4 +1,4 @@
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.simulator.prefixes import Prefixes
@@ -6,7 +6,6 @@ from exporter.simulator.prefixes import Prefixes
 prompts = st.lists(st.sampled_from("ab"), max_size=40).map(tuple)
 
 
-@settings(deadline=None)
 @given(st.lists(prompts, max_size=8), prompts, st.integers(1, 5))
 def test_what_is_cached_is_a_prefix_that_was_there_in_whole_blocks(
     known: list[tuple[str, ...]], asked: tuple[str, ...], block: int
