@@ -119,6 +119,7 @@ class Delays:
         self._awake = threading.Event()
         self._watches = 0
         self._beat = 0.0
+        # Read as a copy: `tuple` may collect garbage in its midst, which lets the heartbeat append.
         self._gaps: deque[Gap] = deque(maxlen=KEPT_GAPS)
         self._thread: threading.Thread | None = None
 
@@ -210,7 +211,7 @@ class Delays:
         # The next beat may be due, or the thread that asks was simply the first to go on after a stop.
         if self._watches and until - beat > BEAT_SECONDS + NOTICED_SECONDS:
             total += min(until - beat - BEAT_SECONDS, until - since)
-        for gap in reversed(tuple(self._gaps)):
+        for gap in reversed(self._gaps.copy()):
             if gap.until <= since:
                 break
             total += min(gap.lost, max(0.0, min(gap.until, until) - max(gap.since, since)))
@@ -223,11 +224,11 @@ class Delays:
             time.sleep(BEAT_SECONDS)
         overdue = now - self._beat - BEAT_SECONDS
         newest = (Gap(self._beat, now, overdue, False, overdue),) if self._watches and overdue > NOTICED_SECONDS else ()
-        return (*(gap for gap in tuple(self._gaps) if gap.until > since), *newest)
+        return (*(gap for gap in self._gaps.copy() if gap.until > since), *newest)
 
     def machine_stops(self, since: float) -> tuple[Gap, ...]:
         """Those of the whole machine: what the kernel noted in or right after one may have come before it."""
-        return tuple(gap for gap in tuple(self._gaps) if gap.machine and gap.until > since)
+        return tuple(gap for gap in self._gaps.copy() if gap.machine and gap.until > since)
 
 
 class Watch:

@@ -1,6 +1,7 @@
 """The router's own /metrics: TGI's names, read by Prometheus' own parser and held against the router's record."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -102,13 +103,12 @@ def test_failures_are_counted_by_their_kind() -> None:
 
 
 def test_the_gauges_tell_who_waits_and_who_runs() -> None:
-    with slow(grpc=None, limits=Limits(max_batch_size=2, max_batch_total_tokens=5000)) as router:
-        clients = [Http(str(router.http)) for _ in range(5)]
-        for client in clients:
-            client.open("POST", "/generate_stream", {"inputs": PROMPT, "parameters": {"max_new_tokens": 3}})
-        await_true(lambda: router.state()["batch_size"] == 1)
-        seen = samples(router)
+    with slow(grpc=None, limits=Limits(max_batch_size=1, max_batch_total_tokens=5000)) as router:
+        with ExitStack() as stack:
+            for _ in range(5):
+                client = stack.enter_context(Http(str(router.http)))
+                client.open("POST", "/generate_stream", {"inputs": PROMPT, "parameters": {"max_new_tokens": 4000}})
+            await_true(lambda: router.state()["batch_size"] == 1 and router.state()["queue_size"] == 4)
+            seen = samples(router)
         assert (seen["tgi_batch_current_size", ()], seen["tgi_queue_size", ()]) == (1, 4)
-        assert (seen["tgi_batch_current_max_tokens", ()], seen["tgi_batch_max_total_tokens", ()]) == (10, 5000)
-        for client in clients:
-            client.connection.close()
+        assert (seen["tgi_batch_current_max_tokens", ()], seen["tgi_batch_max_total_tokens", ()]) == (4007, 5000)
