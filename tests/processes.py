@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 Seen = TypeVar("Seen")
-PATIENCE = 30.0  # seconds: what a test waits for comes far sooner; this only ends a test that would wait for ever
+PATIENCE = 90.0  # seconds: what a test waits for comes far sooner; this only ends a test that would wait for ever
 _LOOK_EVERY = 0.02
 
 TGI_PROBE = (sys.executable, "-m", "exporter")

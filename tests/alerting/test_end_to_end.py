@@ -33,14 +33,13 @@ class Watch:
             what,
             self.prometheus.process,
             self.alertmanager.process,
-            timeout=60,
         )
         return found[0]
 
     def slo(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """`tgi-probe slo` in a process of its own."""
         command = [*TGI_PROBE, "slo", "--prometheus", self.prometheus.url, *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture
@@ -65,7 +64,7 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
         }
         config.write_text(json.dumps(document))
         options = ("--config", str(config), "--scrape-interval", INTERVAL, "--time-scale", "0.01")
-        rules = subprocess.run([*TGI_PROBE, "rules", *options], capture_output=True, text=True, timeout=60, check=True)
+        rules = subprocess.run([*TGI_PROBE, "rules", *options], capture_output=True, text=True, timeout=120, check=True)
         (tmp_path / "rules.yml").write_text(rules.stdout)
         with daemon_running(config) as daemon, alertmanager_running(tmp_path / "am", webhook_port) as alertmanager:
             alerting = {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager.port}"]}]}]}
@@ -91,7 +90,7 @@ def test_a_slow_server_pages_and_recovers_and_a_dead_daemon_is_noticed(watch: Wa
     labels = {"slo": "chat-ttft", "target": "llama", "workload": "chat", "severity": "page", "zone": "a"}
     assert labels.items() <= page.items()
     assert page["job"] == "tgi-probe"
-    assert watch.prometheus.value('sum(tgi_probe_attempts_total{outcome!="ok"})') == 0  # slow is enough
+    assert watch.prometheus.value('sum(tgi_probe_attempts_total{outcome!~"ok|disturbed"})') == 0  # slow is enough
     missed = watch.slo("--format", "json")
     assert missed.returncode == 1, missed.stdout + missed.stderr
     [answer] = json.loads(missed.stdout)

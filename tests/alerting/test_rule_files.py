@@ -26,7 +26,7 @@ EXAMPLE = DEPLOY / "prometheus" / "tgi-probe.yaml"
 def refusal(file: Path) -> str:
     """What promtool finds wrong with a rule file; empty when nothing."""
     command = [real_parts.promtool(), "check", "rules", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
@@ -39,14 +39,14 @@ def test_the_committed_rules_are_those_of_the_example(capsys: pytest.CaptureFixt
 def test_promtool_takes_the_committed_rules_and_configuration() -> None:
     assert not refusal(DEPLOY / "prometheus" / "tgi-probe.rules.yml")
     command = [real_parts.promtool(), "check", "config", str(DEPLOY / "prometheus" / "prometheus.yml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "tgi-probe.rules.yml" in done.stdout
 
 
 def test_amtool_takes_the_committed_configuration() -> None:
     command = [real_parts.amtool(), "check-config", str(DEPLOY / "alertmanager" / "alertmanager.yml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -61,7 +61,7 @@ def test_amtool_takes_the_committed_configuration() -> None:
 def test_pages_and_tickets_go_different_ways(labels: str, receiver: str) -> None:
     config = DEPLOY / "alertmanager" / "alertmanager.yml"
     command = [real_parts.amtool(), "config", "routes", "test", f"--config.file={config}", *labels.split()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == receiver, done.stdout + done.stderr
 
 

@@ -1,10 +1,13 @@
 """Histories of a target, replayed by promtool through the generated rules: what fires when, and what must not.
 
 At every minute that a scenario names, exactly the alerts it lists are firing, of all that the rules know. Tickets get
-three minutes of grace, since recordings over days are made every two and a half.
+three minutes of grace, since recordings over days are made every two and a half. The scenarios of a world happen side
+by side, each to a target and a daemon of its own: to evaluate the rules once costs nearly as much as for one target.
 """
 
+import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +20,10 @@ from exporter.alerting.rules import rule_file
 from exporter.config.settings import Settings
 from exporter.config.sources import load
 from tests import real_parts
-from tests.alerting.worlds import Phase, rule_test
+from tests.alerting.worlds import Phase, firing, series
 
 CONFIG = """
-targets: [{{name: llama, address: "localhost:50051"}}]
+targets: [{targets}]
 workloads: [{{name: chat, batch_sizes: [1], interval: 30s}}]
 slos: [{{name: chat-ttft, workload: chat, ttft: 200ms, objective: {objective}}}]
 """
@@ -222,8 +225,25 @@ SCENARIOS = (
 )
 
 
-def settings_of(folder: Path, objective: float = 0.99) -> Settings:
-    (folder / "probe.yaml").write_text(CONFIG.format(objective=objective))
+def lasts(scenario: Scenario) -> int:
+    return max(scenario.firing)
+
+
+# Of about the same length, for all in a world are evaluated until the last one has been asked about.
+WORLDS = {
+    "short": [one for one in SCENARIOS if one.objective == 0.99 and lasts(one) <= 10 * HOURS],
+    "long": [one for one in SCENARIOS if one.objective == 0.99 and lasts(one) > 10 * HOURS],
+    "three nines": [one for one in SCENARIOS if one.objective == 0.999],
+}
+
+
+def config(objective: float = 0.99, targets: Sequence[str] = ("llama",)) -> str:
+    listed = ", ".join(f'{{name: {name}, address: "localhost:{50051 + at}"}}' for at, name in enumerate(targets))
+    return CONFIG.format(objective=objective, targets=listed)
+
+
+def settings_of(folder: Path) -> Settings:
+    (folder / "probe.yaml").write_text(config())
     return load(folder / "probe.yaml")
 
 
@@ -239,10 +259,25 @@ def replayed(folder: Path, config: str, tests: list[dict[str, object]], options:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_exactly_these_alerts_fire(scenario: Scenario, tmp_path: Path) -> None:
-    test = rule_test(scenario.name, scenario.phases, scenario.firing)
-    found = replayed(tmp_path, CONFIG.format(objective=scenario.objective), [test])
+def name_of(scenario: Scenario) -> str:
+    """That of its target, so that what promtool says of a failure names the scenario."""
+    return re.sub("[^a-z0-9]+", "-", scenario.name)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_exactly_these_alerts_fire(world: str, tmp_path: Path) -> None:
+    scenarios = WORLDS[world]
+    [objective] = {scenario.objective for scenario in scenarios}
+    known, checks = [], []
+    for scenario in scenarios:
+        name = name_of(scenario)
+        instance = f"{name}:9477"
+        known += series(scenario.phases, name, instance)
+        for minute, expected in scenario.firing.items():
+            checks.append(firing(minute, expected, f'target="{name}"', f'instance="{instance}"'))
+            checks.append(firing(minute, NOTHING, 'target="",instance=""'))  # that of nobody
+    test: dict[str, object] = {"interval": "1m", "input_series": known, "promql_expr_test": checks}
+    found = replayed(tmp_path, config(objective, [name_of(scenario) for scenario in scenarios]), [test])
     assert not found, found
 
 
@@ -295,19 +330,18 @@ def test_the_knee_moves_when_the_largest_batch_size_stays_bad_and_not_for_two_ba
 
 
 def test_a_dropped_label_is_on_no_alert_about_a_target_so_that_one_still_inhibits_the_others(tmp_path: Path) -> None:
-    test = rule_test("dropped", [Phase(HOURS), Phase(20, bad=1, ok=False, target_up=False, late=1)], {})
     about = 'ALERTS{alertstate="firing",target="llama"'
-    test["promql_expr_test"] = [
-        {
-            "expr": f'group by (alertname, severity, instance) ({about},alertname!="TgiProbeAbsent"}})',
-            "eval_time": "79m",
-            "exp_samples": [
-                {"labels": f'{{alertname="{name}", severity="{severity}"}}', "value": 1}
-                for name, severity in (DOWN, PAGE, LATE, *STALE)
-            ],
-        }
-    ]
-    found = replayed(tmp_path, CONFIG.format(objective=0.99), [test], Options(drop_labels=("instance",)))
+    check = {
+        "expr": f'group by (alertname, severity, instance) ({about},alertname!="TgiProbeAbsent"}})',
+        "eval_time": "79m",
+        "exp_samples": [
+            {"labels": f'{{alertname="{name}", severity="{severity}"}}', "value": 1}
+            for name, severity in (DOWN, PAGE, LATE, *STALE)
+        ],
+    }
+    known = series([Phase(HOURS), Phase(20, bad=1, ok=False, target_up=False, late=1)])
+    test: dict[str, object] = {"interval": "1m", "input_series": known, "promql_expr_test": [check]}
+    found = replayed(tmp_path, config(), [test], Options(drop_labels=("instance",)))
     assert not found, found
 
 
@@ -334,7 +368,7 @@ def test_one_bad_probe_never_counts_as_two_however_few_scrapes_there_are(tmp_pat
             "_ _ 7 7 7 7 8x40",
         )
     ]
-    found = replayed(tmp_path, CONFIG.format(objective=0.99), tests)
+    found = replayed(tmp_path, config(), tests)
     assert not found, found
 
 
@@ -345,29 +379,23 @@ BURN_TEXT = (
 
 
 def test_the_texts_of_an_alert_name_the_values_and_their_units(tmp_path: Path) -> None:
-    test = rule_test("texts", [Phase(60, bad=1)], {})
     common = {"slo": "chat-ttft", "workload": "chat", "target": "llama", "job": "tgi-probe", "instance": "probe:9477"}
-    test["alert_rule_test"] = [
+    alerts = [
         {
-            "eval_time": "59m",
-            "alertname": "TgiProbeErrorBudgetBurn",
-            "exp_alerts": [
-                {
-                    "exp_labels": common | {"severity": severity},
-                    "exp_annotations": {
-                        "summary": "llama burns the error budget of SLO chat-ttft too fast",
-                        "description": BURN_TEXT.format(severity=severity, windows=windows, factors=factors, burn=burn),
-                        "runbook_url": "docs/runbooks.md#tgiprobeerrorbudgetburn",
-                    },
-                }
-                for severity, windows, factors, burn in (
-                    ("page", "1h or 6h", "14.4× or 6×", "100"),
-                    ("ticket", "1d or 3d", "3× or 1×", "100"),
-                )
-            ],
+            "exp_labels": common | {"severity": severity},
+            "exp_annotations": {
+                "summary": "llama burns the error budget of SLO chat-ttft too fast",
+                "description": BURN_TEXT.format(severity=severity, windows=windows, factors=factors, burn=burn),
+                "runbook_url": "docs/runbooks.md#tgiprobeerrorbudgetburn",
+            },
         }
+        for severity, windows, factors, burn in (
+            ("page", "1h or 6h", "14.4× or 6×", "100"),
+            ("ticket", "1d or 3d", "3× or 1×", "100"),
+        )
     ]
-    found = replayed(tmp_path, CONFIG.format(objective=0.99), [test])
+    test = told(series([Phase(60, bad=1)]), "59m", "TgiProbeErrorBudgetBurn", alerts)
+    found = replayed(tmp_path, config(), [test])
     assert not found, found
 
 
@@ -385,55 +413,51 @@ STALE_TEXTS = {
 }
 
 
-@pytest.mark.parametrize("case", STALE_TEXTS)
-def test_a_stale_batch_size_is_told_by_what_was_observed(case: str, tmp_path: Path) -> None:
-    phase, happened = STALE_TEXTS[case]
-    test = rule_test(case, [Phase(HOURS), phase], {})
-    test["alert_rule_test"] = [
-        {
-            "eval_time": "71m",
-            "alertname": "TgiProbeBatchSizeStale",
-            "exp_alerts": [
-                {
-                    "exp_labels": {
-                        **{"workload": "chat", "target": "llama", "job": "tgi-probe", "instance": "probe:9477"},
-                        **{"batch_size": "1", "severity": "ticket"},
-                    },
-                    "exp_annotations": {
-                        "summary": "llama: no probe of batch size 1 of workload chat has succeeded for 12m 0s",
-                        "description": f"Of workload chat on llama {SINCE.format(since='12m 0s')} {happened}",
-                        "runbook_url": "docs/runbooks.md#tgiprobebatchsizestale",
-                    },
-                }
-            ],
-        }
-    ]
-    found = replayed(tmp_path, CONFIG.format(objective=0.99), [test])
+def test_a_stale_batch_size_is_told_by_what_was_observed(tmp_path: Path) -> None:
+    known, alerts = [], []
+    for name, (phase, happened) in STALE_TEXTS.items():
+        known += series([Phase(HOURS), phase], name)
+        alerts.append(
+            {
+                "exp_labels": {
+                    **{"workload": "chat", "target": name, "job": "tgi-probe", "instance": "probe:9477"},
+                    **{"batch_size": "1", "severity": "ticket"},
+                },
+                "exp_annotations": {
+                    "summary": f"{name}: no probe of batch size 1 of workload chat has succeeded for 12m 0s",
+                    "description": f"Of workload chat on {name} {SINCE.format(since='12m 0s')} {happened}",
+                    "runbook_url": "docs/runbooks.md#tgiprobebatchsizestale",
+                },
+            }
+        )
+    unique = list({one["series"]: one for one in known}.values())  # what all three targets' daemon says of itself
+    test = told(unique, "71m", "TgiProbeBatchSizeStale", alerts)
+    found = replayed(tmp_path, config(targets=list(STALE_TEXTS)), [test])
     assert not found, found
 
 
 def test_skipped_probes_are_told_with_their_reasons(tmp_path: Path) -> None:
-    test = rule_test("skips", [Phase(6 * HOURS, probes=1, skipped=2)], {})
     description = (
         "66.67% of the probes of workload chat, batch size 1, that were due in the last 1h were skipped (25 % may), so "
         "there is less data than the objectives count on: 120 were skipped because the target was busy."
     )
     labels = {"workload": "chat", "target": "llama", "job": "tgi-probe", "instance": "probe:9477", "batch_size": "1"}
-    test["alert_rule_test"] = [
-        {
-            "eval_time": "300m",
-            "alertname": "TgiProbeSkipped",
-            "exp_alerts": [
-                {
-                    "exp_labels": labels | {"severity": "ticket"},
-                    "exp_annotations": {
-                        "summary": "llama: too many probes of batch size 1 are skipped",
-                        "description": description,
-                        "runbook_url": "docs/runbooks.md#tgiprobeskipped",
-                    },
-                }
-            ],
-        }
-    ]
-    found = replayed(tmp_path, CONFIG.format(objective=0.99), [test])
+    alert = {
+        "exp_labels": labels | {"severity": "ticket"},
+        "exp_annotations": {
+            "summary": "llama: too many probes of batch size 1 are skipped",
+            "description": description,
+            "runbook_url": "docs/runbooks.md#tgiprobeskipped",
+        },
+    }
+    test = told(series([Phase(3 * HOURS, probes=1, skipped=2)]), "150m", "TgiProbeSkipped", [alert])
+    found = replayed(tmp_path, config(), [test])
     assert not found, found
+
+
+def told(
+    known: list[dict[str, str]], at: str, alertname: str, alerts: list[dict[str, dict[str, str]]]
+) -> dict[str, object]:
+    """One test of promtool: at this time exactly these alerts of the name fire, with these texts."""
+    check = {"eval_time": at, "alertname": alertname, "exp_alerts": alerts}
+    return {"interval": "1m", "input_series": known, "alert_rule_test": [check]}

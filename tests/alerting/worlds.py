@@ -1,13 +1,9 @@
-"""Made-up histories of a watched target, minute by minute, as promtool's rule tests take them."""
+"""Made-up histories of watched targets, minute by minute, as promtool's rule tests take them."""
 
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-TARGET = 'target="llama",job="tgi-probe",instance="probe:9477"'
-SERIES = f'{TARGET},workload="chat",batch_size="1"'
-EXPORTER = 'job="tgi-probe",instance="probe:9477"'
 
 
 @dataclass(frozen=True)
@@ -74,8 +70,11 @@ class History:
             )
 
 
-def history(phases: Sequence[Phase], slo: str = "chat-ttft") -> dict[str, list[Value]]:
-    """What Prometheus would have scraped from the daemon in these phases."""
+def history(phases: Sequence[Phase], name: str = "llama", instance: str = "probe:9477") -> dict[str, list[Value]]:
+    """What Prometheus would have scraped in these phases from the daemon of the target of this name."""
+    exporter = f'job="tgi-probe",instance="{instance}"'
+    target = f'target="{name}",{exporter}'
+    probes = f'{target},workload="chat",batch_size="1"'
     seen = History()
     judged_bad = 0.0
     last_success = started = 0.0
@@ -89,30 +88,30 @@ def history(phases: Sequence[Phase], slo: str = "chat-ttft") -> dict[str, list[V
             last_success, started = 0.0, minute * 60.0
         if phase.probes and phase.ok:
             last_success = minute * 60.0
-        seen.gauge(f"up{{{EXPORTER}}}", float(there), True)
-        seen.gauge(f'tgi_probe_build_info{{{EXPORTER},version="1"}}', 1, there)
-        seen.gauge(f"process_start_time_seconds{{{EXPORTER}}}", started, there)
-        seen.gauge(f"tgi_probe_config_last_reload_successful{{{EXPORTER}}}", float(phase.reload_ok), there)
-        seen.gauge(f"tgi_probe_config_last_reload_success_timestamp_seconds{{{EXPORTER}}}", 0, there)
-        seen.gauge(f"tgi_probe_target_up{{{TARGET}}}", float(phase.target_up), there)
-        seen.gauge(f"tgi_probe_last_success_timestamp_seconds{{{SERIES}}}", last_success, there)
+        seen.gauge(f"up{{{exporter}}}", float(there), True)
+        seen.gauge(f'tgi_probe_build_info{{{exporter},version="1"}}', 1, there)
+        seen.gauge(f"process_start_time_seconds{{{exporter}}}", started, there)
+        seen.gauge(f"tgi_probe_config_last_reload_successful{{{exporter}}}", float(phase.reload_ok), there)
+        seen.gauge(f"tgi_probe_config_last_reload_success_timestamp_seconds{{{exporter}}}", 0, there)
+        seen.gauge(f"tgi_probe_target_up{{{target}}}", float(phase.target_up), there)
+        seen.gauge(f"tgi_probe_last_success_timestamp_seconds{{{probes}}}", last_success, there)
         for verdict, number in (("good", good), ("bad", bad)):
-            series = f'tgi_probe_slo_requests_total{{slo="{slo}",{SERIES},verdict="{verdict}"}}'
+            series = f'tgi_probe_slo_requests_total{{slo="chat-ttft",{probes},verdict="{verdict}"}}'
             seen.count(series, number, there, restart)
-        seen.gauge(f"tgi_probe_quarantined{{{SERIES}}}", float(phase.quarantined > 0), there)
+        seen.gauge(f"tgi_probe_quarantined{{{probes}}}", float(phase.quarantined > 0), there)
         outcomes = {"ok": phase.probes, "refused": phase.refused, "timeout": phase.failed}
         for outcome, number in (outcomes | {"quarantined": phase.quarantined, "disturbed": phase.disturbed}).items():
-            series = f'tgi_probe_attempts_total{{{SERIES},outcome="{outcome}",code="X"}}'
+            series = f'tgi_probe_attempts_total{{{probes},outcome="{outcome}",code="X"}}'
             seen.count(series, number, there, restart)
-        seen.count(f'tgi_probe_skipped_total{{{SERIES},reason="busy"}}', phase.skipped, there, restart)
+        seen.count(f'tgi_probe_skipped_total{{{probes},reason="busy"}}', phase.skipped, there, restart)
         late = [(0.0001, phase.probes - phase.late), (0.5, phase.late)]
-        seen.histogram("tgi_probe_schedule_lateness_seconds", TARGET, (0.001, 0.1, 1), late, there, restart)
+        seen.histogram("tgi_probe_schedule_lateness_seconds", target, (0.001, 0.1, 1), late, there, restart)
         for name, value in (("time_to_first_token", phase.ttft), ("inter_token_latency", phase.itl)):
             edges = (0.01, 0.012, 0.015, 0.018, 0.022, 0.027, 0.033, 0.039, 0.082, 0.1, 0.12, 0.15, 0.18, 0.2, 0.22)
-            seen.histogram(f"tgi_probe_{name}_seconds", SERIES, edges, [(value, phase.probes)], there, restart)
+            seen.histogram(f"tgi_probe_{name}_seconds", probes, edges, [(value, phase.probes)], there, restart)
         for name in ("decode", "prefill"):
             series, rates = f"tgi_probe_{name}_throughput_tokens_per_second", (33, 47, 68, 100, 150, 220)
-            seen.histogram(series, SERIES, rates, [(phase.throughput, phase.probes)], there, restart)
+            seen.histogram(series, probes, rates, [(phase.throughput, phase.probes)], there, restart)
     return seen.values
 
 
@@ -126,25 +125,19 @@ def written(values: Sequence[Value]) -> str:
     return " ".join(words)
 
 
-def rule_test(
-    name: str, phases: Sequence[Phase], firing: dict[int, set[tuple[str, str]]], slo: str = "chat-ttft"
-) -> dict[str, Any]:
-    """One test of promtool: at each of these minutes exactly these alerts (name, severity) fire, and no other."""
+def series(phases: Sequence[Phase], name: str = "llama", instance: str = "probe:9477") -> list[dict[str, str]]:
+    """The history as promtool takes it."""
+    return [{"series": series, "values": written(values)} for series, values in history(phases, name, instance).items()]
+
+
+def firing(minute: int, expected: set[tuple[str, str]], *selectors: str) -> dict[str, Any]:
+    """At this minute exactly these alerts (name, severity) fire, of those that one of the selectors finds."""
+    alerts = " or ".join(f'ALERTS{{alertstate="firing",{selector}}}' for selector in selectors)
     return {
-        "name": name,
-        "interval": "1m",
-        "input_series": [
-            {"series": series, "values": written(values)} for series, values in history(phases, slo).items()
-        ],
-        "promql_expr_test": [
-            {
-                "expr": 'group by (alertname, severity) (ALERTS{alertstate="firing"})',
-                "eval_time": f"{minute}m",
-                "exp_samples": [
-                    {"labels": f'{{alertname="{alert}", severity="{severity}"}}', "value": 1}
-                    for alert, severity in sorted(expected)
-                ],
-            }
-            for minute, expected in sorted(firing.items())
+        "expr": f"group by (alertname, severity) ({alerts})",
+        "eval_time": f"{minute}m",
+        "exp_samples": [
+            {"labels": f'{{alertname="{alert}", severity="{severity}"}}', "value": 1}
+            for alert, severity in sorted(expected)
         ],
     }

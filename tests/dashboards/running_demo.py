@@ -87,7 +87,7 @@ ALWAYS_FIRING = {
 def make_history(config: Path, daemon: Daemon, shard: SimulatedShard, prometheus: PrometheusServer) -> None:
     """An outage, a refused reload and one that is taken, each long enough to be scraped."""
     document = config.read_text()
-    wait_until(lambda: prometheus.value("min(tgi_probe_success)") == 1, "probes", daemon.process, timeout=60)
+    wait_until(lambda: prometheus.value("min(tgi_probe_success)") == 1, "probes", daemon.process)
     shard.command("fault?kind=unavailable")
     config.write_text("targets: []")
     daemon.process.send(signal.SIGHUP)
@@ -97,7 +97,7 @@ def make_history(config: Path, daemon: Daemon, shard: SimulatedShard, prometheus
     config.write_text(document)
     daemon.process.send(signal.SIGHUP)
     wait_until(lambda: prometheus.value(RELOADED) == 1, "the reload is scraped", daemon.process)
-    wait_until(lambda: prometheus.value("min(tgi_probe_success)") == 1, "probes again", daemon.process, timeout=60)
+    wait_until(lambda: prometheus.value("min(tgi_probe_success)") == 1, "probes again", daemon.process)
 
 
 def exposed(pages: list[str]) -> dict[str, frozenset[str]]:

@@ -60,7 +60,7 @@ def test_every_expression_has_an_answer_in_a_demo_that_has_seen_it_all(demo: Dem
         assert {str(one) for one in waiting} == EMPTY.keys(), [f"{one}: {one.filled(VALUES)}" for one in waiting]
         return True
 
-    wait_until(all_answered, "every panel has numbers", demo.daemon.process, timeout=60, every=1)
+    wait_until(all_answered, "every panel has numbers", demo.daemon.process, every=1)
 
 
 def test_every_metric_and_label_is_one_that_is_served(demo: Demo) -> None:

@@ -52,7 +52,7 @@ def check(folder: Path, series: Counts, asked: Mapping[str, Sequence[str]], cons
     file = folder / "test.json"
     file.write_text(json.dumps(document, indent=1))
     done = subprocess.run(
-        [real_parts.promtool(), "test", "rules", str(file)], capture_output=True, text=True, timeout=60, check=False
+        [real_parts.promtool(), "test", "rules", str(file)], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

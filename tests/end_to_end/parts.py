@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.processes import TGI_PROBE, Process, Reply, ask, running, wait_until
 from tests.simulator.caller import Caller
 
+ANSWERED = ("ok", "disturbed")
 Key = tuple[str, frozenset[tuple[str, str]]]
 
 
@@ -93,6 +94,14 @@ class Daemon:
 
     def await_sum(self, name: str, least: float = 1, **labels: str) -> None:
         wait_until(lambda: self.sum_of(name, **labels) >= least, f"{name}{labels} ≥ {least}", self.process)
+
+    def await_answers(self, least: float, **labels: str) -> None:
+        """So many probes were answered, whether or not this machine was awake enough to measure them."""
+        wait_until(
+            lambda: sum(self.sum_of("tgi_probe_attempts_total", outcome=end, **labels) for end in ANSWERED) >= least,
+            f"{least} answers {labels}",
+            self.process,
+        )
 
 
 @contextlib.contextmanager

@@ -52,9 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         prometheus_scraping(folder / "prometheus", [daemon.port]) as prometheus,
     ):
         # Asking Prometheus and not the daemon, and seldom: the asking must not disturb what is measured.
-        wait_until(
-            lambda: prometheus.value(f"min({OK})") >= PROBES, f"{PROBES} probes", daemon.process, timeout=60, every=0.5
-        )
+        wait_until(lambda: prometheus.value(f"min({OK})") >= PROBES, f"{PROBES} probes", daemon.process, every=0.5)
         shard.command("fault?kind=hang&method=Prefill")
         wait_until(shard.holds_a_call, "a Prefill that hangs", daemon.process)
         prometheus.await_scrape()

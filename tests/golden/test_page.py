@@ -96,7 +96,7 @@ def test_the_page_is_the_golden_one(metrics: Metrics, form: Format, name: str) -
 
 def test_promtool_finds_nothing_to_say_about_the_page(metrics: Metrics) -> None:
     command = [real_parts.promtool(), "check", "metrics"]
-    found = subprocess.run(command, input=shown(metrics, PLAIN_0_0_4), capture_output=True, text=True, timeout=60)
+    found = subprocess.run(command, input=shown(metrics, PLAIN_0_0_4), capture_output=True, text=True, timeout=120)
     assert (found.returncode, found.stdout + found.stderr) == (0, "")
 
 

@@ -197,7 +197,7 @@ def test_every_page_of_a_busy_daemon_has_all_of_a_probe_or_nothing(form: Format)
 
 def record_all(metrics: Metrics, number: int, pauses: threading.Semaphore) -> None:
     for probe in range(PROBES):
-        assert pauses.acquire(timeout=60)
+        assert pauses.acquire(timeout=120)
         outcome = Outcome.TIMEOUT if probe % 5 == number else Outcome.OK
         metrics.record(probed(TARGETS[probe % 2], SIZES[probe // 2 % 2], outcome))
 

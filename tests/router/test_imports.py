@@ -26,5 +26,5 @@ print(*sorted({{"h11", "h2", "grpc"}} & sys.modules.keys()))
 )
 def test_a_kind_loads_its_own_libraries_only(target: dict[str, str], loaded: str) -> None:
     command = [sys.executable, "-c", PROGRAM.format(target=target)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.split() == loaded.split()

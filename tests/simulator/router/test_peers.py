@@ -44,7 +44,7 @@ def client(router: Router) -> Iterator[openai.OpenAI]:
 def test_the_adapters_generated_code_reads_all_that_the_router_says(peer: Path, server: str) -> None:
     with Router(fast(grpc_server=server)) as router:
         ran = subprocess.run(
-            [sys.executable, str(peer), "call", str(router.grpc)], capture_output=True, text=True, timeout=60
+            [sys.executable, str(peer), "call", str(router.grpc)], capture_output=True, text=True, timeout=120
         )
         assert ran.returncode == 0, ran.stderr
         answers = json.loads(ran.stdout)
