@@ -15,7 +15,7 @@ from exporter.simulator import Fault, Shard
 from tests.processes import wait_until
 from tests.simulator.caller import fast
 
-pytestmark = pytest.mark.timed
+pytestmark = [pytest.mark.alone, pytest.mark.timed]
 WORKLOAD = Workload.model_validate(
     {"name": "w", "batch_sizes": [1], "interval": "0s", "timeout": "1s", "decode_length": 4, "warmups": 0}
 )

@@ -15,6 +15,7 @@ from tests.end_to_end.parts import Daemon, SimulatedShard, daemon_running, simul
 from tests.processes import wait_until
 from tests.prometheus_server import PrometheusServer, prometheus_scraping
 
+pytestmark = pytest.mark.alone
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 # Short, so that half a bucket (a tenth of the value) is less than the 2 ms that a quantile may be off.
 PROMPT_TOKENS = 64

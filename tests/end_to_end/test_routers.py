@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from tests.end_to_end.parts import daemon_running
+from tests.processes import wait_until
 from tests.router.parts import SimulatedRouter, simulated_router
 
 TOKEN = "s3cret-t0ken"
@@ -58,6 +59,6 @@ def test_a_router_is_probed_in_batches_and_under_loads_over_both_protocols(tmp_p
             daemon.process.terminate()
             assert daemon.process.wait() == 0
             said = daemon.process.output
-        assert router.state()["in_flight"] == 0
+        wait_until(lambda: router.state()["in_flight"] == 0, "the server has let go", router.process)
         assert "ROUTER_TOKEN" in pages[1]
         assert not [page for page in (*pages, said) if TOKEN in page]

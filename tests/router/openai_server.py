@@ -3,7 +3,6 @@
 import contextlib
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,14 +15,14 @@ MODELS = json.dumps({"object": "list", "data": [{"id": "m", "object": "model"}]}
 
 @dataclass
 class ChatServer:
-    """`page` answers GET with a status and a body. `prompt` says what `usage` counts, None: nothing; `refuse` may
+    """`page` answers GET with a status and a body, when `slow_page` is set. `prompt` says what `usage` counts, None: nothing; `refuse` may
     answer a request with a status and a body instead.
     """
 
     prompt: Callable[[dict[str, Any]], object] = lambda body: words(body)
     page: Callable[[], tuple[int, bytes]] = lambda: (200, MODELS)
     refuse: Callable[[dict[str, Any]], tuple[int, bytes] | None] = lambda body: None
-    page_lasts: float = 0.0
+    slow_page: threading.Event | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
     pages: int = 0
     address: str = ""
@@ -68,7 +67,8 @@ def chat_server(**answers: Any) -> Iterator[ChatServer]:
 
         def do_GET(self) -> None:
             server.pages += 1
-            time.sleep(server.page_lasts)
+            if server.slow_page is not None:
+                server.slow_page.wait()
             status, body = server.page()
             self.reply(status, "application/json", body)
 
@@ -90,6 +90,10 @@ def chat_server(**answers: Any) -> Iterator[ChatServer]:
         server.address = f"127.0.0.1:{listening.server_port}"
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
-        yield server
-        listening.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            if server.slow_page is not None:
+                server.slow_page.set()
+            listening.shutdown()
+            thread.join()

@@ -12,6 +12,7 @@ from exporter.observation import Outcome, Stream
 from tests.processes import wait_until
 from tests.router.parts import DOORS, Probing, SimulatedRouter, simulated_router, target, workload
 
+pytestmark = pytest.mark.alone
 ROUNDS = {1: 15, 8: 5, 64: 5}
 DECODE_LENGTH = 24
 

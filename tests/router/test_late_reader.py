@@ -31,7 +31,7 @@ from tests.router.late_servers import GAP, TOKENS, GrpcServer, HttpServer, pause
 from tests.router.parts import DOORS, front, workload
 from tests.web.certificates import Authority
 
-pytestmark = pytest.mark.timed
+pytestmark = [pytest.mark.alone, pytest.mark.timed]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's notes are Linux'")
 
 

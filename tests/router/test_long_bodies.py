@@ -15,7 +15,7 @@ from exporter.wire.sockets import Endpoint
 from tests.processes import wait_until
 from tests.router.http2_server import TOKENS, Peer, http2_server
 
-pytestmark = pytest.mark.timed
+pytestmark = [pytest.mark.alone, pytest.mark.timed]
 HELD = 0.1
 TEXT = "word " * 30_000  # more than the window that HTTP/2 begins with
 

@@ -117,7 +117,7 @@ def test_a_client_that_excludes_everything_is_told_what_there_is(accepts: Accept
 @pytest.mark.parametrize("begins", ["", "a", 'a;q="', ",", ";"])
 @pytest.mark.parametrize("goes_on", ['"', '\\"', '"\\"', ',"', ';"', 'a="\\",', "\\", ";", ","])
 def test_a_long_header_is_read_in_linear_time(begins: str, goes_on: str) -> None:
-    header = begins + goes_on * 100_000
+    header = begins + goes_on * 30_000
     before = time.process_time()
     choices(header)
     assert time.process_time() - before < 10.0

@@ -15,7 +15,7 @@ from exporter.wire.delays import BEAT_SECONDS, NOTICED_SECONDS, TIMER_SLACK, Cal
 from tests.processes import wait_until
 
 LINUX = pytest.mark.skipif(not os.path.exists("/proc/thread-self/schedstat"), reason="this kernel does not count")
-pytestmark = pytest.mark.timed
+pytestmark = [pytest.mark.alone, pytest.mark.timed]
 TIMEOUT = Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", "the deadline passed")
 UNREACHABLE = Failure(Outcome.UNREACHABLE, "UNAVAILABLE", "h:1: timed out")
 

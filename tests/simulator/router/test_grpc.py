@@ -192,7 +192,7 @@ def test_a_restarted_router_listens_at_the_same_place(router: Router) -> None:
 def test_many_calls_share_one_connection(router: Router, rpc: Rpc) -> None:
     calls = [rpc.stream(single(20, text=f"prompt {number}")) for number in range(100)]
     assert [list(call)[-1].generated_token_count for call in calls] == [20] * 100
-    assert router.state()["in_flight"] == 0
+    await_true(lambda: router.state()["in_flight"] == 0)
 
 
 def test_a_message_larger_than_the_clients_window_arrives_whole(rpc: Rpc) -> None:
