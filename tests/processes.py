@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 Seen = TypeVar("Seen")
 PATIENCE = 90.0  # seconds: what a test waits for comes far sooner; this only ends a test that would wait for ever
-_LOOK_EVERY = 0.02
+_FIRST_LOOK, _LOOK_EVERY = 0.01, 0.25
 
 TGI_PROBE = (sys.executable, "-m", "exporter")
 
@@ -120,15 +120,18 @@ def wait_until(
     what: str,
     *processes: Process,
     timeout: float = PATIENCE,
-    every: float = _LOOK_EVERY,
+    every: float | None = None,
     may_end: bool = False,
 ) -> Seen:
     """Ask until the condition holds, and return its (true) value. A process that ends meanwhile ends the waiting.
+
+    `every`: seconds between two looks; without it the pauses grow from 10 ms to 250 ms.
 
     The condition may raise OSError or AssertionError: not there yet. With `may_end` the processes may end.
     """
     deadline = time.monotonic() + timeout
     trouble: Exception | None = None
+    pause = _FIRST_LOOK if every is None else every
     while True:
         ended = [process for process in processes if not may_end and process.returncode is not None]
         try:
@@ -140,7 +143,9 @@ def wait_until(
             why = f"ended with {ended[0].returncode}" if ended else f"not within {timeout:g} s"
             said = "\n".join(process.output for process in processes)
             raise AssertionError(f"{what}: {why} (last trouble: {trouble!r})\n{said}")
-        time.sleep(every)
+        time.sleep(pause)
+        if every is None:
+            pause = min(1.5 * pause, _LOOK_EVERY)
 
 
 def free_port() -> int:

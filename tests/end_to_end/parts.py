@@ -114,7 +114,7 @@ def daemon_running(config: Path | None, environment: Mapping[str, str] | None = 
 
 
 def write_config(file: Path, address: str, target: Mapping[str, Any] | None = None, **workload: Any) -> Path:
-    """A configuration with one target `shard` and one workload `chat`, back to back."""
+    """A configuration with one target `shard` and one workload `chat`, ten times a second."""
     document = {
         "targets": [{"name": "shard", "address": address, **(target or {})}],
         "workloads": [
@@ -123,7 +123,7 @@ def write_config(file: Path, address: str, target: Mapping[str, Any] | None = No
                 "sequence_length": 32,
                 "decode_length": 8,
                 "batch_sizes": [1],
-                "interval": "0s",
+                "interval": "100ms",  # back to back would keep a processor from other tests
                 **workload,
             }
         ],

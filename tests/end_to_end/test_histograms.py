@@ -46,7 +46,7 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("run")
-    config: Any = {"sequence_length": PROMPT_TOKENS, "batch_sizes": BATCH_SIZES, "warmups": 1}
+    config: Any = {"interval": "0s", "sequence_length": PROMPT_TOKENS, "batch_sizes": BATCH_SIZES, "warmups": 1}
     with (
         simulated_shard(f"unix://{folder}/shard", "--ranks", "2", "--record", str(folder / "record")) as shard,
         daemon_running(write_config(folder / "config.yaml", shard.address, **config)) as daemon,

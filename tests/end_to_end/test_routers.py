@@ -46,12 +46,16 @@ def test_a_router_is_probed_in_batches_and_under_loads_over_both_protocols(tmp_p
                 for workload, size in (("short", 1), ("short", 4), ("cached", 1), (load, 1)):
                     series = {"target": target, "workload": workload, "batch_size": str(size)}
                     daemon.await_sum("tgi_probe_attempts_total", 3, outcome="ok", **series)
+                    # On a busy machine some values are withheld.
                     ttft = daemon.sum_of("tgi_probe_time_to_first_token_seconds_count", **series)
-                    assert ttft >= 3 * size
+                    withheld = daemon.sum_of("tgi_probe_withheld_values_total", measure="ttft", **series)
+                    assert ttft + withheld >= 3 * size
                 daemon.await_sum("tgi_probe_start_spread_seconds_count", 3, target=target, batch_size="4")
-                assert daemon.sum_of("tgi_probe_connection_setup_seconds_count", target=target) >= 4
+                setups = daemon.sum_of("tgi_probe_connection_setup_seconds_count", target=target)
+                setups += daemon.sum_of("tgi_probe_withheld_values_total", target=target, measure="connection_setup")
+                assert setups >= 4
                 assert daemon.sum_of("tgi_probe_target_up", target=target) == 1
-            assert daemon.sum_of("tgi_probe_slo_requests_total", target="chat", verdict="good") >= 3
+            daemon.await_sum("tgi_probe_slo_requests_total", 3, target="chat", verdict="good")
             assert daemon.sum_of("tgi_probe_target_info", target="chat", kind="http", protocol="http/chat") == 1
             assert daemon.sum_of("tgi_probe_workload_info", workload="cached", prompt_cache="hit", mode="batch") == 1
             assert daemon.sum_of("tgi_probe_workload_info", workload="open", mode="open") == 1

@@ -15,8 +15,8 @@ MODELS = json.dumps({"object": "list", "data": [{"id": "m", "object": "model"}]}
 
 @dataclass
 class ChatServer:
-    """`page` answers GET with a status and a body, when `slow_page` is set. `prompt` says what `usage` counts, None: nothing; `refuse` may
-    answer a request with a status and a body instead.
+    """`page` answers GET with a status and a body, not before `slow_page` is set. `prompt` says what `usage` counts,
+    None: nothing; `refuse` may answer a request with a status and a body instead.
     """
 
     prompt: Callable[[dict[str, Any]], object] = lambda body: words(body)
