@@ -90,7 +90,7 @@ dashboards-check: $(READY)
 
 .PHONY: unit
 unit: $(READY) ## run the tests; ARGS="-k schedule" picks some
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal -m "not alone" $(ARGS) || [ $$? = $(NO_TESTS) ]
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup -m "not alone" $(ARGS) || [ $$? = $(NO_TESTS) ]
 	nice -n -20 $(BIN)/pytest -m alone $(ARGS) || [ $$? = $(NO_TESTS) ]
 
 # ---- Generated files, which are committed ----

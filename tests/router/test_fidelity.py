@@ -13,7 +13,7 @@ from tests.processes import wait_until
 from tests.router.parts import DOORS, Probing, SimulatedRouter, simulated_router, target, workload
 
 pytestmark = pytest.mark.alone
-ROUNDS = {1: 15, 8: 5, 64: 5}
+ROUNDS = {1: 8, 8: 3, 64: 2}
 DECODE_LENGTH = 24
 
 
