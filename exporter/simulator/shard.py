@@ -26,9 +26,9 @@ _OPTIONS = (
     # Two servers on one port would share its connections, silently.
     ("grpc.so_reuseport", 0),
 )
-# Seconds for the calls in flight to be answered CANCELLED, which takes none: a stop without grace drops the connection,
-# and then some of them end UNAVAILABLE.
-_GRACE = 0.5
+# Seconds for the calls in flight to be answered CANCELLED, which takes none while this machine is not busy: a stop
+# without grace drops the connection, and then some of them end UNAVAILABLE.
+_GRACE = 10.0
 _LAUNCHER_NOTICES = 0.1  # seconds until a dead rank takes the others along
 
 

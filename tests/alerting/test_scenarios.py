@@ -255,7 +255,7 @@ def replayed(folder: Path, config: str, tests: list[dict[str, object]], options:
     document = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": tests}
     (folder / "tests.yml").write_text(yaml.safe_dump(document))
     command = [real_parts.promtool(), "test", "rules", str(folder / "tests.yml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 

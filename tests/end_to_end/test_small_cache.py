@@ -56,7 +56,7 @@ def test_what_fits_is_measured_and_the_rest_is_named(
     with supervised(config) as lives:
         with daemon_running(file) as daemon:
             for size in measured:
-                daemon.await_answers(4, batch_size=str(size))
+                daemon.await_answers(2, batch_size=str(size))
             assert len(lives) == lives_at_most
             assert (
                 set().union(*(sizes(daemon, "tgi_probe_attempts_total", outcome=end) for end in ANSWERED)) == measured

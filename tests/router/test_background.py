@@ -119,7 +119,7 @@ def test_a_prepared_request_goes_out_on_a_connection_that_is_open_already(
 def test_a_request_out_of_time_is_cancelled_while_others_go_on(
     opened: Callable[..., StreamBackground], router: Router
 ) -> None:
-    load = opened(timeout="300ms", decode_length=100)
+    load = opened(timeout="2s", decode_length=100)  # the warm-up must be over in that time too
     router.slow_down(500)
     send(load, None)
     send(load, None)
