@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import h2.config
 import h2.connection
@@ -18,6 +18,13 @@ from tests.processes import wait_until
 
 TOKENS = 8
 GAP = 0.006  # well beyond what a recorded value may be off
+
+
+class Left(NamedTuple):
+    """Between these instants a token left: this thread may be held up at any point between them."""
+
+    earliest: float
+    latest: float
 
 
 def pause(seconds: float = GAP) -> None:
@@ -80,7 +87,7 @@ class HttpServer:
                     self.asked.append(client)
                     data = b""
 
-    def answer(self, pause: Callable[[], None]) -> list[float]:
+    def answer(self, pause: Callable[[], None]) -> list[Left]:
         """When each token left."""
         wait_until(lambda: self.asked, "the request is there", every=0.001)
         client = self.asked.pop()
@@ -88,9 +95,10 @@ class HttpServer:
         left = []
         for piece in events(self._api):
             pause()
-            left.append(time.perf_counter())
+            began = time.perf_counter()
             with contextlib.suppress(OSError):  # an answer that is complete need not be heard to its end
                 client.sendall(piece)
+            left.append(Left(began, time.perf_counter()))
         return left[:TOKENS]
 
     def close(self) -> None:
@@ -148,7 +156,7 @@ class GrpcServer:
             machine.send_data(stream, grpc_message(pb.ModelInfoResponse(max_sequence_length=4096).SerializeToString()))
         machine.send_headers(stream, [("grpc-status", status)], end_stream=True)
 
-    def answer(self, pause: Callable[[], None]) -> list[float]:
+    def answer(self, pause: Callable[[], None]) -> list[Left]:
         wait_until(lambda: self.asked, "the request is there", every=0.001)
         client, machine, stream = self.asked.pop()
         machine.send_headers(stream, [(":status", "200"), ("content-type", "application/grpc")])
@@ -158,8 +166,9 @@ class GrpcServer:
             message = pb.GenerationResponse(input_token_count=32, generated_token_count=number, text=" a")
             message.stop_reason = pb.MAX_TOKENS if number == TOKENS else pb.NOT_FINISHED
             machine.send_data(stream, grpc_message(message.SerializeToString()))
-            left.append(time.perf_counter())
+            began = time.perf_counter()
             client.sendall(machine.data_to_send())
+            left.append(Left(began, time.perf_counter()))
         pause()
         machine.send_headers(stream, [("grpc-status", "0")], end_stream=True)
         with contextlib.suppress(OSError):

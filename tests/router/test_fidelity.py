@@ -15,6 +15,8 @@ from tests.router.parts import DOORS, Probing, SimulatedRouter, simulated_router
 pytestmark = pytest.mark.alone
 ROUNDS = {1: 8, 8: 3, 64: 2}
 DECODE_LENGTH = 24
+# What is wrong in ours is wrong in each try; in one while this machine is busy, the server's own record is wrong too.
+TRIES = 8
 
 
 @pytest.fixture(scope="module")
@@ -77,21 +79,31 @@ def error(pairs: Pairs, ours: Callable[[Stream], float], theirs: Callable[[dict[
 def test_durations_and_counts_are_those_of_the_servers_own_record(
     router: SimulatedRouter, door: str, streams: int
 ) -> None:
-    pairs = measured(router, door, streams)
-    for stream, entry in pairs:
-        assert timeline.generated_tokens(stream) == len(entry["token_ns"]) == DECODE_LENGTH
-        assert stream.prompt_tokens == entry["prompt_tokens"] == 128
-        assert entry["cached_tokens"] == 0
-    assert error(pairs, ttft, lambda entry: (entry["token_ns"][0] - entry["received_ns"]) / 1e9) < 1
-    assert (
-        error(pairs, timeline.request_duration, lambda entry: (entry["finished_ns"] - entry["received_ns"]) / 1e9) < 1
-    )
+    found = []
+    for _ in range(TRIES):
+        pairs = measured(router, door, streams)
+        for stream, entry in pairs:
+            assert timeline.generated_tokens(stream) == len(entry["token_ns"]) == DECODE_LENGTH
+            assert stream.prompt_tokens == entry["prompt_tokens"] == 128
+            assert entry["cached_tokens"] == 0
+        found.append(errors(pairs))
+        if max(found[-1]) < 1:
+            return
+    pytest.fail(f"errors of first tokens, durations, and waits, in units of what is allowed: {found}")
+
+
+def errors(pairs: Pairs) -> tuple[float, float, float]:
+    """Of times to first token, durations, and waits for later tokens: medians in units of what is allowed."""
     waits = [
         abs(mine - theirs) / (0.002 + 0.02 * theirs)
         for stream, entry in pairs
         for mine, theirs in zip(waits_of(stream), server_waits(entry), strict=True)
     ]
-    assert statistics.median(waits) < 1
+    return (
+        error(pairs, ttft, lambda entry: (entry["token_ns"][0] - entry["received_ns"]) / 1e9),
+        error(pairs, timeline.request_duration, lambda entry: (entry["finished_ns"] - entry["received_ns"]) / 1e9),
+        statistics.median(waits),
+    )
 
 
 def ttft(stream: Stream) -> float:
