@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks import (
     added_delay,
+    against,
     buckets,
     company,
     disturbances,
@@ -52,6 +53,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=50.0, help="for each part (default 50)")
     parser.add_argument("--calls", type=int, default=20_000, help="of the soak (default 20000, half a minute)")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the tables there as well")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare with a checkout that has its own .venv")
+    parser.add_argument("--rounds", type=int, default=5, help="of a comparison (default 5)")
     options = parser.parse_args()
     unknown = sorted(set(options.parts) - set(names))
     if unknown:
@@ -61,16 +64,24 @@ def main() -> int:
     for part in chosen:
         print(f"{part.title} …", file=sys.stderr, flush=True)
         began = time.perf_counter()
-        tables = soak.run(soak.LONGEST_SECONDS, options.calls) if part is soak.PART else part.run(options.seconds)
+        tables = measured(part, options)
         text.append(f"\n## {part.title}\n")
         text += [f"{table.markdown()}\n" for table in tables]
-        if part.decision:
+        if part.decision and not options.against:
             text.append(f"**Decided by such figures:** {part.decision}\n")
         text.append(f"({time.perf_counter() - began:.0f} s)")
         print("\n".join(table.markdown() + "\n" for table in tables), flush=True)
     if options.write:
         options.write.write_text("\n".join(text) + "\n")
     return 0
+
+
+def measured(part: Part, options: argparse.Namespace) -> list[report.Table]:
+    if options.against:
+        return [against.compare(part.name, options.seconds, options.against.resolve(), options.rounds)]
+    if part is soak.PART:
+        return soak.run(soak.LONGEST_SECONDS, options.calls)
+    return part.run(options.seconds)
 
 
 if __name__ == "__main__":

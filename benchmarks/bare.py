@@ -1,7 +1,7 @@
-"""The reference: the thinnest client that grpcio allows. A synchronous stub, bytes made before, nothing else.
+"""The bare client: the thinnest that grpcio allows. A synchronous stub, bytes made before, nothing else.
 
-`python -m benchmarks.bare ADDRESS PERIOD_SECONDS` makes one Decode each period, and answers each line on standard input
-with what it saw since the last one: instants of the call and the server's own total, as JSON.
+`python -m benchmarks.bare ADDRESS PERIOD_SECONDS` makes one Decode each period, at computed due times. It answers each
+line on standard input with its calls since the last line, as JSON.
 """
 
 import json
@@ -9,12 +9,13 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from typing import TypeAlias
 
 import grpc
 
+from benchmarks.processes import Process
 from exporter.pb import generate_v3_pb2 as pb
 from exporter.plan import workload as work
 
@@ -25,11 +26,12 @@ Stub: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Instants around one call, and what the server says it took; all in seconds."""
+    """Instants around one call, what the server says it took, and how long after its due time it began; seconds."""
 
     asked: float
     arrived: float
     server: float
+    late: float = 0.0
 
     @property
     def added(self) -> float:
@@ -83,6 +85,18 @@ class Bare:
         return Call(asked, arrived, pb.DecodeResponse.FromString(answer).total_ns * 1e-9)
 
 
+class BareClient(Process):
+    """The bare client in a process of its own: one Decode each `period` seconds; with 0, one after the other."""
+
+    def __init__(self, address: str, period: float, environ: Mapping[str, str] | None = None) -> None:
+        super().__init__(["-m", "benchmarks.bare", address, str(period)], environ)
+        self.read()
+
+    def calls(self) -> list[Call]:
+        """Those since the last call of this method."""
+        return [Call(*values) for values in json.loads(self.ask("calls"))]
+
+
 def main() -> None:
     address, period = sys.argv[1], float(sys.argv[2])
     bare = Bare(address)
@@ -90,16 +104,19 @@ def main() -> None:
 
     def loop() -> None:
         bare.prefill()
+        due = time.perf_counter()
         while True:
-            seen.append(bare.decode())
-            time.sleep(period)
+            due = max(due + period, time.perf_counter())
+            time.sleep(max(0.0, due - time.perf_counter()))
+            late = time.perf_counter() - due
+            seen.append(replace(bare.decode(), late=late))
 
     threading.Thread(target=loop, daemon=True).start()
     print("ready", flush=True)
     for _ in sys.stdin:
         calls = seen[:]
         del seen[: len(calls)]
-        print(json.dumps([(call.asked, call.arrived, call.server) for call in calls]), flush=True)
+        print(json.dumps([astuple(call) for call in calls]), flush=True)
 
 
 if __name__ == "__main__":

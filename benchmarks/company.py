@@ -1,58 +1,50 @@
-"""Point 2: how true the reported numbers are while 64 targets are probed, and what scrapes and reloads change."""
+"""How true the reported numbers are while 64 targets are probed, and what scrapes and reloads change."""
 
-import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.processes import Process, Server, Subject, addresses, reload, scrape, socket_address
-from benchmarks.report import Part, Reach, Table, median, milliseconds, quantile
+from benchmarks import truth
+from benchmarks.bare import BareClient
+from benchmarks.processes import Server, Subject, addresses, reload, scrape, socket_address
+from benchmarks.report import Part, Ratio, Table, median, milliseconds, quantile
 
 SERVICE_SECONDS = 0.005
 TARGETS = 64
 INTERVAL_SECONDS = 30
 PHASES = 8
 SCRAPES_PER_SECOND = 10
-
-
-@dataclass(slots=True)
-class Errors:
-    """Reported minus the server's own record, in seconds, of first tokens, of later ones, and of the bare client."""
-
-    first: list[float] = field(default_factory=list)
-    later: list[float] = field(default_factory=list)
-    bare: list[float] = field(default_factory=list)
-    late: list[float] = field(default_factory=list)
+BARE_SECONDS = 0.055
+ALONE, SCRAPED = "no scrapes", "scrapes, reloads"
+# How much more than the bare client's, a median and a 99th percentile of ours may grow by scrapes and reloads.
+GROWTH_LIMITS = (1.25, 2.0)
 
 
 def run(seconds: float) -> list[Table]:
-    phase = (seconds - 6) / PHASES
-    spans: list[tuple[float, float, bool]] = []
+    span = (seconds - 6) / PHASES
+    phases: list[truth.Phase] = []
     scrapes: list[float] = []
     with (
         tempfile.TemporaryDirectory() as folder,
         Server(socket_address(folder), SERVICE_SECONDS) as server,
-        Process(["-m", "benchmarks.bare", server.address, "0.05"]) as bare,
+        BareClient(server.address, BARE_SECONDS) as bare,
         Subject(config(server.address, TARGETS)) as subject,
     ):
-        bare.read()
         time.sleep(5)  # starts and first connections
         for number in range(PHASES):
+            name = (ALONE, SCRAPED)[number % 2]
             began = time.perf_counter()
-            disturbed = number % 2 == 1
-            if disturbed:
-                disturb(subject.port, began + phase, scrapes)
+            if name == SCRAPED:
+                disturb(subject.port, began + span, scrapes)
             else:
-                time.sleep(phase)
-            spans.append((began, time.perf_counter(), disturbed))
+                time.sleep(span)
+            phases.append(truth.Phase(name, began, time.perf_counter()))
         observations = subject.observations()
-        calls = json.loads(bare.ask("calls"))
+        calls = bare.calls()
         held = server.batches()
-    alone, company = sorted_out(observations, calls, spans)
-    return [truth(alone, company, held), changed(alone, company, scrapes)]
+    errors = truth.by_phase(observations, calls, phases)
+    return [table(errors, held), growth(errors[ALONE], errors[SCRAPED], scrapes)]
 
 
 def config(address: str, targets: int) -> dict[str, Any]:
@@ -87,84 +79,32 @@ def disturb(port: int, until: float, scrapes: list[float]) -> None:
     middle.join()
 
 
-def sorted_out(
-    observations: list[dict[str, Any]], calls: list[tuple[float, float, float]], spans: list[tuple[float, float, bool]]
-) -> tuple[Errors, Errors]:
-    """By phase: what happened alone, and what under company. What lies across a border belongs to neither."""
-    alone, company = Errors(), Errors()
-
-    def of(began: float, ended: float) -> Errors | None:
-        for start, end, disturbed in spans:
-            if start <= began and ended < end:
-                return company if disturbed else alone
-        return None
-
-    for observation in observations:
-        errors = of(observation["started"], observation["ended"])
-        if errors is None or observation["outcome"] != "ok":
-            continue
-        errors.late.append(observation["started"] - observation["due"])
-        first, *later = [arrived - asked - total for asked, arrived, total in observation["steps"]]
-        errors.first.append(first)
-        errors.later.extend(later)
-    for asked, arrived, server in calls:
-        if (errors := of(asked, arrived)) is not None:
-            errors.bare.append(arrived - asked - server)
-    return alone, company
-
-
-KINDS: tuple[tuple[str, Callable[[Errors], list[float]]], ...] = (
-    ("time to first token", lambda errors: errors.first),
-    ("inter-token latency", lambda errors: errors.later),
-    ("bare client in its own process", lambda errors: errors.bare),
-    ("lateness of starts", lambda errors: errors.late),
-)
-
-
-def truth(alone: Errors, company: Errors, held: int) -> Table:
-    limit_median, limit_tail = 0.5 + 0.01 * SERVICE_SECONDS * 1e3, 3 + 0.02 * SERVICE_SECONDS * 1e3
-    rows = []
-    for name, of in KINDS[:3]:
-        for condition, errors in (("no scrapes", alone), ("scrapes, reloads", company)):
-            values = of(errors)
-            middle, tail = median(values), quantile(values, 0.99)
-            rows.append(
-                (
-                    name,
-                    condition,
-                    str(len(values)),
-                    milliseconds(middle),
-                    str(Reach(middle * 1e3, limit_median, " ms")),
-                    milliseconds(quantile(values, 0.9)),
-                    milliseconds(tail),
-                    str(Reach(tail * 1e3, limit_tail, " ms")),
-                    milliseconds(max(values)),
-                )
-            )
+def table(errors: dict[str, truth.Errors], held: int) -> Table:
     notes = (
         f"Reported minus the server's own record, while {TARGETS} targets are probed in one daemon, each every "
         f"{INTERVAL_SECONDS / 6:g} s with one of 6 batch sizes, 16 tokens of {SERVICE_SECONDS * 1e3:g} ms. "
-        f"{PHASES // 2} phases without and with {SCRAPES_PER_SECOND} scrapes a second and a reload take turns. The "
-        "bare client makes one Decode of one request each 55 ms in a process of its own: what it sees beside us is the "
-        f"machine. {held} batches were left in the server while probes were in flight.",
+        f"{PHASES // 2} phases without and with {SCRAPES_PER_SECOND} scrapes a second and a reload take turns. Bare: a "
+        f"client in a process of its own that makes one Decode of one request each {BARE_SECONDS * 1e3:g} ms, and its "
+        f"lateness. {held} batches were left in the server while probes were in flight.",
     )
-    columns = ("", "while", "values", "error p50", "reach", "p90", "p99", "reach", "highest")
-    return Table(f"Truth under company: {TARGETS} targets", columns, tuple(rows), notes)
+    return Table(f"Truth under company: {TARGETS} targets", truth.COLUMNS, truth.rows(errors), notes)
 
 
-def changed(alone: Errors, company: Errors, scrapes: list[float]) -> Table:
+def growth(alone: truth.Errors, scraped: truth.Errors, scrapes: list[float]) -> Table:
+    """Each quantile with scrapes divided by the one without, ours beside the bare client's."""
     rows = []
-    for name, of in KINDS:
-        shifts = [quantile(of(company), q) - quantile(of(alone), q) for q in (0.5, 0.99)]
-        limits = (0.2, 1.0)
-        reaches = ["" if "bare" in name else str(Reach(s * 1e3, m, " ms")) for s, m in zip(shifts, limits, strict=True)]
-        rows.append((name, milliseconds(shifts[0]), reaches[0], milliseconds(shifts[1]), reaches[1]))
+    for measure in truth.MEASURES:
+        cells: list[str] = []
+        for q, limit in zip((0.5, 0.99), GROWTH_LIMITS, strict=True):
+            ours, bare = (quantile(of(scraped), q) / quantile(of(alone), q) for of in (measure.ours, measure.bare))
+            cells += [f"{ours:.2f} times", f"{bare:.2f} times", str(Ratio(ours, bare, limit))]
+        rows.append((measure.name, *cells))
     notes = (
-        f"The same run: with scrapes and reloads minus without. {len(scrapes)} scrapes took "
+        f"The same run: with scrapes and reloads divided by without. {len(scrapes)} scrapes took "
         f"{milliseconds(median(scrapes))} (p50) and {milliseconds(quantile(scrapes, 0.99))} (p99) until the page was "
         "in.",
     )
-    columns = ("", "p50 changes by", "reach", "p99 changes by", "reach")
+    columns = ("", "p50 grows", "bare p50 grows", "ratio p50", "p99 grows", "bare p99 grows", "ratio p99")
     return Table("What scrapes and reloads change", columns, tuple(rows), notes)
 
 
@@ -172,8 +112,8 @@ PART = Part(
     "company",
     "Truth under company",
     run,
-    "measuring and serving stay in one process: who makes a page pauses, and so leaves the processor and the "
-    "interpreter's lock to who measures. The bare client, which shares no interpreter with us, felt scrapes nearly as "
-    "much before those pauses: the tail was the processor's, and a process of its own for pages (an interpreter with "
-    "cheroot: 22 MiB) would not have taken it away.",
+    "probes and pages stay in one process. The thread that writes a page pauses, and so leaves the processor and the "
+    "interpreter's lock to the threads that measure. Before those pauses the bare client, which shares no interpreter "
+    "with us, was slowed by scrapes nearly as much: the processor was the cause, and a process of its own for pages "
+    "(22 MiB) would not have helped.",
 )

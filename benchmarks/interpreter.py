@@ -1,12 +1,11 @@
-"""Where the tail comes from, and what was done about it: the interpreter's lock, its garbage collector, gRPC's threads.
+"""What the interpreter's lock, its garbage collector and gRPC's threads add to a call, by setting.
 
-One thread measures as probes do, another makes pages, every line anew, over and over, which is worse than any scrape.
-The thread that measures then waits for the lock, which `sys.setswitchinterval` says how long the other may keep, and
-for a processor, which the other leaves when it pauses (`exporter.metrics.pauses`).
+One thread measures as probes do. Another writes pages over and over, every line anew, which is worse than any scrape.
+`sys.setswitchinterval` says how long the second may keep the lock; when it pauses (`exporter.metrics.pauses`), the
+first finds a processor free.
 """
 
 import gc
-import json
 import random
 import sys
 import tempfile
@@ -16,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from benchmarks.bare import Bare
+from benchmarks.bare import Bare, BareClient
 from benchmarks.pages import filled
-from benchmarks.processes import Process, Server, socket_address
+from benchmarks.processes import Server, socket_address
 from benchmarks.report import Part, Table, median, milliseconds, quantile
 from exporter.daemon.app import SWITCH_SECONDS
 from exporter.metrics import pages
@@ -34,7 +33,7 @@ POLLING_ROUNDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a call is measured beside: a thread that works, if `interval` (seconds) is not None, with pauses or not."""
+    """Beside a call runs nothing (`interval` None), or a thread that writes pages; `interval` is in seconds."""
 
     name: str
     interval: float | None = None
@@ -52,12 +51,12 @@ CONDITIONS = (
 )
 
 
-class Enough(Exception):
-    """The turn is over, in the midst of a page."""
+class TurnOver(Exception):
+    """The turn ended while a page was being written."""
 
 
 class Renderer:
-    """A thread that makes a page over and over while it may, every line anew."""
+    """A thread that, while `busy`, writes a page over and over, every line anew."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -72,7 +71,7 @@ class Renderer:
             self._idle.set()
             self._busy.wait()
             self._idle.clear()
-            with suppress(Enough):
+            with suppress(TurnOver):
                 while True:
                     self._forget()
                     for _ in pages.gzip_page(self._registry, pages.PLAIN_0_0_4, self._between_pieces):
@@ -80,7 +79,7 @@ class Renderer:
 
     def _between_pieces(self) -> None:
         if not self._busy.is_set():
-            raise Enough
+            raise TurnOver
         self.pieces += 1
         self._breathe()
 
@@ -94,7 +93,7 @@ class Renderer:
 
     @contextmanager
     def busy(self, pauses: bool) -> Iterator[None]:
-        """Ends when the thread has, so that nobody else is measured beside it."""
+        """Returns when the thread has stopped, so that the next turn is not measured beside it."""
         self._breathe = Breath() if pauses else pages.without_a_break
         self._busy.set()
         try:
@@ -139,7 +138,7 @@ def beside(seconds: float) -> Table:
         for condition in CONDITIONS
     )
     notes = (
-        f"Added delay of the bare client's Decode while another thread makes pages of {TARGETS} targets, every line "
+        f"Added delay of the bare client's Decode while another thread writes pages of {TARGETS} targets, every line "
         f"anew, by the interpreter's switch interval; in turns, {ROUNDS} rounds.",
     )
     columns = ("switch interval", "added p50", "p90", "p99", "histograms a second", "")
@@ -147,23 +146,20 @@ def beside(seconds: float) -> Table:
 
 
 def polling(seconds: float) -> Table:
-    """Bare clients in turns, one as gRPC is unless told otherwise, one as we tell it."""
+    """Bare clients in turns: one with gRPC's defaults, one with our settings."""
     settings = (("a pool of threads", ""), ("the calling thread", ENV_DEFAULTS["GRPC_EXPERIMENTS"]))
     added: dict[str, list[float]] = {words: [] for _, words in settings}
     cpu = dict.fromkeys(added, 0.0)
     with tempfile.TemporaryDirectory() as folder, Server(socket_address(folder), SERVICE_SECONDS) as server:
         for _ in range(POLLING_ROUNDS):
             for _, words in settings:
-                command = ["-m", "benchmarks.bare", server.address, "0"]
-                with Process(command, {"GRPC_EXPERIMENTS": words}) as bare:
-                    bare.read()
+                with BareClient(server.address, 0, {"GRPC_EXPERIMENTS": words}) as bare:
                     time.sleep(0.5)  # first connections
-                    bare.ask("calls")
+                    bare.calls()
                     before = bare.cpu_seconds()
                     time.sleep(seconds / POLLING_ROUNDS / len(settings))
                     cpu[words] += bare.cpu_seconds() - before
-                    calls = json.loads(bare.ask("calls"))
-                added[words] += [arrived - asked - total for asked, arrived, total in calls]
+                    added[words] += [call.added for call in bare.calls()]
     rows = tuple(
         (
             name,
@@ -188,7 +184,7 @@ def _measure(bare: Bare, added: list[float], seconds: float) -> None:
 
 
 def collections() -> Table:
-    """How long one full garbage collection holds every thread up."""
+    """How long one full garbage collection stops every thread."""
     rows = []
     for targets in (1, 16, 64, 256):
         metrics, _ = filled(targets, random.Random(1))
@@ -199,7 +195,7 @@ def collections() -> Table:
         rows.append((str(targets), milliseconds(plain, 1), milliseconds(frozen, 1)))
         del metrics
     notes = (
-        "One full collection with the instruments of so many targets, and after `gc.freeze`, as the daemon does it.",
+        "One full collection with the instruments of that many targets, before and after the daemon's `gc.freeze`.",
     )
     return Table("A garbage collection", ("targets", "as it is", "after the freeze"), tuple(rows), notes)
 
@@ -220,6 +216,6 @@ PART = Part(
     run,
     "a switch interval of 0.1 ms, and pauses of 0.1 ms whenever a page has taken 0.3 ms: without them a call that "
     "wakes up while all processors are busy waits for the end of a slice of the kernel's scheduler; `gc.freeze` after "
-    "start and reload, and no circles of references in the instruments, so that what leaves is freed without the "
-    "collector; gRPC polls in the thread that calls.",
+    "start and reload, and no reference cycles in the instruments, so that those of a removed target are freed without "
+    "the collector; gRPC polls in the thread that calls.",
 )

@@ -1,4 +1,4 @@
-"""Processes that a part measures or measures against, and what the kernel says of them. Linux only."""
+"""The processes of a part, and what the kernel says of them. Linux only."""
 
 import json
 import os
@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Self
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
-TICK = 1 / os.sysconf("SC_CLK_TCK")
 MIB = 1024 * 1024
 
 
@@ -47,7 +46,7 @@ class Process:
         return self.read()
 
     def stop(self) -> None:
-        """As an operator would: SIGTERM, and wait for the drain."""
+        """SIGTERM, then wait until it has drained."""
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(timeout=40)
 
@@ -68,9 +67,8 @@ class Process:
     # --- what the kernel says
 
     def cpu_seconds(self) -> float:
-        """User and system time since its start, all threads, in steps of a tick (10 ms)."""
-        words = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(words[11]) + int(words[12])) * TICK
+        """User and system time of all its threads since its start, by its CPU clock (see clock_getcpuclockid(3))."""
+        return time.clock_gettime((~self.pid << 3) | 2)
 
     def resident_bytes(self) -> int:
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE
@@ -90,12 +88,12 @@ class Server(Process):
         self.address = self.read().split()[1]
 
     def batches(self) -> int:
-        """Batches that it still holds."""
+        """How many batches it still holds."""
         return int(self.ask("batches"))
 
 
 class Subject(Process):
-    """The daemon, whole, with a record of every observation: `benchmarks.subject`."""
+    """The whole daemon, which also returns its observations: `benchmarks.subject`."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         folder = tempfile.mkdtemp(prefix="tgi-probe-bench-")
@@ -122,7 +120,7 @@ def socket_address(folder: str) -> str:
 
 
 def addresses(address: str, count: int) -> list[str]:
-    """The one socket of a server under so many names: as targets at one name it would be refused."""
+    """`count` names of a server's one socket: the configuration refuses two targets at one address."""
     path = address.removeprefix("unix://")
     names = [f"{path}.{number}" for number in range(count)]
     for name in names:
@@ -155,7 +153,7 @@ def page(port: int) -> str:
 
 
 def await_page(port: int, seconds: float = 30.0) -> None:
-    """Until the daemon answers. Raises OSError when it does not."""
+    """Wait until the daemon answers. Raises OSError when it does not."""
     end = time.perf_counter() + seconds
     while True:
         try:

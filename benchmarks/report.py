@@ -1,4 +1,4 @@
-"""The common way to report: rows with their reach become a Markdown table. A part returns tables, nothing else."""
+"""What every part returns: tables of cells that are text already, written as Markdown."""
 
 import os
 import platform
@@ -22,8 +22,33 @@ class Reach:
 
 
 @dataclass(frozen=True, slots=True)
+class Ratio:
+    """A figure divided by the bare one of the same run, and whether that is at most `limit`.
+
+    A figure of at most `floor` seconds is within reach whatever the ratio: below it, both are noise.
+    """
+
+    figure: float
+    bare: float
+    limit: float
+    floor: float = 0.0
+
+    @property
+    def value(self) -> float:
+        return self.figure / self.bare if self.bare > 0 else float("inf")
+
+    def __str__(self) -> str:
+        met = self.value <= self.limit or self.figure <= self.floor
+        floor = f" or {self.floor * 1e3:g} ms" if self.floor else ""
+        return f"{self.value:.3f} (≤ {self.limit:g}{floor} {'✓' if met else '✗'})"
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
-    """Cells are text already, so that a part decides on digits. `notes` say how it was measured."""
+    """A row is named by its cells before the first figure; no two columns have one name. `against.py` relies on both.
+
+    `notes` say how it was measured.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -41,7 +66,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the suite's programs. `run` gets the seconds it may take; `decision` is what such figures led to."""
+    """One program of the suite. `run` gets the seconds it may take; `decision` is what such figures led to."""
 
     name: str
     title: str
@@ -64,17 +89,17 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def milliseconds(seconds: float, digits: int = 2) -> str:
+def milliseconds(seconds: float, digits: int = 3) -> str:
     return f"{seconds * 1e3:.{digits}f} ms"
 
 
 def machine() -> list[str]:
-    """What it ran on."""
+    """Processor, kernel, versions and load, a line each."""
     cpu = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
     )
-    packages = ", ".join(f"{name} {version(name)}" for name in ("grpcio", "protobuf", "prometheus_client", "cheroot"))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("anyio", "grpcio", "prometheus_client", "protobuf"))
     load = os.getloadavg()
     return [
         f"{os.cpu_count()} cores of {cpu}, {platform.system()} {platform.release()}",

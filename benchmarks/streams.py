@@ -1,7 +1,8 @@
-"""What a load generator adds: ours and two public ones on the same simulated router, the same load, in turns.
+"""What a load generator adds: ours, a bare client and two public tools on the same simulated router, in turns.
 
-All of a run's requests are in flight at once; each has a prompt of 64 tokens and an answer of 64. What a client reports
-for a request is held against the router's own record of that request. The tools live in environments of their own
+All requests of a run are in flight at once; each has a prompt of 64 tokens and an answer of 64. What a client reports
+for a request is held against the router's own record of it. The bare client is that of `router_doors`: sockets opened
+and requests made before the start, bytes stamped as they are read. The public tools live in environments of their own
 (`make load-tools`); without them their rows say so.
 """
 
@@ -14,17 +15,24 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from benchmarks.report import Part, Table, quantile
+from benchmarks import router_doors
+from benchmarks.report import Part, Ratio, Table, milliseconds, quantile
 from exporter.plan.prompts import WORDS, Prompts
 
 TOOLS = Path(".cache/load-tools")
 STREAMS = (64, 500)
+# A turn of ours and of the bare client, with 64 and with 500 streams, takes about so long.
+TURN_SECONDS = 15.0
+OURS, BARE = "tgi-probe", "bare client"
+# Ratios to the bare client's TTFT, median and 99th percentile; the floor is one slice of the scheduler.
+TTFT_LIMITS, TTFT_FLOOR = (1.5, 2.0), 0.003
+GAP_LIMIT, GAP_FLOOR = 1.5, 0.0005
 TOKENS = 64
 MODEL = "embedded/llama-3-8b"
 ROUTER = (
@@ -56,14 +64,21 @@ Client = Callable[[Place, int], list[Request]]
 
 
 def ours(place: Place, streams: int) -> list[Request]:
-    """The prober in a process of its own."""
-    _call([sys.executable, "-m", "benchmarks.streams", place.url, str(streams), str(place.folder / "ours.json")])
-    told = json.loads((place.folder / "ours.json").read_text())
-    return [Request(key, ttft, tuple(gaps)) for key, ttft, gaps in told]
+    return _in_a_process("ours", place, streams)
 
 
-def probe(url: str, streams: int, file: Path) -> None:
-    """The body of that process."""
+def bare(place: Place, streams: int) -> list[Request]:
+    return _in_a_process("bare", place, streams)
+
+
+def _in_a_process(client: str, place: Place, streams: int) -> list[Request]:
+    file = place.folder / "told.json"
+    _call([sys.executable, "-m", "benchmarks.streams", client, place.url, str(streams), str(file)])
+    return [Request(key, ttft, tuple(gaps)) for key, ttft, gaps in json.loads(file.read_text())]
+
+
+def probe(url: str, streams: int) -> list[Request]:
+    """The prober, in the process made for it."""
     from exporter.analysis import timeline
     from exporter.config.target import Target
     from exporter.config.workload import Workload
@@ -84,12 +99,22 @@ def probe(url: str, streams: int, file: Path) -> None:
     prober = StreamProber(target, Keeping(target))
     prober.connect(5.0)
     result = prober.probe(workload, streams, lambda: False)
+    prober.close()
     told = []
     for prompt, stream in zip(prompts[-streams:], result.streams, strict=True):
         arrivals = [step.arrived for step in stream.steps for _ in range(step.tokens)]
-        told.append((prompt[:64], timeline.time_to_first_token(stream), _gaps(arrivals)))
-    file.write_text(json.dumps(told))
-    prober.close()
+        told.append(Request(prompt[:64], timeline.time_to_first_token(stream) or 0.0, tuple(_gaps(arrivals))))
+    return told
+
+
+def exchange(url: str, streams: int) -> list[Request]:
+    """The bare client, in the process made for it."""
+    place = url.removeprefix("http://")
+    told = []
+    for stream in router_doors.run("http", router_doors.http_stream, place, streams, "bare"):
+        arrivals = stream.parse(stream)
+        told.append(Request(stream.key, arrivals[0] - stream.sent, tuple(_gaps(arrivals))))
+    return told
 
 
 def inference_perf(place: Place, streams: int) -> list[Request]:
@@ -138,37 +163,56 @@ def aiperf(place: Place, streams: int) -> list[Request]:
     return requests
 
 
-CLIENTS: dict[str, Client] = {"tgi-probe": ours, "inference-perf": inference_perf, "aiperf": aiperf}
+CLIENTS: dict[str, Client] = {OURS: ours, BARE: bare, "inference-perf": inference_perf, "aiperf": aiperf}
 
 
 def tool(name: str) -> Path:
     return TOOLS.absolute() / name / "bin" / name
 
 
+@dataclass(slots=True)
+class Added:
+    """Seconds that a client added, over all turns: to each TTFT, to each gap (absolute), and CPU seconds."""
+
+    ttft: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    cpu: float = 0.0
+    tokens: int = 0
+
+    def add(self, requests: Sequence[Request], record: Sequence[dict[str, Any]]) -> None:
+        by_key = {entry[name]: entry for entry in record for name in ("correlation", "prompt_start") if entry[name]}
+        for request in requests:
+            entry = by_key[request.key]
+            at = [instant / 1e9 for instant in entry["token_ns"]]
+            self.tokens += len(at)
+            self.ttft.append(request.ttft - (at[0] - entry["received_ns"] / 1e9))
+            self.gaps += [abs(a - b) for a, b in zip(request.gaps, _gaps(at), strict=False)]
+
+
 def run(seconds: float) -> list[Table]:
-    """Each client in turn, on a fresh router. It takes as long as the tools need to start, whatever `seconds` says."""
+    """Each client in turn, on a fresh router. The public tools run once and take as long as they need."""
+    turns = max(1, round(seconds / TURN_SECONDS))
     rows: list[tuple[str, ...]] = []
     for streams in STREAMS:
-        for name, client in CLIENTS.items():
-            if client is not ours and not tool(name).exists():
-                rows.append((str(streams), name, "not here: make load-tools", "", "", "", ""))
-                continue
-            rows.append((str(streams), name, *_measured(client, streams)))
-    return [
-        Table(
-            "Added by the client to what the router has written down, ms",
-            ("streams", "client", "TTFT mean", "p50", "p99", "gap error p50 / p99", "CPU s / 1,000 tokens"),
-            tuple(rows),
-            (
-                f"All streams at once, {TOKENS} tokens in and out. TTFT: the client's minus the router's own, which"
-                " begins when the request was there. Gap: the absolute difference of each wait for a token. CPU: of the"
-                " whole run, start-up included. inference-perf spreads its starts over a second.",
-            ),
-        )
-    ]
+        found = {name: Added() for name in CLIENTS}
+        for turn in range(turns):
+            for name, client in CLIENTS.items():
+                if name in (OURS, BARE) or (turn == 0 and tool(name).exists()):
+                    measure(client, streams, found[name])
+        rows += [row(streams, name, added, found[BARE]) for name, added in found.items()]
+    notes = (
+        f"All streams at once, {TOKENS} tokens in and out; ours and the bare client {turns} turns each. TTFT: what is "
+        "added to the router's own, which begins when the request was there. Gap: the absolute difference of each wait "
+        "for a token. CPU: of the whole run, start-up included. inference-perf spreads its starts over a second.",
+    )
+    columns = (
+        *("streams", "client", "TTFT p50", "ratio TTFT p50", "TTFT p99", "ratio TTFT p99"),
+        *("gap p50", "gap p99", "ratio gap p99", "CPU per 1,000 tokens"),
+    )
+    return [Table("Added by the client to what the router has recorded", columns, tuple(rows), notes)]
 
 
-def _measured(client: Client, streams: int) -> tuple[str, ...]:
+def measure(client: Client, streams: int, added: Added) -> None:
     command = [sys.executable, *ROUTER]
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as router,
@@ -176,36 +220,30 @@ def _measured(client: Client, streams: int) -> tuple[str, ...]:
     ):
         assert router.stdout is not None
         try:
-            places = [router.stdout.readline().split()[-1] for _ in range(2)]
-            url, admin = places
+            url, admin = (router.stdout.readline().split()[-1] for _ in range(2))
             _warm(url)
             before = _cpu()
             requests = client(Place(url, Path(folder)), streams)
-            cpu = _cpu() - before
+            added.cpu += _cpu() - before
             time.sleep(1)
             record = [json.loads(line) for line in urllib.request.urlopen(f"{admin}/record").read().splitlines()]
         finally:
             router.terminate()
             router.wait()
-    return _cells(requests, record, cpu)
+    added.add(requests, record)
 
 
-def _cells(requests: Sequence[Request], record: Sequence[dict[str, Any]], cpu: float) -> tuple[str, ...]:
-    by_key = {entry[name]: entry for entry in record for name in ("correlation", "prompt_start") if entry[name]}
-    added, errors, tokens = [], [], 0
-    for request in requests:
-        entry = by_key[request.key]
-        at = [instant / 1e9 for instant in entry["token_ns"]]
-        tokens += len(at)
-        added.append(1e3 * (request.ttft - (at[0] - entry["received_ns"] / 1e9)))
-        errors += [1e3 * abs(a - b) for a, b in zip(request.gaps, _gaps(at), strict=False)]
-    mean = sum(added) / len(added)
+def row(streams: int, name: str, added: Added, bare: Added) -> tuple[str, ...]:
+    if not added.tokens:
+        return (str(streams), name, "not here: make load-tools", *[""] * 7)
+    cells = []
+    for q, limit in zip((0.5, 0.99), TTFT_LIMITS, strict=True):
+        ratio = Ratio(quantile(added.ttft, q), quantile(bare.ttft, q), limit, TTFT_FLOOR)
+        cells += [milliseconds(ratio.figure), str(ratio) if name == OURS else f"{ratio.value:.3f}"]
+    gaps = Ratio(quantile(added.gaps, 0.99), quantile(bare.gaps, 0.99), GAP_LIMIT, GAP_FLOOR)
     return (
-        f"{mean:.1f}",
-        f"{quantile(added, 0.5):.1f}",
-        f"{quantile(added, 0.99):.1f}",
-        f"{quantile(errors, 0.5):.2f} / {quantile(errors, 0.99):.2f}",
-        f"{cpu / tokens * 1e3:.2f}",
+        *(str(streams), name, *cells, milliseconds(quantile(added.gaps, 0.5)), milliseconds(gaps.figure)),
+        *(str(gaps) if name == OURS else f"{gaps.value:.3f}", f"{added.cpu / added.tokens * 1e3:.3f} s"),
     )
 
 
@@ -258,7 +296,9 @@ def _offline(folder: Path) -> dict[str, str]:
     return {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_CACHE": str(folder / "hub")}
 
 
-PART = Part("streams", "Many streams at once, beside public load tools", run)
+PART = Part("streams", "Many streams at once, beside a bare client and public load tools", run)
 
 if __name__ == "__main__":
-    probe(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    inner = {"ours": probe, "bare": exchange}[sys.argv[1]]
+    requests = inner(sys.argv[2], int(sys.argv[3]))
+    Path(sys.argv[4]).write_text(json.dumps([(one.key, one.ttft, one.gaps) for one in requests]))
