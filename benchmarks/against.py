@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.report import Table, median
 
-# A figure may be this much worse than before; the unsteadiness of before against itself is allowed as well.
+# A figure may be this many times as high as before, or as many times as two runs of before differ.
 LIMIT = 1.05
 # In milliseconds: a smaller difference is noise of the clock and of rounding.
 FLOOR_MS = 0.01
@@ -98,9 +98,10 @@ def table(part: str, before: Sequence[Mapping[str, Figure]], now: Sequence[Mappi
     names = [name for name in now[0] if all(name in one for one in (*before, *now))]
     rows = tuple(row(name, [one[name] for one in before], [one[name] for one in now]) for name in names)
     notes = (
-        f"{len(now)} runs of this checkout, each between two of the other; medians. Ratio: now to the mean of the two "
-        "runs around it, median of all. Before against before: the largest ratio of two successive runs of the other. "
-        f"✗: the ratio is above {LIMIT:g} and above that. Figures of the bare client, without a mark, show the machine.",
+        f"{len(now)} runs of this checkout, each between two of the other. Before and now: medians. Ratio: now to the "
+        "mean of the two runs around it. Before against before: of two successive runs, the worse to the better. Both: "
+        f"median of all. ✗: the ratio is above {LIMIT:g} and above before against before. Figures of the bare client "
+        "have no mark: they show what the machine did.",
     )
     return Table(f"{part}: before and now", ("figure", "before", "now", "ratio", "before against before"), rows, notes)
 
@@ -111,7 +112,7 @@ def row(name: str, before: Sequence[Figure], now: Sequence[Figure]) -> tuple[str
         return (name, str(middle), str(ours), "", "")
     around = [(one.value + other.value) / 2 for one, other in pairwise(before)]
     ratio = median([one.value / beside for one, beside in zip(now, around, strict=True)])
-    spread = max(max(one.value, other.value) / min(one.value, other.value) for one, other in pairwise(before))
+    spread = median([max(one.value, two.value) / min(one.value, two.value) for one, two in pairwise(before)])
     met = ratio <= max(LIMIT, spread) or (ours.unit == "ms" and ours.value - middle.value < FLOOR_MS)
     mark = "" if "bare " in name else " ✓" if met else " ✗"
     return (name, str(middle), str(ours), f"{ratio:.3f}{mark}", f"{spread:.3f}")

@@ -25,7 +25,7 @@ Stub: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class BareCall:
     """Instants around one call, what the server says it took, and how long after its due time it began; seconds."""
 
     asked: float
@@ -64,13 +64,13 @@ class Bare:
         self._prefill_bytes = pb.PrefillRequest(batch=batch).SerializeToString()
         self._decode_bytes = pb.DecodeRequest(batches=[pb.CachedBatch(id=batch.id)]).SerializeToString()
 
-    def prefill(self) -> Call:
+    def prefill(self) -> BareCall:
         return self._call(self._prefill, self._prefill_bytes)
 
-    def decode(self) -> Call:
+    def decode(self) -> BareCall:
         return self._call(self._decode, self._decode_bytes)
 
-    def batch(self) -> list[Call]:
+    def batch(self) -> list[BareCall]:
         """Prefill and all Decodes."""
         return [self.prefill(), *(self.decode() for _ in range(self._steps))]
 
@@ -78,11 +78,11 @@ class Bare:
         self._channel.close()
 
     @staticmethod
-    def _call(call: Stub, data: bytes) -> Call:
+    def _call(call: Stub, data: bytes) -> BareCall:
         asked = time.perf_counter()
         answer = call(data)
         arrived = time.perf_counter()
-        return Call(asked, arrived, pb.DecodeResponse.FromString(answer).total_ns * 1e-9)
+        return BareCall(asked, arrived, pb.DecodeResponse.FromString(answer).total_ns * 1e-9)
 
 
 class BareClient(Process):
@@ -92,15 +92,15 @@ class BareClient(Process):
         super().__init__(["-m", "benchmarks.bare", address, str(period)], environ)
         self.read()
 
-    def calls(self) -> list[Call]:
+    def calls(self) -> list[BareCall]:
         """Those since the last call of this method."""
-        return [Call(*values) for values in json.loads(self.ask("calls"))]
+        return [BareCall(*values) for values in json.loads(self.ask("calls"))]
 
 
 def main() -> None:
     address, period = sys.argv[1], float(sys.argv[2])
     bare = Bare(address)
-    seen: list[Call] = []
+    seen: list[BareCall] = []
 
     def loop() -> None:
         bare.prefill()

@@ -1,4 +1,4 @@
-"""Point 6, the measuring instrument itself: quantiles read off our buckets beside exact ones of the same data."""
+"""How far quantiles read off our buckets are from the exact ones of the same values."""
 
 import random
 from bisect import bisect_left

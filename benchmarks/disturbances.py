@@ -136,8 +136,8 @@ SITUATIONS: dict[str, Callable[[int, float], str]] = {
 
 
 @dataclass(slots=True)
-class Errors:
-    """Errors of the values that were recorded and of those withheld: divided by what is allowed, and in seconds."""
+class Deviations:
+    """Deviations of the values that were recorded and of those withheld: divided by what is allowed, and in seconds."""
 
     bare: float  # the bare client's median added delay meanwhile, seconds
     recorded: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: {"ttft": [], "gap": []})
@@ -169,9 +169,9 @@ def _highest(pairs: list[tuple[float, float]]) -> str:
     return milliseconds(max(error for _, error in pairs)) if pairs else "–"
 
 
-def of_shard(observations: list[dict[str, Any]], bare: float) -> Errors:
+def of_shard(observations: list[dict[str, Any]], bare: float) -> Deviations:
     """The true time of a call is the server's own total; the transport is part of the error."""
-    errors = Errors(bare)
+    errors = Deviations(bare)
     for observation in observations:
         errors.outcomes[observation["outcome"]] += 1
         totals = [total for _, _, total in observation["steps"]]
@@ -184,9 +184,9 @@ def of_shard(observations: list[dict[str, Any]], bare: float) -> Errors:
     return errors
 
 
-def of_router(observations: list[dict[str, Any]], record: list[dict[str, Any]], bare: float) -> Errors:
+def of_router(observations: list[dict[str, Any]], record: list[dict[str, Any]], bare: float) -> Deviations:
     """Finds the record of a request by its length and the instant of sending: of each length one is sent at a time."""
-    errors = Errors(bare)
+    errors = Deviations(bare)
     entries = {
         length: sorted((e for e in record if e["max_new_tokens"] == length), key=lambda e: int(e["received_ns"]))
         for length in DECODE_LENGTHS.values()
@@ -203,7 +203,7 @@ def of_router(observations: list[dict[str, Any]], record: list[dict[str, Any]], 
     return errors
 
 
-def compare(errors: Errors, stream: dict[str, Any], entry: dict[str, Any], ok: bool) -> None:
+def compare(errors: Deviations, stream: dict[str, Any], entry: dict[str, Any], ok: bool) -> None:
     """Adds the errors of one stream. Tokens that were read together share their wait evenly."""
     at = [instant / 1e9 for instant in entry["token_ns"]]
     seconds, certain = stream["ttft"]

@@ -46,8 +46,8 @@ def run(seconds: float) -> list[Table]:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds of each page and bytes of one, for so many targets. `reference` is empty where it takes too long."""
+class PageCost:
+    """Seconds of each page and bytes of one, for a number of targets. `reference` is empty where it takes too long."""
 
     targets: int
     plain_bytes: int
@@ -58,7 +58,7 @@ class Cost:
     reference: list[float]
 
 
-def measure(targets: int, rng: random.Random, seconds: float) -> Cost:
+def measure(targets: int, rng: random.Random, seconds: float) -> PageCost:
     metrics, series = filled(targets, rng)
     first, packed_bytes = timed(lambda: gzip_bytes(metrics))
     theirs = reference(metrics.registry) if targets <= REFERENCE_UP_TO else None
@@ -75,7 +75,7 @@ def measure(targets: int, rng: random.Random, seconds: float) -> Cost:
         plain.append(took)
         if theirs is not None:
             other.append(timed(lambda: len(prometheus_client.generate_latest(theirs)))[0])
-    return Cost(targets, plain_bytes, packed_bytes, first, packed, plain, other)
+    return PageCost(targets, plain_bytes, packed_bytes, first, packed, plain, other)
 
 
 def timed(write: Callable[[], int]) -> tuple[float, int]:
@@ -94,7 +94,7 @@ def probe_each(metrics: Metrics, series: Sequence[Sequence[Series]], rng: random
         metrics.record(observation(rng.choice(of_target), rng))
 
 
-def row(cost: Cost, reference_seconds: float) -> tuple[str, ...]:
+def row(cost: PageCost, reference_seconds: float) -> tuple[str, ...]:
     return (
         str(cost.targets),
         f"{cost.plain_bytes / 1e6:.2f} MB",

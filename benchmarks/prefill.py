@@ -1,4 +1,4 @@
-"""How much longer a Prefill is than one of exact text, on a shard whose tokeniser takes its time.
+"""How much longer a Prefill is than one of exact text, on a shard with a slow tokeniser.
 
 A shard tokenises all the text that it gets, and truncates afterwards.
 """

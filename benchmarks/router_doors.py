@@ -1,8 +1,8 @@
 """How true the simulated router's own record is: `python -m benchmarks.router_doors [STREAMS …]`.
 
-A router in a process of its own, and here the least client there can be: one thread, connections open and requests made
-before the start, bytes stamped when they are read and understood only when all is over. What is left between its
-instants and the router's is the kernel, the scheduler, and what the record keeps to itself.
+The router has a process of its own. The client is as small as can be: one thread, connections opened and requests made
+before the start, bytes stamped when they are read and parsed at the end. What is left between its instants and the
+router's is the kernel, the scheduler, and errors of the record.
 """
 
 import argparse

@@ -24,7 +24,7 @@ LATE_LIMIT, SCRAPE_LIMIT = 3.0, 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class DaemonCost:
     """What a daemon with `targets` costs: seconds, MiB; CPU in cores. `late` and `bare_late` are of single starts."""
 
     targets: int
@@ -77,7 +77,7 @@ def config(address: str, targets: int) -> dict[str, Any]:
     }
 
 
-def measure(address: str, targets: int, seconds: float) -> Cost:
+def measure(address: str, targets: int, seconds: float) -> DaemonCost:
     with BareClient(address, BARE_SECONDS) as bare, Subject(config(address, targets)) as subject:
         observations: list[dict[str, Any]] = []
         while not observations:
@@ -100,7 +100,7 @@ def measure(address: str, targets: int, seconds: float) -> Cost:
             times.append(took)
             time.sleep(0.3)
         plain = scrape(subject.port, packed=False)[1]
-        return Cost(
+        return DaemonCost(
             targets=targets,
             probes=probes,
             first_sample=first,
@@ -116,7 +116,7 @@ def measure(address: str, targets: int, seconds: float) -> Cost:
         )
 
 
-def row(cost: Cost, compared: Cost) -> tuple[str, ...]:
+def row(cost: DaemonCost, compared: DaemonCost) -> tuple[str, ...]:
     late = Ratio(quantile(cost.late, 0.99), quantile(cost.bare_late, 0.99), LATE_LIMIT, TAIL_FLOOR)
     scrapes = Ratio(median(cost.scrapes) / cost.targets, median(compared.scrapes) / compared.targets, SCRAPE_LIMIT)
     reached = cost.targets == REACHED

@@ -1,4 +1,4 @@
-"""Point 5: millions of calls, back to back, against a server that answers at once: what grows?"""
+"""What grows in millions of calls, made back to back against a server that answers at once."""
 
 import json
 import re

@@ -44,8 +44,8 @@ MOST_SECONDS = 150.0
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One request as a client tells it: seconds. `key` finds it in the router's record."""
+class ReportedRequest:
+    """One request as a client reports it, in seconds. `key` finds it in the router's record."""
 
     key: str
     ttft: float
@@ -53,31 +53,31 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RouterPlace:
     """Where a run's router listens, and a folder for the client."""
 
     url: str
     folder: Path
 
 
-Client = Callable[[Place, int], list[Request]]
+Client = Callable[[RouterPlace, int], list[ReportedRequest]]
 
 
-def ours(place: Place, streams: int) -> list[Request]:
+def ours(place: RouterPlace, streams: int) -> list[ReportedRequest]:
     return _in_a_process("ours", place, streams)
 
 
-def bare(place: Place, streams: int) -> list[Request]:
+def bare(place: RouterPlace, streams: int) -> list[ReportedRequest]:
     return _in_a_process("bare", place, streams)
 
 
-def _in_a_process(client: str, place: Place, streams: int) -> list[Request]:
-    file = place.folder / "told.json"
+def _in_a_process(client: str, place: RouterPlace, streams: int) -> list[ReportedRequest]:
+    file = place.folder / "requests.json"
     _call([sys.executable, "-m", "benchmarks.streams", client, place.url, str(streams), str(file)])
-    return [Request(key, ttft, tuple(gaps)) for key, ttft, gaps in json.loads(file.read_text())]
+    return [ReportedRequest(key, ttft, tuple(gaps)) for key, ttft, gaps in json.loads(file.read_text())]
 
 
-def probe(url: str, streams: int) -> list[Request]:
+def probe(url: str, streams: int) -> list[ReportedRequest]:
     """The prober, in the process made for it."""
     from exporter.analysis import timeline
     from exporter.config.target import Target
@@ -100,24 +100,26 @@ def probe(url: str, streams: int) -> list[Request]:
     prober.connect(5.0)
     result = prober.probe(workload, streams, lambda: False)
     prober.close()
-    told = []
+    requests = []
     for prompt, stream in zip(prompts[-streams:], result.streams, strict=True):
         arrivals = [step.arrived for step in stream.steps for _ in range(step.tokens)]
-        told.append(Request(prompt[:64], timeline.time_to_first_token(stream) or 0.0, tuple(_gaps(arrivals))))
-    return told
+        requests.append(
+            ReportedRequest(prompt[:64], timeline.time_to_first_token(stream) or 0.0, tuple(_gaps(arrivals)))
+        )
+    return requests
 
 
-def exchange(url: str, streams: int) -> list[Request]:
+def exchange(url: str, streams: int) -> list[ReportedRequest]:
     """The bare client, in the process made for it."""
     place = url.removeprefix("http://")
-    told = []
+    requests = []
     for stream in router_doors.run("http", router_doors.http_stream, place, streams, "bare"):
         arrivals = stream.parse(stream)
-        told.append(Request(stream.key, arrivals[0] - stream.sent, tuple(_gaps(arrivals))))
-    return told
+        requests.append(ReportedRequest(stream.key, arrivals[0] - stream.sent, tuple(_gaps(arrivals))))
+    return requests
 
 
-def inference_perf(place: Place, streams: int) -> list[Request]:
+def inference_perf(place: RouterPlace, streams: int) -> list[ReportedRequest]:
     lengths = {"min": TOKENS, "max": TOKENS, "mean": TOKENS, "std_dev": 0, "total_count": streams}
     config = {
         "api": {"type": "completion", "streaming": True},
@@ -137,14 +139,14 @@ def inference_perf(place: Place, streams: int) -> list[Request]:
     file.write_text(json.dumps(config))
     _call([str(tool("inference-perf")), "--config_file", str(file)], place.folder)
     requests = []
-    for told in json.loads((place.folder / "out" / "per_request_lifecycle_metrics.json").read_text()):
-        arrivals = told["info"]["response_metrics"]["output_token_times"]
-        prompt = json.loads(told["request"])["prompt"]
-        requests.append(Request(prompt[:64], arrivals[0] - told["start_time"], tuple(_gaps(arrivals))))
+    for entry in json.loads((place.folder / "out" / "per_request_lifecycle_metrics.json").read_text()):
+        arrivals = entry["info"]["response_metrics"]["output_token_times"]
+        prompt = json.loads(entry["request"])["prompt"]
+        requests.append(ReportedRequest(prompt[:64], arrivals[0] - entry["start_time"], tuple(_gaps(arrivals))))
     return requests
 
 
-def aiperf(place: Place, streams: int) -> list[Request]:
+def aiperf(place: RouterPlace, streams: int) -> list[ReportedRequest]:
     texts = Prompts(Random()).texts(streams, TOKENS)
     file = place.folder / "prompts.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -155,11 +157,11 @@ def aiperf(place: Place, streams: int) -> list[Request]:
     _call([str(tool("aiperf")), *words.split()], place.folder)
     requests = []
     for line in (place.folder / "out" / "profile_export.jsonl").read_text().splitlines():
-        told = json.loads(line)
-        waits = told["metrics"]
+        entry = json.loads(line)
+        waits = entry["metrics"]
         gaps = tuple(gap / 1e3 for gap in waits["inter_chunk_latency"]["value"])
         ttft = waits["time_to_first_token"]["value"] / 1e3
-        requests.append(Request(told["metadata"]["x_request_id"], ttft, gaps))
+        requests.append(ReportedRequest(entry["metadata"]["x_request_id"], ttft, gaps))
     return requests
 
 
@@ -179,7 +181,7 @@ class Added:
     cpu: float = 0.0
     tokens: int = 0
 
-    def add(self, requests: Sequence[Request], record: Sequence[dict[str, Any]]) -> None:
+    def add(self, requests: Sequence[ReportedRequest], record: Sequence[dict[str, Any]]) -> None:
         by_key = {entry[name]: entry for entry in record for name in ("correlation", "prompt_start") if entry[name]}
         for request in requests:
             entry = by_key[request.key]
@@ -223,7 +225,7 @@ def measure(client: Client, streams: int, added: Added) -> None:
             url, admin = (router.stdout.readline().split()[-1] for _ in range(2))
             _warm(url)
             before = _cpu()
-            requests = client(Place(url, Path(folder)), streams)
+            requests = client(RouterPlace(url, Path(folder)), streams)
             added.cpu += _cpu() - before
             time.sleep(1)
             record = [json.loads(line) for line in urllib.request.urlopen(f"{admin}/record").read().splitlines()]

@@ -1,4 +1,4 @@
-"""The daemon as `tgi-probe run` starts it, in a process that also tells what it observed.
+"""The daemon as `tgi-probe run` starts it, in a process that also returns its observations.
 
 `python -m benchmarks.subject CONFIG` prints its port, then answers each line on standard input with the observations
 since the last one, as JSON. Its instants are of the machine's one monotonic clock, so other processes can compare them.
@@ -17,8 +17,8 @@ from exporter.daemon import app, journal
 from exporter.observation import Observation, Stream
 
 
-class Watched(app.Daemon):
-    """Keeps what its runners report."""
+class RecordingDaemon(app.Daemon):
+    """Keeps every observation."""
 
     def __init__(self, config: Path) -> None:
         super().__init__(lambda: load(config), on_ready=lambda port: print(port, flush=True))
@@ -46,11 +46,11 @@ def facts(observation: Observation) -> dict[str, Any]:
         ],
         "workload": observation.series.workload,
         "detail": observation.detail,
-        "streams": [told(stream) for stream in observation.streams],
+        "streams": [stream_facts(stream) for stream in observation.streams],
     }
 
 
-def told(stream: Stream) -> dict[str, Any]:
+def stream_facts(stream: Stream) -> dict[str, Any]:
     """Each value with whether it is certain; the gaps with their steps' tokens, those of the first step before them."""
     first = certainty.time_to_first_token(stream)
     return {
@@ -61,7 +61,7 @@ def told(stream: Stream) -> dict[str, Any]:
     }
 
 
-def answer(daemon: Watched) -> None:
+def answer(daemon: RecordingDaemon) -> None:
     for _ in sys.stdin:
         heard, daemon.heard = daemon.heard, []
         print(json.dumps([facts(observation) for observation in heard]), flush=True)
@@ -71,7 +71,7 @@ def answer(daemon: Watched) -> None:
 def main() -> int:
     journal.set_up("error")
     app.tune_interpreter()
-    daemon = Watched(Path(sys.argv[1]))
+    daemon = RecordingDaemon(Path(sys.argv[1]))
     threading.Thread(target=answer, args=(daemon,), daemon=True).start()
     return daemon.run()
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.bare import Call
+from benchmarks.bare import BareCall
 from benchmarks.report import Ratio, median, milliseconds, quantile
 
 # Any thread may wait for one slice of the scheduler (3 ms); a few hundred values have an unsteady 99th percentile.
@@ -37,13 +37,13 @@ class Errors:
         self.first.append(first)
         self.later.extend(later)
 
-    def add_bare(self, call: Call) -> None:
+    def add_bare(self, call: BareCall) -> None:
         self.bare.append(call.added)
         self.bare_late.append(call.late)
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class Comparison:
     """One kind of value, the bare client's beside it, and the limits of their ratios; `floor` (s) is the median's."""
 
     name: str
@@ -55,15 +55,15 @@ class Measure:
 
 
 MEASURES = (
-    Measure("time to first token", lambda errors: errors.first, lambda errors: errors.bare),
-    Measure("inter-token latency", lambda errors: errors.later, lambda errors: errors.bare),
+    Comparison("time to first token", lambda errors: errors.first, lambda errors: errors.bare),
+    Comparison("inter-token latency", lambda errors: errors.later, lambda errors: errors.bare),
     # A bare thread wakes up within 0.1 ms, and a ratio to so little is noise.
-    Measure("lateness of starts", lambda errors: errors.late, lambda errors: errors.bare_late, 4.0, 3.0, 0.0005),
+    Comparison("lateness of starts", lambda errors: errors.late, lambda errors: errors.bare_late, 4.0, 3.0, 0.0005),
 )
 
 
 def by_phase(
-    observations: Sequence[Mapping[str, Any]], calls: Sequence[Call], phases: Sequence[Phase]
+    observations: Sequence[Mapping[str, Any]], calls: Sequence[BareCall], phases: Sequence[Phase]
 ) -> dict[str, Errors]:
     """The errors in all phases of one name. What lies across the border of a phase is in none."""
     found = {phase.name: Errors() for phase in phases}
@@ -86,7 +86,7 @@ def rows(errors: Mapping[str, Errors]) -> tuple[tuple[str, ...], ...]:
     return tuple(row(measure, name, of) for measure in MEASURES for name, of in errors.items())
 
 
-def row(measure: Measure, name: str, errors: Errors) -> tuple[str, ...]:
+def row(measure: Comparison, name: str, errors: Errors) -> tuple[str, ...]:
     ours, bare = measure.ours(errors), measure.bare(errors)
     middle = Ratio(median(ours), median(bare), measure.median_limit, measure.floor)
     tail = Ratio(quantile(ours, 0.99), quantile(bare, 0.99), measure.tail_limit, TAIL_FLOOR)

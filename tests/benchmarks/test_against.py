@@ -48,7 +48,7 @@ def test_two_tables_are_told_apart_by_the_line_between_them() -> None:
         pytest.param((1.0, 1.0, 1.0), (1.04, 1.04), "1.040 ✓", "1.000", id="within 1.05"),
         pytest.param((1.0, 1.0, 1.0), (1.06, 1.06), "1.060 ✗", "1.000", id="worse"),
         pytest.param((1.0, 1.1, 1.0), (1.12, 1.12), "1.067 ✓", "1.100", id="before differs as much from itself"),
-        pytest.param((1.0, 2.0, 3.0), (1.5, 2.5), "1.000 ✓", "2.000", id="a machine that gets slower takes both along"),
+        pytest.param((1.0, 2.0, 3.0), (1.5, 2.5), "1.000 ✓", "1.750", id="a machine that gets slower takes both along"),
         pytest.param((0.03, 0.03, 0.03), (0.039, 0.039), "1.300 ✓", "1.000", id="a difference too small to measure"),
         pytest.param((2.0, 2.0, 2.0), (1.0, 1.0), "0.500 ✓", "1.000", id="better"),
     ],

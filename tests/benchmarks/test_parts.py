@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.added_delay import BLOCKS, blocks
 from benchmarks.buckets import histogram_quantile
-from benchmarks.disturbances import Errors, compare
-from benchmarks.streams import Added, Request
+from benchmarks.disturbances import Deviations, compare
+from benchmarks.streams import Added, ReportedRequest
 
 
 def test_blocks_keep_every_value_in_order() -> None:
@@ -38,13 +38,13 @@ def test_quantiles_are_read_off_buckets_as_prometheus_does(q: float, value: floa
     ],
 )
 def test_a_recorded_value_may_be_off_by_as_much_as_the_machine_is_slow(bare: float, over: list[bool]) -> None:
-    errors = Errors(bare)
+    errors = Deviations(bare)
     errors.add("gap", 0.107, True, 0.1)
     assert [share > 1 for share, _ in errors.recorded["gap"]] == over
 
 
 def test_tokens_that_came_together_share_their_wait() -> None:
-    errors = Errors(bare=0.0)
+    errors = Deviations(bare=0.0)
     entry = {"received_ns": 0, "token_ns": [1e9, 2e9, 3e9, 4e9]}
     stream = {"ttft": (1.0, True), "gaps": [(1.0, True), (0.5, False)], "tokens": [1, 2, 1]}
     compare(errors, stream, entry, ok=True)
@@ -58,5 +58,5 @@ def test_what_a_client_added_is_held_against_the_record_of_that_request() -> Non
         {"correlation": "", "prompt_start": "mine", "received_ns": 0, "token_ns": [1e9, 2e9]},
     ]
     added = Added()
-    added.add([Request("mine", 1.25, (1.5,))], record)
+    added.add([ReportedRequest("mine", 1.25, (1.5,))], record)
     assert (added.ttft, added.gaps, added.tokens) == ([0.25], [0.5], 2)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.bare import Call
+from benchmarks.bare import BareCall
 from benchmarks.truth import COLUMNS, Errors, Phase, by_phase, rows
 
 PHASES = (Phase("quiet", 0.0, 10.0), Phase("flood", 10.0, 20.0), Phase("quiet", 20.0, 30.0))
@@ -22,7 +22,7 @@ def test_phases_of_one_name_are_put_together() -> None:
 
 
 def test_errors_are_what_the_client_saw_beyond_the_server() -> None:
-    errors = by_phase([observation(1.0)], [Call(2.0, 2.007, 0.005, late=0.1)], PHASES)["quiet"]
+    errors = by_phase([observation(1.0)], [BareCall(2.0, 2.007, 0.005, late=0.1)], PHASES)["quiet"]
     assert errors.first == [pytest.approx(0.001)]
     assert errors.later == [pytest.approx(0.001)]
     assert errors.late == [0.25]
@@ -31,7 +31,7 @@ def test_errors_are_what_the_client_saw_beyond_the_server() -> None:
 
 
 def test_a_probe_across_the_border_of_two_phases_belongs_to_neither() -> None:
-    found = by_phase([observation(9.99)], [Call(9.999, 10.001, 0.001)], PHASES)
+    found = by_phase([observation(9.99)], [BareCall(9.999, 10.001, 0.001)], PHASES)
     assert all(not errors.first and not errors.bare for errors in found.values())
 
 
