@@ -20,6 +20,8 @@ from benchmarks.report import Table, median
 LIMIT = 1.05
 # In milliseconds: a smaller difference is noise of the clock and of rounding.
 FLOOR_MS = 0.01
+# Figures of what stands beside ours: shown, not judged.
+BESIDE = ("bare ", "the libraries alone", "prometheus_client")
 # A number with a point or a unit. Counts have neither, and are no figures.
 FIGURE = re.compile(r"(-?[\d,]+(?:\.\d+)?) ?(ms|s|MiB|MB|%|threads|times)?(?![\w.])")
 
@@ -100,8 +102,8 @@ def table(part: str, before: Sequence[Mapping[str, Figure]], now: Sequence[Mappi
     notes = (
         f"{len(now)} runs of this checkout, each between two of the other. Before and now: medians. Ratio: now to the "
         "mean of the two runs around it. Before against before: of two successive runs, the worse to the better. Both: "
-        f"median of all. ✗: the ratio is above {LIMIT:g} and above before against before. Figures of the bare client "
-        "have no mark: they show what the machine did.",
+        f"median of all. ✗: the ratio is above {LIMIT:g} and above before against before. Figures of what "
+        "stands beside ours have no mark: they show what the machine did.",
     )
     return Table(f"{part}: before and now", ("figure", "before", "now", "ratio", "before against before"), rows, notes)
 
@@ -114,5 +116,5 @@ def row(name: str, before: Sequence[Figure], now: Sequence[Figure]) -> tuple[str
     ratio = median([one.value / beside for one, beside in zip(now, around, strict=True)])
     spread = median([max(one.value, two.value) / min(one.value, two.value) for one, two in pairwise(before)])
     met = ratio <= max(LIMIT, spread) or (ours.unit == "ms" and ours.value - middle.value < FLOOR_MS)
-    mark = "" if "bare " in name else " ✓" if met else " ✗"
+    mark = "" if any(word in name for word in BESIDE) else " ✓" if met else " ✗"
     return (name, str(middle), str(ours), f"{ratio:.3f}{mark}", f"{spread:.3f}")

@@ -84,9 +84,9 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """`median (lowest to highest)`."""
-    return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+def spread(values: Sequence[float], unit: str) -> str:
+    """`median unit (lowest to highest)`."""
+    return f"{median(values):.3f} {unit} ({min(values):.3f} to {max(values):.3f})"
 
 
 def milliseconds(seconds: float, digits: int = 3) -> str:

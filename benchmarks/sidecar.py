@@ -46,7 +46,7 @@ def run(seconds: float) -> list[Table]:
         ("CPU of one core", f"{share:.3%}", str(Reach(share * 100, CPU_PERCENT, " %")), ""),
         ("resident memory", f"{memory:.1f} MiB", str(Reach(memory, MEMORY_MIB, " MiB")), f"{bare[1]:.1f} MiB"),
         ("threads", f"{threads} threads", str(Reach(threads, THREADS)), ""),
-        ("import time", f"{spread(ours[0])} s", str(reach), f"{spread(bare[0])} s"),
+        ("import time", spread(ours[0], "s"), str(reach), spread(bare[0], "s")),
         ("memory after imports", f"{ours[1]:.1f} MiB", "", f"{bare[1]:.1f} MiB"),
         ("scrape p50", milliseconds(median(scrapes)), "", ""),
         ("slowest scrape", milliseconds(max(scrapes)), "", ""),

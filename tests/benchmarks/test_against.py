@@ -59,8 +59,9 @@ def test_a_figure_is_worse_beyond_1_05_and_the_spread_of_before(
     assert row("x", ms(*before), ms(*now))[3:] == (ratio, spread)
 
 
-def test_the_bare_client_is_shown_and_not_judged() -> None:
-    assert row("call: bare p50", ms(1.0, 1.0), ms(2.0))[3] == "2.000"
+@pytest.mark.parametrize("name", ["call: bare p50", "64, bare client: TTFT p50", "import time: the libraries alone"])
+def test_what_stands_beside_ours_is_shown_and_not_judged(name: str) -> None:
+    assert row(name, ms(1.0, 1.0), ms(2.0))[3] == "2.000"
 
 
 def test_a_figure_of_zero_has_no_ratio() -> None:
