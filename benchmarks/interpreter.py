@@ -21,8 +21,9 @@ from benchmarks.processes import Server, socket_address
 from benchmarks.report import Part, Table, median, milliseconds, quantile
 from exporter.daemon.app import SWITCH_SECONDS
 from exporter.metrics import pages
-from exporter.metrics.instruments import Registry, children
-from exporter.metrics.pauses import Breath
+from exporter.metrics.collector import Registry
+from exporter.metrics.formats import PLAIN_0_0_4
+from exporter.metrics.pauses import Pauses
 from exporter.wire.grpc_env import ENV_DEFAULTS
 
 SERVICE_SECONDS = 0.002
@@ -62,8 +63,8 @@ class Renderer:
         self._registry = registry
         self._busy = threading.Event()
         self._idle = threading.Event()
-        self._breathe: pages.Breathe = pages.without_a_break
-        self.pieces = 0
+        self._pause: pages.Pause = pages.no_pause
+        self.blocks = 0
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -74,27 +75,26 @@ class Renderer:
             with suppress(TurnOver):
                 while True:
                     self._forget()
-                    for _ in pages.gzip_page(self._registry, pages.PLAIN_0_0_4, self._between_pieces):
+                    for _ in pages.gzip_page(self._registry, PLAIN_0_0_4, self._between_blocks):
                         pass
 
-    def _between_pieces(self) -> None:
+    def _between_blocks(self) -> None:
         if not self._busy.is_set():
             raise TurnOver
-        self.pieces += 1
-        self._breathe()
+        self.blocks += 1
+        self._pause()
 
     def _forget(self) -> None:
-        for family in self._registry.families:
+        for family in self._registry.probes.families:
             for group in family.groups.values():
-                group.pieces.clear()
-            for child in children(family):
-                if family.kind == "histogram":
-                    child.pieces.clear()
+                group.blocks.clear()
+            for child in family.children() if family.kind == "histogram" else ():
+                child.blocks.clear()
 
     @contextmanager
     def busy(self, pauses: bool) -> Iterator[None]:
         """Returns when the thread has stopped, so that the next turn is not measured beside it."""
-        self._breathe = Breath() if pauses else pages.without_a_break
+        self._pause = Pauses() if pauses else pages.no_pause
         self._busy.set()
         try:
             yield
@@ -123,9 +123,9 @@ def beside(seconds: float) -> Table:
                     continue
                 sys.setswitchinterval(condition.interval)
                 with renderer.busy(condition.pauses):
-                    began, made = time.perf_counter(), renderer.pieces
+                    began, made = time.perf_counter(), renderer.blocks
                     _measure(bare, added[condition], turn)
-                    rates[condition].append((renderer.pieces - made) / (time.perf_counter() - began))
+                    rates[condition].append((renderer.blocks - made) / (time.perf_counter() - began))
                 sys.setswitchinterval(before)
         bare.close()
     rows = tuple(

@@ -1,10 +1,9 @@
-"""How long a page takes to write, beside prometheus_client with the same instruments and values."""
+"""How long a page takes to write, beside `generate_latest` of prometheus_client for the same registry."""
 
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import prometheus_client
 
@@ -12,7 +11,7 @@ from benchmarks.report import Part, Ratio, Table, median, milliseconds, quantile
 from exporter.config.settings import Settings
 from exporter.metrics import pages
 from exporter.metrics.catalogue import layout
-from exporter.metrics.instruments import Registry
+from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4
 from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Outcome, Series, ServerTimings, Step, Stream
 from exporter.plan.targets import plans
@@ -35,7 +34,7 @@ def run(seconds: float) -> list[Table]:
     notes = (
         "Targets × 6 batch sizes × 2 workloads, every histogram filled. Packed: gzip as Prometheus asks for it, after "
         "one more probe of every target, which is what one scrape interval brings. Plain: the whole text, after "
-        "another probe of every target. prometheus_client: its own instruments with the same values, plain, in turns "
+        "another probe of every target. prometheus_client: its `generate_latest` of the same registry, plain, in turns "
         f"with ours up to {REFERENCE_UP_TO} targets; beyond, as much per target as with {REFERENCE_UP_TO}.",
     )
     columns = (
@@ -61,7 +60,6 @@ class PageCost:
 def measure(targets: int, rng: random.Random, seconds: float) -> PageCost:
     metrics, series = filled(targets, rng)
     first, packed_bytes = timed(lambda: gzip_bytes(metrics))
-    theirs = reference(metrics.registry) if targets <= REFERENCE_UP_TO else None
     packed: list[float] = []
     plain: list[float] = []
     other: list[float] = []
@@ -71,10 +69,10 @@ def measure(targets: int, rng: random.Random, seconds: float) -> PageCost:
         probe_each(metrics, series, rng)
         packed.append(timed(lambda: gzip_bytes(metrics))[0])
         probe_each(metrics, series, rng)
-        took, plain_bytes = timed(lambda: sum(map(len, pages.page(metrics.registry, pages.PLAIN_0_0_4))))
+        took, plain_bytes = timed(lambda: sum(map(len, pages.page(metrics.registry, PLAIN_0_0_4))))
         plain.append(took)
-        if theirs is not None:
-            other.append(timed(lambda: len(prometheus_client.generate_latest(theirs)))[0])
+        if targets <= REFERENCE_UP_TO:
+            other.append(timed(lambda: len(prometheus_client.generate_latest(metrics.registry)))[0])
     return PageCost(targets, plain_bytes, packed_bytes, first, packed, plain, other)
 
 
@@ -86,7 +84,7 @@ def timed(write: Callable[[], int]) -> tuple[float, int]:
 
 
 def gzip_bytes(metrics: Metrics) -> int:
-    return sum(map(len, pages.gzip_page(metrics.registry, pages.OPENMETRICS)))
+    return sum(map(len, pages.gzip_page(metrics.registry, OPENMETRICS)))
 
 
 def probe_each(metrics: Metrics, series: Sequence[Sequence[Series]], rng: random.Random) -> None:
@@ -142,33 +140,6 @@ def observation(series: Series, rng: random.Random) -> Observation:
         steps.append(Step(asked, arrived, series.batch_size, server))
     stream = Stream(series.batch_size, 512 * series.batch_size, 0.0, arrived, tuple(steps))
     return Observation(series, 0.0, 0.0, arrived, Outcome.OK, "OK", "", (stream,))
-
-
-def reference(registry: Registry) -> prometheus_client.CollectorRegistry:
-    """The same families, series and values in prometheus_client's instruments."""
-    theirs = prometheus_client.CollectorRegistry()
-    kinds: dict[str, Any] = {
-        "counter": prometheus_client.Counter,
-        "gauge": prometheus_client.Gauge,
-        "summary": prometheus_client.Summary,
-        "histogram": prometheus_client.Histogram,
-    }
-    for family in registry.families:
-        more = {"buckets": family.edges} if family.kind == "histogram" else {}
-        instrument = kinds[family.kind](family.name, family.help, family.label_names, registry=theirs, **more)
-        for group in family.groups.values():
-            for values, child in group.children.items():
-                copy = instrument.labels(*values) if values else instrument
-                if family.kind == "histogram":
-                    for bucket, count in zip(copy._buckets, child.counts, strict=True):
-                        bucket.set(count)
-                    copy._sum.set(child.sum)
-                elif family.kind == "summary":
-                    copy._count.set(child.count)
-                    copy._sum.set(child.sum)
-                else:
-                    copy._value.set(child.value)
-    return theirs
 
 
 PART = Part(

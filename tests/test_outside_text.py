@@ -14,8 +14,8 @@ from exporter.daemon.journal import Json, Text
 from exporter.daemon.ledger import Recorder
 from exporter.metrics import pages
 from exporter.metrics.catalogue import layout
-from exporter.metrics.instruments import Registry
-from exporter.metrics.pages import OPENMETRICS, PLAIN_0_0_4
+from exporter.metrics.collector import Registry
+from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4
 from exporter.metrics.record import Metrics
 from exporter.observation import LONGEST_DETAIL, LONGEST_FACT, Failure, Observation, Outcome, Series, legible
 from exporter.plan.targets import Facts, plans
@@ -139,7 +139,7 @@ def test_a_character_that_cannot_be_written_costs_no_page(path: str) -> None:
 
 def test_a_label_that_cannot_be_written_costs_no_metrics_page() -> None:
     registry = Registry()
-    family = registry.gauge("a", "help", ("label",))
+    family = registry.probes.gauge("a", "help", ("label",))
     family.labels("half \ud83d").set(1)
     family.labels("whole").set(1)
     assert b'a{label="half ?"} 1.0\na{label="whole"} 1.0\n' in b"".join(pages.page(registry, PLAIN_0_0_4))

@@ -26,7 +26,7 @@ from exporter.daemon.runner import Runner
 from exporter.daemon.transcript import transcript
 from exporter.metrics.catalogue import layout
 from exporter.metrics.pages import prepare
-from exporter.metrics.pauses import Breath
+from exporter.metrics.pauses import Pauses
 from exporter.metrics.record import Metrics
 from exporter.plan.schedule import phase
 from exporter.plan.targets import Plan, change, plans, too_large
@@ -192,7 +192,7 @@ class Daemon:
             self._recorder.metrics.announce(plan)
             if not plan.workloads:
                 logger.warning("target %s has no workload: it is only checked for being up", plan.target.name)
-        prepare(self._recorder.metrics.registry, Breath())
+        prepare(self._recorder.metrics.registry, Pauses())
         spare_collector()
         # Only now: the first probes would be late while the series and lines of hundreds of targets are made.
         for plan in arriving:

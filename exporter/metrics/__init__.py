@@ -1,7 +1,8 @@
-"""The metrics: what they are called, what is recorded to them, and the pages that show them.
+"""The metrics: their names, what is recorded, and the pages that show them. Only this folder knows prometheus_client.
 
-catalogue     every metric: name, help, labels, edges
+catalogue     every metric: name, help, labels, bucket edges
 record        observations -> values: the only module that records
-instruments   counters, gauges and histograms
-pages         their text in each format
+families      counters, gauges and summaries, by family, target and series; `histogram` beside it
+collector     the families as a `Collector` of prometheus_client, and the daemon's registry
+pages         the page in each format: `lines` are its text, `blocks` keep it compressed
 """

@@ -12,8 +12,9 @@ from exporter import __version__
 from exporter.analysis import slo
 from exporter.config.settings import Settings
 from exporter.metrics import bucket_edges
-from exporter.metrics.instruments import Family, Histogram, Registry, Value
-from exporter.metrics.process import Process
+from exporter.metrics.collector import ProbeCollector
+from exporter.metrics.families import Family, NumberChild
+from exporter.metrics.histogram import HistogramChild
 from exporter.observation import Outcome
 
 # What tgi_probe_token_counts_estimated tells apart.
@@ -66,34 +67,34 @@ def layout(settings: Settings) -> Layout:
 class Catalogue:
     """All families, made in the order in which the page shows them."""
 
-    def __init__(self, registry: Registry, layout: Layout) -> None:
-        self.registry = registry
+    def __init__(self, collector: ProbeCollector, layout: Layout) -> None:
+        self.collector = collector
         self.layout = layout
         # The histograms in seconds, with their scale: they take on the thresholds.
-        self._scales: list[tuple[Family[Histogram], tuple[float, ...]]] = []
+        self._scales: list[tuple[Family[HistogramChild], tuple[float, ...]]] = []
         self._make_latency()
         self._make_delays()
         self._make_counters()
         self._make_gauges()
         self._make_own()
 
-    def reshape(self, layout: Layout) -> bool:
+    def change_layout(self, layout: Layout) -> bool:
         """Take on other thresholds. True when they are others: the histograms in seconds then start again at 0."""
         before, self.layout = self.layout, layout
         for family, scale in self._scales:
-            family.reshape(layout.edges(scale))
+            family.change_edges(layout.edges(scale))
         return before != layout
 
-    def _gauge(self, name: str, text: str, labels: Sequence[str] = SERIES) -> Family[Value]:
-        return self.registry.gauge(name, text, labels)
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = SERIES) -> Family[NumberChild]:
+        return self.collector.gauge(name, text, labels)
 
-    def _counter(self, name: str, text: str, labels: Sequence[str] = SERIES) -> Family[Value]:
-        return self.registry.counter(name, text, labels)
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = SERIES) -> Family[NumberChild]:
+        return self.collector.counter(name, text, labels)
 
     def _seconds(
-        self, name: str, text: str, labels: Sequence[str] = SERIES, scale: tuple[float, ...] = bucket_edges.FINE
-    ) -> Family[Histogram]:
-        family = self.registry.histogram(name, text, self.layout.edges(scale), labels)
+        self, name: str, text: str, labels: tuple[str, ...] = SERIES, scale: tuple[float, ...] = bucket_edges.FINE
+    ) -> Family[HistogramChild]:
+        family = self.collector.histogram(name, text, self.layout.edges(scale), labels)
         self._scales.append((family, scale))
         return family
 
@@ -120,13 +121,13 @@ class Catalogue:
             "Wall time from sending a request until it is done (shard: sum of Prefill and Decodes).",
             scale=bucket_edges.COARSE,
         )
-        self.prefill_rate = self.registry.histogram(
+        self.prefill_rate = self.collector.histogram(
             "tgi_probe_prefill_throughput_tokens_per_second",
             "Prompt tokens of a probe's batch divided by its prefill time.",
             bucket_edges.RATES,
             SERIES,
         )
-        self.decode_rate = self.registry.histogram(
+        self.decode_rate = self.collector.histogram(
             "tgi_probe_decode_throughput_tokens_per_second",
             "Tokens of a probe after the first ones divided by its decode time.",
             bucket_edges.RATES,
@@ -147,7 +148,7 @@ class Catalogue:
             ("target",),
             bucket_edges.OWN,
         )
-        self.spread = self.registry.histogram(
+        self.spread = self.collector.histogram(
             "tgi_probe_start_spread_seconds",
             "From the first to the last request sent of a batch that goes through a router.",
             bucket_edges.SPREAD,
@@ -159,13 +160,13 @@ class Catalogue:
             ("target",),
             bucket_edges.OWN,
         )
-        self.read_delay = self.registry.histogram(
+        self.read_delay = self.collector.histogram(
             "tgi_probe_read_delay_seconds",
             "How long an answer may have waited for the exporter to read it, at most: of each request the longest.",
             bucket_edges.READ_DELAY,
             ("target",),
         )
-        self.server = self.registry.summary(
+        self.server = self.collector.summary(
             "tgi_probe_server_duration_seconds",
             "Time of a call as the server reports it, by phase.",
             (*SERIES, "method", "phase"),
@@ -202,7 +203,7 @@ class Catalogue:
 
     def _make_gauges(self) -> None:
         self.last = {
-            measure: self.registry.gauge(
+            measure: self.collector.gauge(
                 f"tgi_probe_last_{name}", f"{text} of the newest successful probe.", SERIES, math.nan
             )
             for measure, name, text in (
@@ -212,7 +213,7 @@ class Catalogue:
                 ("decode", "decode_throughput_tokens_per_second", "Decode throughput"),
             )
         }
-        self.success = self.registry.gauge(
+        self.success = self.collector.gauge(
             "tgi_probe_success", "Whether the newest attempt succeeded; NaN before the first.", SERIES, math.nan
         )
         self.last_success = self._gauge(
@@ -263,4 +264,3 @@ class Catalogue:
             "tgi_probe_build_info", "Version of tgi-probe and Python; always 1.", ("version", "python_version")
         )
         build.labels(__version__, platform.python_version()).set(1)
-        Process(self.registry)

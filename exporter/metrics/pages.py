@@ -1,71 +1,57 @@
-"""The text of /metrics, byte for byte as prometheus_client would write it, in both formats, in small parts.
+"""The page /metrics, byte for byte as prometheus_client would write it, in small parts.
 
-A histogram's lines are made with one `join`, and kept compressed until it changes: what did not change is not even
-looked at. Such pieces are whole blocks of one DEFLATE stream. So a page as Prometheus asks for it, compressed, is their
-concatenation, and its checksum follows from theirs; a plain page is what they unpack to, faster than the lines could be
-written anew. No piece takes long, and between two of them others may have the interpreter and the processor.
+The lines of a histogram, and those of a target in a family, are kept compressed until a value changes. The compressed
+page is the concatenation of these blocks; a plain page is what they decompress to, which is faster than to write the
+lines anew. The few families of the process are written by prometheus_client each time.
 
-A page shows one instant. Its pieces are made while the registry is held, one page at a time; a client that takes its
-page slowly holds nothing.
+A page is of one instant: its blocks are made while writes wait, and sent afterwards, so a slow client delays nobody.
+Between two blocks the maker may pause, for threads that measure.
 """
 
-import struct
-import zlib
-from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 from typing import Any
 
-from exporter.metrics.instruments import Exemplar, Family, Group, Histogram, Piece, Registry, go_number, pair
+import prometheus_client
+from prometheus_client.openmetrics import exposition as openmetrics
+
+from exporter.metrics import lines
+from exporter.metrics.blocks import Block, compress, decompress, gzip_member, joined
+from exporter.metrics.collector import Registry
+from exporter.metrics.families import ChildGroup, Family
+from exporter.metrics.formats import OPENMETRICS, Format
 
 # A part handed to the network: large enough that few calls are made, small enough that it is soon made.
 PART_BYTES = 65_536
-PLAIN_BELOW = 1_000_000
-GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"
-LAST_BLOCK = b"\x03\x00"
-# Called between two pieces, for whoever wants to let others have the processor: see `breath`.
-Breathe = Callable[[], None]
+# Called between two blocks; see `pauses`.
+Pause = Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
-    content_type: str
-    openmetrics: bool = False
+def no_pause() -> None:
+    """Where no other thread measures."""
 
 
-PLAIN_0_0_4 = Format("text/plain; version=0.0.4; charset=utf-8")
-PLAIN_1_0_0 = Format("text/plain; version=1.0.0; charset=utf-8; escaping=underscores")
-OPENMETRICS = Format("application/openmetrics-text; version=1.0.0; charset=utf-8", openmetrics=True)
-
-
-# --- a page
-
-
-def without_a_break() -> None:
-    """Where nobody is measured."""
-
-
-def page(registry: Registry, form: Format, breathe: Breathe = without_a_break) -> Iterator[bytes]:
+def page(registry: Registry, form: Format, pause: Pause = no_pause) -> Iterator[bytes]:
     """The whole page in parts of about PART_BYTES."""
-    return _in_parts(_unpacked(registry, form, breathe))
+    return _in_parts(_texts(registry, form, pause))
 
 
-def gzip_page(registry: Registry, form: Format, breathe: Breathe = without_a_break) -> Iterator[bytes]:
+def gzip_page(registry: Registry, form: Format, pause: Pause = no_pause) -> Iterator[bytes]:
     """The same, as one gzip member."""
-    return _in_parts(_packed(registry, form, breathe))
+    return _in_parts(gzip_member(_blocks(registry, form, pause)))
 
 
-def prepare(registry: Registry, breathe: Breathe = without_a_break) -> None:
-    """Make what is missing for a page as Prometheus asks for it: the first one has every line to write.
+def prepare(registry: Registry, pause: Pause = no_pause) -> None:
+    """Make the blocks that are missing for a page as Prometheus asks for it: at the start, all of them.
 
-    The registry is not held: that would keep records waiting for long, and nobody sees these pieces together.
+    Writes wait for one block only, not for all: nobody sees these together.
     """
-    with registry.writes.held():  # series that were just announced may have waited for a page
-        registry.refresh()
-    for _ in _made(registry, OPENMETRICS, breathe):
-        pass
+    with registry.probes.writes.held():  # series that were just announced may have waited for a page
+        groups = [(family, group) for family in registry.probes.families for group in family.groups.values()]
+    for family, group in groups:
+        with registry.probes.writes.held():
+            _group_block(family, group, OPENMETRICS, pause)
+        pause()
 
 
 def _in_parts(texts: Iterable[bytes]) -> Iterator[bytes]:
@@ -81,207 +67,59 @@ def _in_parts(texts: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(waiting)
 
 
-def _unpacked(registry: Registry, form: Format, breathe: Breathe) -> Iterator[bytes]:
-    for piece in _pieces(registry, form, breathe):
-        stream, rest = zlib.decompressobj(-zlib.MAX_WBITS), piece.data
-        while rest:
-            yield stream.decompress(rest, PART_BYTES)
-            rest = stream.unconsumed_tail
-            breathe()
+def _texts(registry: Registry, form: Format, pause: Pause) -> Iterator[bytes]:
+    for block in _blocks(registry, form, pause):
+        for text in decompress(block, PART_BYTES):
+            yield text
+            pause()
 
 
-def _packed(registry: Registry, form: Format, breathe: Breathe) -> Iterator[bytes]:
-    yield GZIP_HEADER
-    checksum = length = 0
-    for piece in _pieces(registry, form, breathe):
-        yield piece.data
-        checksum = combined(checksum, piece.checksum, piece.length)
-        length += piece.length
-    yield LAST_BLOCK + struct.pack("<II", checksum, length & 0xFFFFFFFF)
+def _blocks(registry: Registry, form: Format, pause: Pause) -> list[Block]:
+    with registry.probes.writes.held():
+        blocks = []
+        for family in registry.probes.families:
+            blocks.append(_constant(lines.head(family, form)))
+            for group in family.groups.values():
+                blocks.append(_group_block(family, group, form, pause))
+                pause()
+        blocks.append(compress(0, _of_process(registry, form)))
+    return blocks
 
 
-def _pieces(registry: Registry, form: Format, breathe: Breathe) -> list[Piece]:
-    with registry.writes.held():
-        registry.refresh()
-        return list(_made(registry, form, breathe))
+def _of_process(registry: Registry, form: Format) -> bytes:
+    """With OpenMetrics' mark of the page's end."""
+    if form.openmetrics:
+        return bytes(openmetrics.generate_latest(registry.process))  # type: ignore[no-untyped-call]
+    return prometheus_client.generate_latest(registry.process)
 
 
-def _made(registry: Registry, form: Format, breathe: Breathe) -> Iterator[Piece]:
-    for family in registry.families:
-        yield _constant(head(family, form))
-        for group in list(family.groups.values()):
-            yield _group_piece(family, group, form, breathe)
-            breathe()
-    yield _constant(tail(form))
-
-
-def _group_piece(family: Family[Any], group: Group[Any], form: Format, breathe: Breathe) -> Piece:
-    """A target's lines of a family, from the cache as far as nothing has changed."""
+def _group_block(family: Family[Any], group: ChildGroup[Any], form: Format, pause: Pause) -> Block:
+    """A target's lines of a family. Lines that have not changed are not made anew."""
     version = group.changes.count
-    kept = group.pieces.get(form.openmetrics)
+    kept = group.blocks.get(form.openmetrics)
     if kept is not None and kept.version == version:
         return kept
     if family.kind == "histogram":
-        pieces = []
-        for child in list(group.children.values()):
-            pieces.append(_histogram_piece(family, child, group, form))
-            breathe()
-        kept = joined(version, pieces)
+        blocks = []
+        for child in group.children.values():
+            blocks.append(_histogram_block(family.name, child, form))
+            pause()
+        kept = joined(version, blocks)
     else:
-        kept = compress(*_values(group))
-    group.pieces[form.openmetrics] = kept
+        kept = compress(version, lines.of_numbers(group))
+    group.blocks[form.openmetrics] = kept
     return kept
 
 
-def _histogram_piece(family: Family[Any], child: Histogram, group: Group[Any], form: Format) -> Piece:
-    # Both formats have the same lines until there are exemplars, which only OpenMetrics knows.
-    special = form.openmetrics and bool(child.exemplars)
-    kept = child.pieces.get(special)
+def _histogram_block(name: str, child: Any, form: Format) -> Block:
+    # Both formats have the same lines until there are exemplars, which only OpenMetrics has.
+    with_exemplars = form.openmetrics and bool(child.exemplars)
+    kept: Block | None = child.blocks.get(with_exemplars)
     if kept is None or kept.version != child.version:
-        kept = child.pieces[special] = compress(*_histogram(family, child, group, special))
+        kept = child.blocks[with_exemplars] = compress(child.version, lines.of_histogram(name, child, with_exemplars))
     return kept
-
-
-# --- lines
-
-
-def head(family: Family[Any], form: Format) -> bytes:
-    """The HELP and TYPE lines."""
-    name = family.name if form.openmetrics else family.sample_name
-    text = family.help.replace("\\", r"\\").replace("\n", r"\n")
-    if form.openmetrics:
-        text = text.replace('"', r"\"")
-    return f"# HELP {name} {text}\n# TYPE {name} {family.kind}\n".encode()
-
-
-def tail(form: Format) -> bytes:
-    """OpenMetrics' mark of a whole page."""
-    return b"# EOF\n" if form.openmetrics else b""
-
-
-def _values(group: Group[Any]) -> tuple[int, bytes]:
-    """Lines of counters, gauges or summaries, and the version that they show."""
-    with group.changes.lock:
-        version = group.changes.count
-        readings = [reading for child in group.children.values() for reading in child.readings()]
-    return version, "".join([f"{prefix}{number(value)}\n" for prefix, value in readings]).encode(errors="replace")
-
-
-def _histogram(family: Family[Any], child: Histogram, group: Group[Any], with_exemplars: bool) -> tuple[int, bytes]:
-    """All lines of one histogram, and the version that they show."""
-    with group.changes.lock:
-        version = child.version
-        counts = list(accumulate(child.counts))
-        total = child.sum
-        exemplars = dict(child.exemplars) if with_exemplars else {}
-    count = counts[-1]
-    words = [f"{n}.0" for n in counts] if count < PLAIN_BELOW else [number(n) for n in counts]
-    last = words[-1]
-    for place, exemplar in exemplars.items():
-        words[place] += _exemplar(exemplar)
-    before, after, labels = child.surround
-    lines = [f"{family.name}_bucket{before}", "", after, "", "\n"] * len(words)
-    lines[1::5] = child.edge_texts
-    lines[3::5] = words
-    lines.append(f"{family.name}_count{labels} {last}\n{family.name}_sum{labels} {number(total)}\n")
-    return version, "".join(lines).encode(errors="replace")
-
-
-def _exemplar(exemplar: Exemplar) -> str:
-    labels = ",".join(map(pair, sorted(exemplar.labels.items())))  # each is another: none is kept
-    return f" # {{{labels}}} {go_number(exemplar.value)} {exemplar.timestamp}"
-
-
-def number(value: float) -> str:
-    """`go_number`, fast where Go prints as Python does."""
-    return repr(float(value)) if -PLAIN_BELOW < value < PLAIN_BELOW else go_number(value)
-
-
-# --- compressed pieces
-
-
-def compress(version: int, text: bytes) -> Piece:
-    """Blocks of a raw DEFLATE stream that end at a byte, refer to nothing before them, and are not the last ones."""
-    # Level 1: these lines repeat themselves so much that more effort gains a tenth. Small tables: a piece is a few kB.
-    squeeze = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, 5)
-    return Piece(version, squeeze.compress(text) + squeeze.flush(zlib.Z_SYNC_FLUSH), zlib.crc32(text), len(text))
 
 
 @lru_cache(maxsize=256)
-def _constant(text: bytes) -> Piece:
+def _constant(text: bytes) -> Block:
     return compress(0, text)
-
-
-def joined(version: int, pieces: list[Piece]) -> Piece:
-    checksum = length = 0
-    for piece in pieces:
-        checksum = combined(checksum, piece.checksum, piece.length)
-        length += piece.length
-    return Piece(version, b"".join([piece.data for piece in pieces]), checksum, length)
-
-
-POLYNOMIAL = 0xEDB88320
-HIGHEST = 0x80000000  # the polynomial 1: the lowest power stands in the highest bit
-
-
-def combined(first: int, second: int, second_length: int) -> int:
-    """The CRC-32 of two texts one after the other, from the CRC-32 of each.
-
-    A CRC is a remainder of polynomials over GF(2): to put `n` bytes after a text is to multiply by x^(8n). That is done
-    byte by byte of `n`, so that few products are ever needed, however many lengths there are.
-    """
-    place = 0
-    while second_length:
-        if byte := second_length & 255:
-            table = _products(place, byte)
-            first = (
-                (table[first & 15] ^ table[16 | first >> 4 & 15])
-                ^ (table[32 | first >> 8 & 15] ^ table[48 | first >> 12 & 15])
-                ^ (table[64 | first >> 16 & 15] ^ table[80 | first >> 20 & 15])
-                ^ (table[96 | first >> 24 & 15] ^ table[112 | first >> 28])
-            )
-        second_length >>= 8
-        place += 8
-    return first ^ second
-
-
-@lru_cache(maxsize=1024)
-def _products(place: int, byte: int) -> "array[int]":
-    """Products with x^(8 · byte · 2^place): for each of eight half bytes of the other factor, each of its 16 values.
-
-    An array, not tuples of numbers, which take ten times as much memory.
-    """
-    power = _power_of_x(8 * byte << place)
-    products = []
-    for _ in range(32):
-        products.append(power)
-        power = power >> 1 ^ POLYNOMIAL if power & 1 else power >> 1
-    products.reverse()  # the product with each single bit, from the lowest bit on
-    tables = array("I")
-    for at in range(0, 32, 4):
-        table = [0]
-        for product in products[at : at + 4]:
-            table += [entry ^ product for entry in table]
-        tables.extend(table)
-    return tables
-
-
-def _power_of_x(exponent: int) -> int:
-    power, square = HIGHEST, HIGHEST >> 1  # 1 and x
-    while exponent:
-        if exponent & 1:
-            power = _product(power, square)
-        square = _product(square, square)
-        exponent >>= 1
-    return power
-
-
-def _product(a: int, b: int) -> int:
-    """a × b modulo the polynomial."""
-    product = 0
-    while a:
-        if a & HIGHEST:
-            product ^= b
-        a = a << 1 & 0xFFFFFFFF
-        b = b >> 1 ^ POLYNOMIAL if b & 1 else b >> 1
-    return product

@@ -3,17 +3,14 @@
 import time
 from collections.abc import Callable
 
-# A thread that wakes up while all processors are busy may wait until the one at work has used up what the kernel's
-# scheduler gives it, some 3 ms. One that sleeps on its own accord is behind the others at once.
+# A thread that wakes up while all processors are busy may wait until the running one has used up its time slice, some
+# 3 ms. One that sleeps of its own accord gives way at once. Measured: `python -m benchmarks interpreter`.
 WORK_SECONDS = 0.0003
 PAUSE_SECONDS = 0.0001
 
 
-class Breath:
-    """Call it again and again during one piece of work: it sleeps for a moment when the last pause is some time ago.
-
-    Measured: `python -m benchmarks interpreter`, and what scrapes change in `company`.
-    """
+class Pauses:
+    """Call it often during one long work: it sleeps PAUSE_SECONDS when the last pause ended WORK_SECONDS ago."""
 
     def __init__(
         self, clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep

@@ -7,9 +7,10 @@ histogram.
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import wraps
 from typing import Concatenate, ParamSpec
+
+from prometheus_client.samples import Exemplar
 
 from exporter.analysis import slo, timeline
 from exporter.analysis.certainty import OF_ROUTERS, OF_SHARDS, Measure, Recorded, mean, recorded
@@ -17,7 +18,8 @@ from exporter.config.settings import Settings
 from exporter.config.slo import Slo
 from exporter.config.target import Kind
 from exporter.metrics.catalogue import CODES, COUNTS, HTTP_CODES, PHASES, Catalogue, Layout, layout
-from exporter.metrics.instruments import ChildType, Exemplar, Family, Labels, Registry, Value
+from exporter.metrics.collector import Registry
+from exporter.metrics.families import ChildType, Family, Labels, NumberChild
 from exporter.observation import Method, Observation, Outcome, Series, ServerTimings, SkipReason
 from exporter.plan.targets import Facts, Plan
 
@@ -45,7 +47,7 @@ def guarded(method: Callable[Concatenate["Metrics", P], None]) -> Callable[Conca
             except Exception:
                 logger.exception("tgi-probe failed in its own metrics (%s)", method.__name__)
 
-        metrics.registry.writes.put(write)
+        metrics.registry.probes.writes.put(write)
 
     return alone
 
@@ -55,7 +57,8 @@ class Metrics:
 
     def __init__(self, layout: Layout, unix_time: Callable[[], float] = time.time) -> None:
         self.registry = Registry()
-        self.families = Catalogue(self.registry, layout)
+        self.families = Catalogue(self.registry.probes, layout)
+        self.registry.register_process()
         self._unix_time = unix_time
         self._objectives: dict[Series, list[Slo]] = {}
         # A target that is not in here has left; what its thread still reports is dropped.
@@ -74,11 +77,11 @@ class Metrics:
         for objective in settings.slos:
             for series in slo.series_of(objective, settings):
                 objectives.setdefault(series, []).append(objective)
-        with self.registry.writes.held():
+        with self.registry.probes.writes.held():
             self._objectives = objectives
             self._describe(settings)
             self.families.verdicts.keep(self._is_judged)
-            return self.families.reshape(layout(settings))
+            return self.families.change_layout(layout(settings))
 
     def _describe(self, settings: Settings) -> None:
         """What the configuration says of workloads and objectives. First set, then clear: a scrape finds no gap."""
@@ -180,7 +183,7 @@ class Metrics:
 
     def _forget(self, target: str) -> None:
         self._labels.pop(target, None)
-        for family in self.registry.families:
+        for family in self.registry.probes.families:
             family.remove(target)
         self._facts.pop(target, None)
 
@@ -196,7 +199,7 @@ class Metrics:
             return
         planned = {(series.workload, str(series.batch_size)) for series, _ in plan.series()}
         workloads = {workload.name for workload in plan.workloads}
-        for family in self.registry.families:
+        for family in self.registry.probes.families:
             if "batch_size" in family.label_names:
                 family.keep(
                     lambda labels: labels["target"] != name or (labels["workload"], labels["batch_size"]) in planned
@@ -239,10 +242,10 @@ class Metrics:
     def _record_latency(self, observation: Observation, values: Recorded) -> None:
         series = observation.series
         trace = observation.trace_id
-        exemplar = Exemplar({"trace_id": trace}, 0.0, self._unix_time()) if trace else None
+        now = self._unix_time()
         ttft = self._of(self.families.ttft, series)
         for seconds in values.first:
-            ttft.observe(seconds, exemplar and replace(exemplar, value=seconds))
+            ttft.observe(seconds, Exemplar({"trace_id": trace}, seconds, now) if trace else None)
         for family, many in (
             (self.families.inter_token, values.gaps),
             (self.families.per_output_token, values.per_output_token),
@@ -328,6 +331,6 @@ class Metrics:
     def _of(self, family: Family[ChildType], series: Series, *values: str) -> ChildType:
         return self._child(family, series.target, series.workload, str(series.batch_size), *values)
 
-    def _verdict(self, objective: str, series: Series, verdict: str) -> Value:
+    def _verdict(self, objective: str, series: Series, verdict: str) -> NumberChild:
         values = (objective, series.target, series.workload, str(series.batch_size), verdict)
         return self.families.verdicts.labels(*values, extra=self._labels[series.target])

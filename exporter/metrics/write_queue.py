@@ -1,6 +1,6 @@
-"""Writes to values that are read together, one after the other, so that a reader sees them as of one instant.
+"""Writes to values that are read together: a reader sees all of them as of one instant. No clock, no I/O.
 
-While somebody reads, writes wait. The threads that bring them do not: they measure. No clock, no I/O.
+While one thread reads, writes wait in a queue. The threads that bring them do not wait: they measure.
 """
 
 import threading
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 class WriteQueue:
-    """Safe to use from any thread; a write may ask for another one, which then comes after it."""
+    """Safe to use from any thread. A write may put another one, which is then done after it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -19,30 +19,30 @@ class WriteQueue:
     def put(self, write: Callable[[], None]) -> None:
         """Do it now, or leave it to the thread that reads or writes at the moment. In the order of the calls.
 
-        Writes must not raise: what one raises may reach another thread than its own.
+        A write must not raise: the exception may reach another thread than the one that put it.
         """
         self._waiting.append(write)
-        self._write_all()
+        self._do_all()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """For a reader: what was put before is done, and nothing more until the end. Readers wait for each other."""
+        """For a reader: all writes that were put before are done, and none until the end. Readers take turns."""
         self._lock.acquire()
         try:
-            self._empty()
+            self._do_waiting()
             yield
         finally:
             self._lock.release()
-            self._write_all()
+            self._do_all()
 
-    def _write_all(self) -> None:
+    def _do_all(self) -> None:
         # Looked at again after each release: what was put meanwhile was left to the thread that had the lock.
         while self._waiting and self._lock.acquire(blocking=False):
             try:
-                self._empty()
+                self._do_waiting()
             finally:
                 self._lock.release()
 
-    def _empty(self) -> None:
+    def _do_waiting(self) -> None:
         while self._waiting:
             self._waiting.popleft()()

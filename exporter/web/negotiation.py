@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from exporter.metrics.pages import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, Format
+from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, Format
 
 # The first is for those who do not care. All our names are valid in every escaping scheme.
 FORMATS = (PLAIN_0_0_4, PLAIN_1_0_0, OPENMETRICS)

@@ -13,8 +13,8 @@ from urllib.parse import parse_qs
 
 from exporter.config.notation import split_listen_address
 from exporter.metrics import pages
-from exporter.metrics.instruments import Registry
-from exporter.metrics.pauses import Breath
+from exporter.metrics.collector import Registry
+from exporter.metrics.pauses import Pauses
 from exporter.web.access import Guard
 from exporter.web.current import Current
 from exporter.web.listener import Listener
@@ -145,8 +145,8 @@ def _metrics(registry: Registry, accepts: Accepts) -> Page:
     if form is None or packed is None:
         return _text("406 Not Acceptable", "offered: text/plain and application/openmetrics-text, as it is or in gzip")
     if packed:
-        return Page("200 OK", pages.gzip_page(registry, form, Breath()), form.content_type, "gzip")
-    return Page("200 OK", pages.page(registry, form, Breath()), form.content_type)
+        return Page("200 OK", pages.gzip_page(registry, form, Pauses()), form.content_type, "gzip")
+    return Page("200 OK", pages.page(registry, form, Pauses()), form.content_type)
 
 
 def _probe(method: str, query: str, views: Views) -> Page:

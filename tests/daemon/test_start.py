@@ -7,9 +7,9 @@ import pytest
 
 from exporter.config.settings import Settings
 from exporter.daemon import app
-from exporter.metrics.instruments import Registry
+from exporter.metrics.collector import Registry
 from exporter.metrics.pages import prepare
-from exporter.metrics.pauses import Breath
+from exporter.metrics.pauses import Pauses
 from exporter.simulator import Shard
 from tests.processes import wait_until
 from tests.simulator.caller import fast
@@ -18,10 +18,10 @@ from tests.simulator.caller import fast
 def test_every_line_of_the_first_page_is_made_before_the_first_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     probing: list[list[str]] = []
 
-    def watched(registry: Registry, breathe: Callable[[], None]) -> None:
-        assert isinstance(breathe, Breath)  # at a reload others are measured meanwhile
+    def watched(registry: Registry, pause: Callable[[], None]) -> None:
+        assert isinstance(pause, Pauses)  # at a reload others are measured meanwhile
         probing.append([thread.name for thread in threading.enumerate() if thread.name.startswith("probe-")])
-        prepare(registry, breathe)
+        prepare(registry, pause)
 
     monkeypatch.setattr(app, "prepare", watched)
     with Shard(fast()) as shard:

@@ -10,7 +10,7 @@ from exporter.daemon.scoreboard import Scoreboard
 from exporter.daemon.transcript import transcript
 from exporter.metrics import pages
 from exporter.metrics.catalogue import layout
-from exporter.metrics.pages import PLAIN_0_0_4
+from exporter.metrics.formats import PLAIN_0_0_4
 from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Outcome, Series, Setup, Step, Stream
 from exporter.plan.targets import plans

@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from exporter.config.settings import Settings
 from exporter.metrics import pages
 from exporter.metrics.catalogue import layout
-from exporter.metrics.pages import OPENMETRICS, PLAIN_0_0_4, Format
+from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4, Format
 from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Outcome, Series, ServerTimings, SkipReason, Step, Stream
 from exporter.plan.targets import Facts, plans

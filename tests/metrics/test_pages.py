@@ -3,25 +3,25 @@
 import gzip
 import math
 import zlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import prometheus_client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client import exposition as plain_text
-from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics_text
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
-from prometheus_client.samples import Exemplar as TheirExemplar
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-from exporter.metrics import pages
-from exporter.metrics.instruments import Exemplar, Piece, Registry, go_number
-from exporter.metrics.pages import OPENMETRICS, PLAIN_0_0_4, Format
-from exporter.metrics.process import Process
+from exporter.metrics import blocks, lines, pages
+from exporter.metrics.blocks import Block
+from exporter.metrics.collector import Registry
+from exporter.metrics.families import go_number
+from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, Format
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -30,9 +30,16 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 NUMBERS = (
     st.floats() | st.integers(-(2**53), 2**53) | st.sampled_from([1e6 - 1, 1e6, 123456789.0, 1e15, 1e16, 1e-7, -0.0])
 )
-EDGES = st.lists(
-    st.floats(1e-4, 1e9) | st.sampled_from([0.2, 1.0, 999999.0, 1e6, 12345678.0]), min_size=1, max_size=6, unique=True
-).map(sorted)
+EDGES = (
+    st.lists(
+        st.floats(1e-4, 1e9) | st.sampled_from([0.2, 1.0, 999999.0, 1e6, 12345678.0]),
+        min_size=1,
+        max_size=6,
+        unique=True,
+    )
+    .map(sorted)
+    .map(tuple)
+)
 # What happens, as (series, value): few series, so that things happen to the same ones again.
 EVENTS = st.lists(st.tuples(st.integers(0, 4), NUMBERS), max_size=20)
 
@@ -48,28 +55,16 @@ def unzipped(registry: Registry, form: Format) -> bytes:
 READ = (plain, unzipped)
 
 
-class Collected:
-    """Our samples as prometheus_client's own objects."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterator[Metric]:
-        samples = list(self._registry.samples())
-        for family in self._registry.families:
-            metric = Metric(family.name, family.help, family.kind)
-            for one in samples:
-                if one.family is family:
-                    ours = one.exemplar
-                    theirs = TheirExemplar(dict(ours.labels), ours.value, ours.timestamp) if ours else None
-                    metric.add_sample(one.name, one.labels, one.value, exemplar=theirs)
-            yield metric
-
-
 def reference(registry: Any, form: Format) -> bytes:
     if form.openmetrics:
         return bytes(openmetrics_text.generate_latest(registry))  # type: ignore[no-untyped-call]
     return plain_text.generate_latest(registry)
+
+
+def value_of(registry: prometheus_client.CollectorRegistry, name: str) -> float:
+    value = registry.get_sample_value(name)
+    assert value is not None
+    return value
 
 
 def positive(value: float) -> float:
@@ -82,17 +77,20 @@ LABELS = ("target", "zone", "a_label")
 class Pair:
     """The same instruments twice: ours and prometheus_client's."""
 
-    def __init__(self, text: str, edges: list[float]) -> None:
+    def __init__(self, text: str, edges: tuple[float, ...]) -> None:
         self.ours, self.theirs = Registry(), prometheus_client.CollectorRegistry()
         of: dict[str, Any] = {"labelnames": LABELS, "registry": self.theirs}
         self.counters: Any = (
-            self.ours.counter("events_total", text, LABELS),
+            self.ours.probes.counter("events_total", text, LABELS),
             prometheus_client.Counter("events_total", text, **of),
         )
-        self.gauges: Any = self.ours.gauge("level", text, LABELS), prometheus_client.Gauge("level", text, **of)
-        self.summaries: Any = self.ours.summary("size", text, LABELS), prometheus_client.Summary("size", text, **of)
+        self.gauges: Any = self.ours.probes.gauge("level", text, LABELS), prometheus_client.Gauge("level", text, **of)
+        self.summaries: Any = (
+            self.ours.probes.summary("size", text, LABELS),
+            prometheus_client.Summary("size", text, **of),
+        )
         self.histograms: Any = (
-            self.ours.histogram("wait_seconds", text, edges, LABELS),
+            self.ours.probes.histogram("wait_seconds", text, edges, LABELS),
             prometheus_client.Histogram("wait_seconds", text, buckets=edges, **of),
         )
 
@@ -112,7 +110,7 @@ class Pair:
     EVENTS,
 )
 def test_both_formats_are_what_prometheus_client_writes_after_any_events(
-    text: str, edges: list[float], series: list[tuple[str, str, str]], events: list[tuple[int, float]]
+    text: str, edges: tuple[float, ...], series: list[tuple[str, str, str]], events: list[tuple[int, float]]
 ) -> None:
     pair = Pair(text, edges)
     for form in FORMATS:
@@ -128,11 +126,11 @@ def test_both_formats_are_what_prometheus_client_writes_after_any_events(
 
 @given(TEXTS, EDGES, EVENTS)
 def test_the_page_is_what_prometheus_client_writes_of_the_collected_metrics(
-    text: str, edges: list[float], events: list[tuple[int, float]]
+    text: str, edges: tuple[float, ...], events: list[tuple[int, float]]
 ) -> None:
     ours = Registry()
-    histogram = ours.histogram("wait_seconds", text, edges, ("target",))
-    gauge = ours.gauge("level", text, ("target",), math.nan)
+    histogram = ours.probes.histogram("wait_seconds", text, edges, ("target",))
+    gauge = ours.probes.gauge("level", text, ("target",), math.nan)
     for number, value in events:
         extra = (("zone", text), ("m", "1"))[: number % 3]
         exemplar = Exemplar({"trace_id": text, "b": '"\\\n'}, value, 1700000000.25)
@@ -140,12 +138,12 @@ def test_the_page_is_what_prometheus_client_writes_of_the_collected_metrics(
         gauge.labels(str(number), extra=extra)
     for form in FORMATS:
         for read in READ:
-            assert read(ours, form) == reference(Collected(ours), form)
+            assert read(ours, form) == reference(ours, form)
 
 
 def test_an_exemplar_stands_at_its_bucket_in_openmetrics_only() -> None:
     registry = Registry()
-    wait = registry.histogram("wait_seconds", "Wait.", (0.1, 0.2)).labels()
+    wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1, 0.2)).labels()
     wait.observe(0.15)
     before = plain(registry, PLAIN_0_0_4), unzipped(registry, OPENMETRICS)
     wait.observe(0.15, Exemplar({"trace_id": "4bf9"}, 0.15, 1700000000.5))
@@ -160,51 +158,44 @@ def test_an_exemplar_stands_at_its_bucket_in_openmetrics_only() -> None:
 
 def test_an_exemplar_longer_than_openmetrics_allows_is_left_out_and_the_observation_kept() -> None:
     registry = Registry()
-    wait = registry.histogram("wait_seconds", "Wait.", (0.1,)).labels()
+    wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1,)).labels()
     wait.observe(0.05, Exemplar({"trace_id": "x" * 121}, 0.05, 1.0))
     assert b'le="0.1"} 1.0\n' in plain(registry, OPENMETRICS)
 
 
-def test_the_process_is_described_as_prometheus_client_describes_it() -> None:
+def of_process(page: bytes) -> list[str]:
+    """All but the values, which differ from moment to moment."""
+    return [line if line.startswith("#") else line.rpartition(" ")[0] for line in page.decode().splitlines()]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_process_is_described_as_by_every_program_that_uses_prometheus_client(form: Format) -> None:
     ours, theirs = Registry(), prometheus_client.CollectorRegistry()
-    Process(ours)
-    prometheus_client.ProcessCollector(registry=theirs)
-    prometheus_client.GCCollector(registry=theirs)
-
-    def described(page: bytes) -> list[str]:
-        """All but the values, which differ from moment to moment."""
-        return [line if line.startswith("#") else line.split()[0] for line in page.decode().splitlines()]
-
-    for form in FORMATS:
-        assert described(plain(ours, form)) == described(reference(theirs, form))
+    ours.register_process()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=theirs)
+    assert of_process(plain(ours, form)) == of_process(reference(theirs, form)) == of_process(reference(ours, form))
     for name in ("process_start_time_seconds", "process_max_fds"):
-        assert ours.get_sample_value(name) == theirs.get_sample_value(name)
-
-
-def test_where_proc_cannot_be_read_the_page_is_still_whole(tmp_path: Path) -> None:
-    registry = Registry()
-    Process(registry, tmp_path)
-    assert plain(registry, OPENMETRICS).endswith(b"# EOF\n")
-    assert registry.get_sample_value("process_open_fds") is None
+        assert f"{name} {go_number(value_of(theirs, name))}" in plain(ours, form).decode().splitlines()
 
 
 @given(NUMBERS)
 def test_a_number_is_written_as_prometheus_client_writes_it(value: float) -> None:
-    assert pages.number(value) == go_number(value) == floatToGoString(value)  # type: ignore[no-untyped-call]
+    assert lines.number(value) == go_number(value) == floatToGoString(value)  # type: ignore[no-untyped-call]
 
 
 def forget(registry: Registry) -> None:
-    registry.families[0].remove("a")
+    registry.probes.families[0].remove("a")
 
 
 def keep(registry: Registry) -> None:
-    registry.families[0].keep(lambda labels: labels["target"] != "a")
+    registry.probes.families[0].keep(lambda labels: labels["target"] != "a")
 
 
 @pytest.mark.parametrize("leave", [forget, keep])
 def test_a_target_that_leaves_takes_its_series_out_of_the_compressed_page(leave: Callable[[Registry], None]) -> None:
     registry = Registry()
-    wait = registry.histogram("wait_seconds", "Wait.", (0.1,), ("target",))
+    wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1,), ("target",))
     wait.labels("a").observe(0.05)
     wait.labels("b").observe(0.05)
     assert b'target="a"' in unzipped(registry, PLAIN_0_0_4)
@@ -216,10 +207,10 @@ def test_a_target_that_leaves_takes_its_series_out_of_the_compressed_page(leave:
 
 def test_other_edges_start_a_histogram_again_with_the_same_series() -> None:
     registry = Registry()
-    wait = registry.histogram("wait_seconds", "Wait.", (0.1,), ("target",))
+    wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1,), ("target",))
     wait.labels("a", extra=(("zone", "x"),)).observe(0.05)
     assert b'le="0.1",target="a",zone="x"} 1.0' in unzipped(registry, PLAIN_0_0_4)
-    wait.reshape((0.1, 0.2))
+    wait.change_edges((0.1, 0.2))
     page = unzipped(registry, PLAIN_0_0_4)
     assert b'le="0.1",target="a",zone="x"} 0.0' in page
     assert b'le="0.2",target="a",zone="x"} 0.0' in page
@@ -227,15 +218,17 @@ def test_other_edges_start_a_histogram_again_with_the_same_series() -> None:
 
 def test_the_same_edges_again_change_nothing() -> None:
     registry = Registry()
-    wait = registry.histogram("wait_seconds", "Wait.", (0.1,), ("target",))
+    wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1,), ("target",))
     wait.labels("a").observe(0.05)
-    wait.reshape((0.1,))
+    wait.change_edges((0.1,))
     assert b'le="0.1",target="a"} 1.0' in plain(registry, PLAIN_0_0_4)
 
 
 def test_a_large_page_comes_in_small_parts() -> None:
     registry = Registry()
-    wait = registry.histogram("wait_seconds", "Wait.", [edge / 100 for edge in range(1, 60)], ("target", "size"))
+    wait = registry.probes.histogram(
+        "wait_seconds", "Wait.", tuple(edge / 100 for edge in range(1, 60)), ("target", "size")
+    )
     for number in range(200):
         wait.labels("one target has them all", str(number))
     parts = list(pages.page(registry, PLAIN_0_0_4))
@@ -243,9 +236,9 @@ def test_a_large_page_comes_in_small_parts() -> None:
     assert max(map(len, parts)) < 2 * pages.PART_BYTES
 
 
-def test_between_two_pieces_the_maker_of_a_page_may_pause() -> None:
+def test_between_two_blocks_the_maker_of_a_page_may_pause() -> None:
     registry = Registry()
-    wait = registry.histogram("wait_seconds", "Wait.", (0.1,), ("target", "size"))
+    wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1,), ("target", "size"))
     for number in range(10):
         wait.labels("a", str(number))
     pauses = []
@@ -256,15 +249,15 @@ def test_between_two_pieces_the_maker_of_a_page_may_pause() -> None:
 @pytest.mark.parametrize("form", [PLAIN_0_0_4, OPENMETRICS])
 def test_a_prepared_page_makes_only_what_changed_since(form: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = Registry()
-    wait = registry.histogram("wait_seconds", "Wait.", (0.1,), ("target",))
+    wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1,), ("target",))
     for number in range(10):
         wait.labels(str(number))
     pages.prepare(registry)
     wait.labels("3").observe(0.05)
     made: list[bytes] = []
-    compress = pages.compress
+    compress = blocks.compress
 
-    def watched(version: int, text: bytes) -> Piece:
+    def watched(version: int, text: bytes) -> Block:
         made.append(text)
         return compress(version, text)
 
@@ -276,37 +269,39 @@ def test_a_prepared_page_makes_only_what_changed_since(form: Format, monkeypatch
 
 def test_an_exemplar_that_comes_while_a_page_is_made_is_in_no_plain_page(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = Registry()
-    wait = registry.histogram("wait_seconds", "Wait.", (0.1,), ("target",)).labels("a")
+    wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1,), ("target",)).labels("a")
     wait.observe(0.05)
-    write = pages._histogram
 
-    def observed_before(*arguments: Any) -> tuple[int, bytes]:
-        if not wait.exemplars:
-            wait.observe(0.05, Exemplar({"trace_id": "4bf9"}, 0.05, 1.5))
-        return write(*arguments)
+    def observe() -> None:
+        wait.observe(0.05, Exemplar({"trace_id": "4bf9"}, 0.05, 1.5))
 
-    monkeypatch.setattr(pages, "_histogram", observed_before)
-    plain(registry, OPENMETRICS)
+    pages.prepare(registry, lambda: registry.probes.writes.put(observe))
     assert b"4bf9" not in plain(registry, PLAIN_0_0_4)
     assert b"4bf9" in plain(registry, OPENMETRICS)
 
 
 @given(st.binary(max_size=500), st.binary(max_size=500))
 def test_the_checksum_of_two_texts_follows_from_theirs(first: bytes, second: bytes) -> None:
-    assert pages.combined(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
+    assert blocks.combined(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
 
 
 @pytest.mark.parametrize("length", [255, 256, 257, 65_535, 65_536, 65_537, 70_000, 17_000_000])
 def test_so_it_does_for_long_texts(length: int) -> None:
     first, second = b"tgi", b"probe" * (length // 5) + b"x" * (length % 5)
-    assert pages.combined(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
+    assert blocks.combined(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
 
 
 @given(st.lists(st.binary(max_size=2000), max_size=10))
-def test_compressed_pieces_put_together_are_one_deflate_stream(texts: list[bytes]) -> None:
-    piece = pages.joined(0, [pages.compress(0, text) for text in texts])
+def test_compressed_blocks_put_together_are_one_deflate_stream(texts: list[bytes]) -> None:
+    block = blocks.joined(0, [blocks.compress(0, text) for text in texts])
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    assert stream.decompress(piece.data + pages.LAST_BLOCK) == b"".join(texts)
+    assert stream.decompress(block.data + blocks.LAST_BLOCK) == b"".join(texts)
     assert stream.eof
     assert not stream.unused_data
-    assert (piece.length, piece.checksum) == (len(b"".join(texts)), zlib.crc32(b"".join(texts)))
+    assert (block.length, block.checksum) == (len(b"".join(texts)), zlib.crc32(b"".join(texts)))
+
+
+def test_the_content_types_are_those_of_prometheus_client() -> None:
+    assert PLAIN_0_0_4.content_type == prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
+    assert PLAIN_1_0_0.content_type == prometheus_client.CONTENT_TYPE_PLAIN_1_0_0 + "; escaping=underscores"
+    assert OPENMETRICS.content_type == openmetrics_text.CONTENT_TYPE_LATEST

@@ -1,6 +1,6 @@
 """Pauses in long work, in virtual time."""
 
-from exporter.metrics.pauses import PAUSE_SECONDS, WORK_SECONDS, Breath
+from exporter.metrics.pauses import PAUSE_SECONDS, WORK_SECONDS, Pauses
 
 
 class Time:
@@ -17,21 +17,21 @@ class Time:
 
 def test_long_work_pauses_again_and_again_and_short_work_never() -> None:
     time = Time()
-    breath = Breath(lambda: time.now, time.sleep)
+    pause = Pauses(lambda: time.now, time.sleep)
     for _ in range(3):
         time.now += WORK_SECONDS / 4
-        breath()
+        pause()
     assert time.slept == []
     for _ in range(40):
         time.now += WORK_SECONDS * 0.6
-        breath()
+        pause()
     assert time.slept == [PAUSE_SECONDS] * 20
 
 
 def test_a_pause_does_not_count_as_work() -> None:
     time = Time()
-    breath = Breath(lambda: time.now, lambda seconds: time.sleep(10 * WORK_SECONDS))
+    pause = Pauses(lambda: time.now, lambda seconds: time.sleep(10 * WORK_SECONDS))
     time.now += WORK_SECONDS
-    breath()
-    breath()
+    pause()
+    pause()
     assert len(time.slept) == 1

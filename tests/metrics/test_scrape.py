@@ -10,7 +10,8 @@ import pytest
 from exporter.config.settings import Settings
 from exporter.metrics import pages, pauses
 from exporter.metrics.catalogue import layout
-from exporter.metrics.instruments import Registry
+from exporter.metrics.collector import Registry
+from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4
 from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Outcome, Series, Step, Stream
 from exporter.plan.targets import plans
@@ -84,15 +85,15 @@ def test_a_compressed_scrape_holds_the_same_page_as_a_plain_one(port: int) -> No
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
 def test_whoever_makes_a_page_pauses(port: int, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    breaths: list[float] = []
-    monkeypatch.setattr(pauses.Breath, "__call__", lambda self: breaths.append(1.0))
+    calls: list[float] = []
+    monkeypatch.setattr(pauses.Pauses, "__call__", lambda self: calls.append(1.0))
     ask(port, Accept_Encoding=encoding)
-    assert len(breaths) > 2 * 2 * 8  # targets, batch sizes, histograms
+    assert len(calls) > 2 * 2 * 8  # targets, batch sizes, histograms
 
 
 def test_openmetrics_is_served_where_it_is_asked_for(port: int) -> None:
     response, page = ask(port, Accept="application/openmetrics-text; version=1.0.0")
-    assert response.headers["Content-Type"] == pages.OPENMETRICS.content_type
+    assert response.headers["Content-Type"] == OPENMETRICS.content_type
     assert page.endswith(b"# EOF\n")
 
 
@@ -124,11 +125,11 @@ def test_a_client_of_http_1_0_gets_the_page_as_it_is(port: int) -> None:
 def test_a_reload_without_new_thresholds_keeps_every_count(metrics: Metrics) -> None:
     metrics.record(observed(0.3))
     metrics.up("a", "shard", None)
-    before = own(b"".join(pages.page(metrics.registry, pages.PLAIN_0_0_4)))
+    before = own(b"".join(pages.page(metrics.registry, PLAIN_0_0_4)))
     assert metrics.configure(SETTINGS) is False
     for plan in plans(SETTINGS).values():
         metrics.announce(plan)
-    assert own(b"".join(pages.page(metrics.registry, pages.PLAIN_0_0_4))) == before
+    assert own(b"".join(pages.page(metrics.registry, PLAIN_0_0_4))) == before
 
 
 def test_a_new_threshold_becomes_an_edge_and_only_histograms_in_seconds_start_again(metrics: Metrics) -> None:
@@ -149,7 +150,7 @@ def test_an_objective_that_leaves_takes_its_verdicts_along(metrics: Metrics) -> 
 
 
 def test_a_label_of_one_target_stands_at_its_series_only(metrics: Metrics) -> None:
-    page = b"".join(pages.page(metrics.registry, pages.PLAIN_0_0_4))
+    page = b"".join(pages.page(metrics.registry, PLAIN_0_0_4))
     assert b'tgi_probe_target_up{target="a"} 0.0\n' in page
     assert b'tgi_probe_target_up{target="b",zone="x"} 0.0\n' in page
 
@@ -157,6 +158,6 @@ def test_a_label_of_one_target_stands_at_its_series_only(metrics: Metrics) -> No
 def test_a_target_that_leaves_takes_every_series_along(metrics: Metrics) -> None:
     metrics.forget("a")
     metrics.record(observed(0.3))
-    page = b"".join(pages.page(metrics.registry, pages.PLAIN_0_0_4))
+    page = b"".join(pages.page(metrics.registry, PLAIN_0_0_4))
     assert b'target="a"' not in page
     assert b'target="b"' in page

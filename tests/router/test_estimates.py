@@ -10,6 +10,7 @@ from exporter.config.workload import Workload
 from exporter.daemon.transcript import transcript
 from exporter.metrics import pages
 from exporter.metrics.catalogue import Layout
+from exporter.metrics.formats import PLAIN_0_0_4
 from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Outcome, Series, Step, Stream
 from exporter.plan.targets import Plan
@@ -23,7 +24,7 @@ STREAM = Stream(1, 100, 0.0, 2.0, (Step(0.0, 1.0, 1),))
 
 
 def estimated(metrics: Metrics) -> dict[tuple[str, str, str], float]:
-    page = b"".join(pages.page(metrics.registry, pages.PLAIN_0_0_4)).decode()
+    page = b"".join(pages.page(metrics.registry, PLAIN_0_0_4)).decode()
     return {
         (sample.labels["target"], sample.labels["workload"], sample.labels["count"]): sample.value
         for family in text_string_to_metric_families(page)

@@ -9,6 +9,7 @@ from exporter.config.target import Target
 from exporter.config.workload import Load, Workload
 from exporter.metrics import pages
 from exporter.metrics.catalogue import Layout
+from exporter.metrics.formats import PLAIN_0_0_4
 from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Outcome, Series, Setup, Step, Stream
 from exporter.plan.targets import Plan
@@ -33,7 +34,7 @@ def recorded(observation: Observation, workload: Workload | None = None) -> dict
     metrics = Metrics(Layout())
     metrics.announce(Plan(ROUTER, (workload or Workload(name="w", batch_sizes=(3,)),), 1.0))
     metrics.record(observation)
-    page = b"".join(pages.page(metrics.registry, pages.PLAIN_0_0_4)).decode()
+    page = b"".join(pages.page(metrics.registry, PLAIN_0_0_4)).decode()
     return {
         sample.name: sample.value
         for family in text_string_to_metric_families(page)

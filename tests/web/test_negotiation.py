@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.metrics.instruments import Registry
-from exporter.metrics.pages import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, Format
+from exporter.metrics.collector import Registry
+from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, Format
 from exporter.web.negotiation import choices, choose_format, compressed
 from exporter.web.routes import Accepts, Views, respond
 

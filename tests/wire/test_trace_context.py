@@ -12,6 +12,7 @@ from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.metrics import pages
 from exporter.metrics.catalogue import layout
+from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4
 from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Outcome, Series, Step, Stream
 from exporter.pb import generate_v3_pb2 as pb
@@ -88,9 +89,7 @@ def test_a_bucket_of_the_time_to_first_token_names_the_trace_in_openmetrics_only
     metrics.record(
         Observation(Series("t", "w", 1), 0.0, 0.0, 0.25, Outcome.OK, "OK", streams=(stream,), trace_id=TRACE)
     )
-    openmetrics, text = (
-        b"".join(pages.page(metrics.registry, form)).decode() for form in (pages.OPENMETRICS, pages.PLAIN_0_0_4)
-    )
+    openmetrics, text = (b"".join(pages.page(metrics.registry, form)).decode() for form in (OPENMETRICS, PLAIN_0_0_4))
     [line] = [line for line in openmetrics.splitlines() if TRACE in line]
     assert line.startswith("tgi_probe_time_to_first_token_seconds_bucket{")
     assert line.endswith(f' # {{trace_id="{TRACE}"}} 0.25 1000000000.0')

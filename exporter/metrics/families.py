@@ -1,0 +1,213 @@
+"""Metric families and their series: the values that the daemon counts. No clock, no I/O.
+
+prometheus_client's own instruments write the whole page anew at each scrape, with the interpreter locked; the page of a
+fleet has tens of megabytes. Here each change is counted where it happens (`Changes`), so that `pages` writes only
+changed lines anew. Terms and meaning are prometheus_client's; tests compare the text of both.
+
+A family holds a group for each target, and a group holds that target's children. A child is what one combination of
+label values has: one series, or all series of a histogram. The labels that a target is given in the configuration stand
+on its own children only, so children of one family may have different label names.
+
+No locks: whoever may meet another thread reads and writes inside the collector's `WriteQueue`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Generic, Protocol, TypeVar
+
+from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
+
+from exporter.metrics.blocks import Block
+
+Labels = tuple[tuple[str, str], ...]
+
+
+class Changes:
+    """Counts the changes of a group. A child refers to it and not to its group: without circles of references, what
+    leaves is freed at once, also while the garbage collector is off (see `spare_collector` in the daemon)."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class Child(Protocol):
+    """The series of a family that have the same label values."""
+
+    labels: Labels
+
+    def samples(self, name: str) -> Iterator[Sample]:
+        """As prometheus_client wants them. `name` is the family's `sample_name`."""
+
+
+ChildType = TypeVar("ChildType", bound=Child)
+
+
+class ChildGroup(Generic[ChildType]):
+    """One target's children of one family. `blocks` are kept by `pages`, by format: True for OpenMetrics."""
+
+    __slots__ = ("blocks", "changes", "children")
+
+    def __init__(self) -> None:
+        self.changes = Changes()
+        self.children: dict[tuple[str, ...], ChildType] = {}
+        self.blocks: dict[bool, Block] = {}
+
+
+class NumberChild:
+    """A counter or a gauge."""
+
+    __slots__ = ("_changes", "_prefix", "labels", "value")
+
+    def __init__(self, family: "Family[NumberChild]", changes: Changes, labels: Labels) -> None:
+        self._changes = changes
+        self.labels = labels
+        self.value = family.initial
+        self._prefix = f"{family.sample_name}{label_text(labels)} "
+
+    def inc(self, amount: float = 1) -> None:
+        self.value += amount
+        self._changes.count += 1
+
+    def set(self, value: float) -> None:
+        self.value = float(value)
+        self._changes.count += 1
+
+    def lines(self) -> tuple[tuple[str, float], ...]:
+        """What stands before the value on its line, and the value."""
+        return ((self._prefix, self.value),)
+
+    def samples(self, name: str) -> Iterator[Sample]:
+        yield Sample(name, label_dict(self.labels), self.value)
+
+
+class SummaryChild:
+    """A count and a sum, without quantiles."""
+
+    __slots__ = ("_changes", "_count_prefix", "_sum_prefix", "count", "labels", "sum")
+
+    def __init__(self, family: "Family[SummaryChild]", changes: Changes, labels: Labels) -> None:
+        self._changes = changes
+        self.labels = labels
+        self.count = 0
+        self.sum = 0.0
+        text = label_text(labels)
+        self._count_prefix = f"{family.name}_count{text} "
+        self._sum_prefix = f"{family.name}_sum{text} "
+
+    def observe(self, value: float) -> None:
+        self.count += 1
+        self.sum += value
+        self._changes.count += 1
+
+    def lines(self) -> tuple[tuple[str, float], ...]:
+        """What stands before each value on its line, and the value."""
+        return ((self._count_prefix, self.count), (self._sum_prefix, self.sum))
+
+    def samples(self, name: str) -> Iterator[Sample]:
+        labels = label_dict(self.labels)
+        yield Sample(f"{name}_count", labels, self.count)
+        yield Sample(f"{name}_sum", labels, self.sum)
+
+
+@dataclass(slots=True)
+class Family(Generic[ChildType]):
+    """All series of one name. `name` is OpenMetrics': a counter's lacks the `_total` that its samples have.
+
+    `label_names` are those that every child has; `target` among them says whose group a child belongs to. `edges` are
+    the upper bounds of a histogram's buckets, without +Inf.
+    """
+
+    kind: str
+    name: str
+    help: str
+    label_names: tuple[str, ...]
+    child: type[Any]
+    edges: tuple[float, ...] = ()
+    initial: float = 0
+    groups: dict[str, ChildGroup[ChildType]] = field(default_factory=dict)
+    edge_texts: tuple[str, ...] = ()
+    _target_at: int | None = None
+
+    def __post_init__(self) -> None:
+        self._target_at = self.label_names.index("target") if "target" in self.label_names else None
+        self.edge_texts = edge_texts(self.edges)
+
+    @property
+    def sample_name(self) -> str:
+        return f"{self.name}_total" if self.kind == "counter" else self.name
+
+    def labels(self, *values: str, extra: Labels = ()) -> ChildType:
+        """The child with these values, in the order of `label_names`; made at first use, with the extra labels."""
+        target = "" if self._target_at is None else values[self._target_at]
+        group = self.groups.get(target)
+        if group is None:
+            group = self.groups[target] = ChildGroup()
+        child = group.children.get(values)
+        if child is None:
+            labels = tuple(sorted((*zip(self.label_names, values, strict=True), *extra)))
+            child = group.children[values] = self.child(self, group.changes, labels)
+            group.changes.count += 1
+        return child
+
+    def children(self) -> Iterator[ChildType]:
+        for group in self.groups.values():
+            yield from group.children.values()
+
+    def remove(self, target: str) -> None:
+        """Every series of a target; nothing happens where there is none."""
+        self.groups.pop(target, None)
+
+    def keep(self, wanted: Callable[[Mapping[str, str]], bool]) -> None:
+        """Remove every child whose labels are not wanted."""
+        for group in self.groups.values():
+            for values in list(group.children):
+                if not wanted(dict(zip(self.label_names, values, strict=True))):
+                    del group.children[values]
+                    group.changes.count += 1
+
+    def change_edges(self, edges: Sequence[float]) -> None:
+        """Other edges start a histogram again at 0: what fell between two old edges cannot be divided."""
+        if self.edges == tuple(edges):
+            return
+        self.edges = tuple(edges)
+        self.edge_texts = edge_texts(self.edges)
+        for group in self.groups.values():
+            for values, child in group.children.items():
+                group.children[values] = self.child(self, group.changes, child.labels)
+            group.changes.count += 1
+
+
+# --- text and labels
+
+
+def go_number(value: float) -> str:
+    """As Go prints a float64, which is what both text formats want: with an exponent from seven digits on."""
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
+
+
+def edge_texts(edges: Sequence[float]) -> tuple[str, ...]:
+    """The values of the label `le`."""
+    return tuple(go_number(edge) for edge in (*edges, float("inf")))
+
+
+def label_pair(label: tuple[str, str]) -> str:
+    value = label[1].replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return f'{label[0]}="{value}"'
+
+
+# Series share most of their labels.
+cached_label_pair = lru_cache(maxsize=4096)(label_pair)
+
+
+def label_text(labels: Labels) -> str:
+    """Labels as they stand on a line, with their braces."""
+    return "{" + ",".join(map(cached_label_pair, labels)) + "}" if labels else ""
+
+
+def label_dict(labels: Labels) -> dict[str, str]:
+    """For prometheus_client, which cannot write half a surrogate pair: one such label would cost the whole page."""
+    return {name: value.encode(errors="replace").decode() for name, value in labels}
