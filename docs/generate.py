@@ -6,7 +6,7 @@ A key without a description fails here, so none is ever left out.
 import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -94,7 +94,41 @@ METRICS = """\
 Only successful probes enter the histograms of latency and throughput; a failure is counted with its outcome. All
 series of a target exist from its start and go when it leaves. The labels of a target (`targets.labels`) stand on
 each of its series. Histograms in seconds have every SLO threshold as an exact bucket edge.
-`tgi_probe_time_to_first_token_seconds` carries trace ids as exemplars in OpenMetrics.
+`tgi_probe_time_to_first_token_seconds` carries trace ids as exemplars in OpenMetrics. The metrics `process_*` and
+`python_*` are those that prometheus_client gives every program.
+"""
+OTHER_REGISTRY = """\
+## In another program's registry
+
+The families `tgi_probe_*` are one collector of prometheus_client. A Python program that has a registry of its own can
+register it there, beside its other metrics:
+
+```python
+from prometheus_client import REGISTRY, generate_latest
+
+from exporter.config.settings import Settings
+from exporter.metrics.catalogue import layout
+from exporter.metrics.record import Metrics
+from exporter.plan.targets import plans
+
+settings = Settings.model_validate(
+    {
+        "targets": [{"name": "llama", "address": "127.0.0.1:8000"}],
+        "workloads": [{"name": "chat", "batch_sizes": [1]}],
+    }
+)
+metrics = Metrics(layout(settings))
+metrics.configure(settings)
+REGISTRY.register(metrics.registry.probes)
+for plan in plans(settings).values():
+    metrics.announce(plan)
+
+print(generate_latest(REGISTRY).decode())
+```
+
+`metrics.record(observation)` counts a probe, from any thread. What a registry collects is of one instant. A registry
+takes one such collector: the names of a second one are the same. For hundreds of targets, `generate_latest` is slow;
+`exporter.metrics.pages` writes the same page tens of times faster, and is what `tgi-probe` serves.
 """
 # What each value of a label says, in one line. A value without words fails here.
 OUTCOMES = {
@@ -204,18 +238,18 @@ def default(field: FieldInfo) -> str:
 
 
 def metrics() -> str:
-    instruments = Metrics(layout(Settings.model_construct(targets=(), slos=(), workloads=())))
+    registry = Metrics(layout(Settings.model_construct(targets=(), slos=(), workloads=()))).registry
     lines = [
         GENERATED,
         METRICS,
         "| metric | type | labels | meaning |",
         "|---|---|---|---|",
     ]
-    for family in instruments.registry.families:
-        labels = ", ".join(f"`{name}`" for name in family.label_names)
-        lines.append(
-            f"| `{family.sample_name}` | {family.kind} | {labels} | {family.help.replace('|', chr(92) + '|')} |"
-        )
+    for family in registry.probes.families:
+        lines.append(row(family.sample_name, family.kind, family.label_names, family.help))
+    for metric in registry.process.collect():
+        sample = metric.samples[0]
+        lines.append(row(sample.name, metric.type, sample.labels, metric.documentation))
     not_judged = ", ".join(f"`{outcome}`" for outcome in sorted(NOT_JUDGED))
     lines += ["", f"No SLO judges an attempt that is {not_judged}.", ""]
     for label, values, words in (
@@ -224,7 +258,12 @@ def metrics() -> str:
         ("measure", Measure, MEASURES),
     ):
         lines += [f"| `{label}` | meaning |", "|---|---|", *(f"| `{value}` | {words[value]} |" for value in values), ""]
-    return "\n".join(lines[:-1]) + "\n"
+    return "\n".join([*lines, OTHER_REGISTRY])
+
+
+def row(name: str, kind: str, labels: Iterable[str], text: str) -> str:
+    """A line of the table of metrics."""
+    return f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {text.replace('|', chr(92) + '|')} |"
 
 
 def main() -> int:
