@@ -1,12 +1,13 @@
-"""Every metric of the daemon: its name, its help, its labels, its edges. Names and labels are the contract.
+"""Every metric of the daemon: its name, help, labels and bucket edges. Names and labels are the contract.
 
-Only `metrics` records to them.
+Only `record` records to them.
 """
 
 import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from exporter import __version__
 from exporter.analysis import slo
@@ -51,7 +52,7 @@ HTTP_CODES = CODES | {
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What decides on bucket edges. Histograms in seconds start again at 0 after a reload with another one."""
+    """What the bucket edges depend on. After a reload with another one, histograms in seconds start again at 0."""
 
     thresholds: tuple[float, ...] = ()
 
@@ -70,16 +71,22 @@ class Catalogue:
     def __init__(self, collector: ProbeCollector, layout: Layout) -> None:
         self.collector = collector
         self.layout = layout
-        # The histograms in seconds, with their scale: they take on the thresholds.
+        # The histograms in seconds, with their scale: to it the thresholds are added.
         self._scales: list[tuple[Family[HistogramChild], tuple[float, ...]]] = []
         self._make_latency()
         self._make_delays()
         self._make_counters()
         self._make_gauges()
         self._make_own()
+        # What every target, workload and batch size has, of whatever kind the target is.
+        self.of_every_series: tuple[Family[Any], ...] = (
+            *(self.ttft, self.inter_token, self.per_output_token, self.decode, self.request),
+            *(self.prefill_rate, self.decode_rate, self.prompt_tokens, self.generated_tokens),
+            *(self.success, self.last_success, *self.last.values()),
+        )
 
     def change_layout(self, layout: Layout) -> bool:
-        """Take on other thresholds. True when they are others: the histograms in seconds then start again at 0."""
+        """Take over other thresholds. True when they have changed: the histograms in seconds then start again at 0."""
         before, self.layout = self.layout, layout
         for family, scale in self._scales:
             family.change_edges(layout.edges(scale))

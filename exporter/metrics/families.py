@@ -161,6 +161,9 @@ class Family(Generic[ChildType]):
         """Every series of a target; nothing happens where there is none."""
         self.groups.pop(target, None)
 
+    def clear(self) -> None:
+        self.groups.clear()
+
     def keep(self, wanted: Callable[[Mapping[str, str]], bool]) -> None:
         """Remove every child whose labels are not wanted."""
         for group in self.groups.values():

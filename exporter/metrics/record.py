@@ -1,7 +1,6 @@
-"""The only place that records. One method for each thing that happens.
+"""The only module that records. One method for each thing that happens.
 
-Only successful probes enter latency and throughput. A failure is counted with its outcome and never shows in a
-histogram.
+Only successful probes enter latency and throughput. A failure is counted with its outcome, and is in no histogram.
 """
 
 import logging
@@ -23,24 +22,18 @@ from exporter.metrics.families import ChildType, Family, Labels, NumberChild
 from exporter.observation import Method, Observation, Outcome, Series, ServerTimings, SkipReason
 from exporter.plan.targets import Facts, Plan
 
-
-def method_of(number: int) -> Method:
-    """Of a batch's calls to a shard, in their order."""
-    return Method.DECODE if number else Method.PREFILL
-
-
 P = ParamSpec("P")
 logger = logging.getLogger("tgi_probe")
 
 
-def guarded(method: Callable[Concatenate["Metrics", P], None]) -> Callable[Concatenate["Metrics", P], None]:
-    """A page shows all of it or nothing. Done now, or right after the page that is being made, in order.
+def queued(method: Callable[Concatenate["Metrics", P], None]) -> Callable[Concatenate["Metrics", P], None]:
+    """A method that is done as one write: now, or in its order after the page that is being made.
 
-    So it may be done in another thread, which a bug in here must not end.
+    Another thread may do it then, so what it raises is logged and goes no further.
     """
 
     @wraps(method)
-    def alone(metrics: "Metrics", /, *values: P.args, **keys: P.kwargs) -> None:
+    def put(metrics: "Metrics", /, *values: P.args, **keys: P.kwargs) -> None:
         def write() -> None:
             try:
                 method(metrics, *values, **keys)
@@ -49,11 +42,11 @@ def guarded(method: Callable[Concatenate["Metrics", P], None]) -> Callable[Conca
 
         metrics.registry.probes.writes.put(write)
 
-    return alone
+    return put
 
 
 class Metrics:
-    """Instruments of one daemon. Methods are safe to call from any thread; none but `configure` waits for a page."""
+    """The metrics of one daemon. Methods may be called from any thread; none but `configure` waits for a page."""
 
     def __init__(self, layout: Layout, unix_time: Callable[[], float] = time.time) -> None:
         self.registry = Registry()
@@ -61,7 +54,7 @@ class Metrics:
         self.registry.register_process()
         self._unix_time = unix_time
         self._objectives: dict[Series, list[Slo]] = {}
-        # A target that is not in here has left; what its thread still reports is dropped.
+        # By target. One that is in none of these has left; what its thread still reports is dropped.
         self._labels: dict[str, Labels] = {}
         self._kinds: dict[str, Kind] = {}
         self._facts: dict[str, Facts] = {}
@@ -71,7 +64,7 @@ class Metrics:
     def configure(self, settings: Settings) -> bool:
         """Take over the objectives: their gauges, and which series each judges. `announce` starts their counters.
 
-        True when the thresholds are others than before: the histograms in seconds then start again at 0.
+        True when the thresholds have changed: the histograms in seconds then start again at 0.
         """
         objectives: dict[Series, list[Slo]] = {}
         for objective in settings.slos:
@@ -84,32 +77,26 @@ class Metrics:
             return self.families.change_layout(layout(settings))
 
     def _describe(self, settings: Settings) -> None:
-        """What the configuration says of workloads and objectives. First set, then clear: a scrape finds no gap."""
-        wanted: set[tuple[str, ...]] = set()
+        """What the configuration says of workloads and objectives."""
+        families = self.families
+        for family in (families.workload_info, families.objective, families.judged, families.threshold):
+            family.clear()
         for workload in settings.workloads:
             lengths = (str(workload.sequence_length), str(workload.decode_length))
-            values: tuple[str, ...] = (workload.name, workload.load.mode, workload.prompt_cache, *lengths)
-            wanted.add(values)
-            self.families.workload_info.labels(*values).set(1)
+            families.workload_info.labels(workload.name, workload.load.mode, workload.prompt_cache, *lengths).set(1)
         for objective in settings.slos:
-            values = (objective.name, objective.workload, objective.measure)
-            wanted |= {values, (objective.name,)}
-            self.families.objective.labels(objective.name).set(objective.objective)
-            self.families.judged.labels(*values).set(1)
+            families.objective.labels(objective.name).set(objective.objective)
+            families.judged.labels(objective.name, objective.workload, objective.measure).set(1)
             if objective.threshold is not None:
-                self.families.threshold.labels(objective.name).set(objective.threshold)
-        without = {objective.name for objective in settings.slos if objective.threshold is None}
-        for family in (self.families.workload_info, self.families.objective, self.families.judged):
-            family.keep(lambda labels: tuple(labels.values()) in wanted)
-        self.families.threshold.keep(lambda labels: (labels["slo"],) in wanted and labels["slo"] not in without)
+                families.threshold.labels(objective.name).set(objective.threshold)
 
     def _is_judged(self, labels: Mapping[str, str]) -> bool:
         series = Series(labels["target"], labels["workload"], int(labels["batch_size"]))
         return any(objective.name == labels["slo"] for objective in self._objectives.get(series, ()))
 
-    @guarded
+    @queued
     def announce(self, plan: Plan) -> None:
-        """Make every series of the target exist, so that nothing appears out of nowhere later. What exists stays."""
+        """Make every series of the target exist, so that its first increase is one from 0. What exists stays."""
         name = plan.target.name
         self._labels[name] = tuple(plan.target.labels.items())
         self._kinds[name] = plan.target.kind
@@ -129,43 +116,26 @@ class Metrics:
                 self._of(self.families.spread, series)
 
     def _announce_series(self, series: Series, kind: Kind) -> None:
-        of = self._of
-        latency = (
-            self.families.ttft,
-            self.families.inter_token,
-            self.families.per_output_token,
-            self.families.decode,
-            self.families.request,
-            self.families.prefill_rate,
-            self.families.decode_rate,
-        )
-        for histogram in latency:
-            of(histogram, series)
-        for value in (
-            self.families.prompt_tokens,
-            self.families.generated_tokens,
-            self.families.success,
-            self.families.last_success,
-            *self.families.last.values(),
-        ):
-            of(value, series)
+        of, families = self._of, self.families
+        for family in families.of_every_series:
+            of(family, series)
         if kind == "shard":
-            of(self.families.quarantined, series)
+            of(families.quarantined, series)
         for method in Method if kind == "shard" else ():  # a router does not tell its own times
-            of(self.families.overhead, series, method)
+            of(families.overhead, series, method)
             for phase in PHASES:
-                of(self.families.server, series, method, phase)
+                of(families.server, series, method, phase)
         for outcome, codes in (HTTP_CODES if kind == "http" else CODES).items():
             for code in codes:
-                of(self.families.attempts, series, outcome, code)
+                of(families.attempts, series, outcome, code)
         for reason in SkipReason:
-            of(self.families.skips, series, reason)
+            of(families.skips, series, reason)
         for measure in Measure:
             if measure not in (OF_ROUTERS if kind == "shard" else OF_SHARDS):
-                of(self.families.withheld, series, measure)
+                of(families.withheld, series, measure)
         self._announce_verdicts(series)
 
-    @guarded
+    @queued
     def announce_objectives(self, plan: Plan) -> None:
         """For a target that stays: the counters of objectives that a reload brought."""
         for series, _ in plan.series():
@@ -176,22 +146,22 @@ class Metrics:
             for verdict in ("good", "bad"):
                 self._verdict(objective.name, series, verdict)
 
-    @guarded
+    @queued
     def forget(self, target: str) -> None:
         """Remove every series of a target that leaves."""
         self._forget(target)
 
     def _forget(self, target: str) -> None:
-        self._labels.pop(target, None)
+        for known in (self._labels, self._kinds, self._facts):
+            known.pop(target, None)
         for family in self.registry.probes.families:
             family.remove(target)
-        self._facts.pop(target, None)
 
-    @guarded
+    @queued
     def narrow(self, plan: Plan, before: Plan) -> None:
-        """A reload changed this target: remove the series that it has no more; the others go on counting.
+        """A reload changed this target: remove the series that it no longer has; the others go on counting.
 
-        A target that is another server now, or has other labels, starts again.
+        A target with another address, kind or labels starts again.
         """
         name = plan.target.name
         if any(getattr(plan.target, key) != getattr(before.target, key) for key in ("kind", "address", "labels")):
@@ -209,7 +179,7 @@ class Metrics:
 
     # --- what happens
 
-    @guarded
+    @queued
     def record(self, observation: Observation) -> None:
         series = observation.series
         if series.target not in self._labels:
@@ -286,7 +256,7 @@ class Metrics:
             if seconds is not None:
                 self._of(self.families.server, series, method, phase).observe(seconds)
 
-    @guarded
+    @queued
     def skipped(self, series: Series, reason: SkipReason) -> None:
         if series.target not in self._labels:
             return
@@ -294,17 +264,17 @@ class Metrics:
         if reason is SkipReason.UNSAFE and self._kinds[series.target] == "shard":
             self._of(self.families.quarantined, series).set(0)  # a limit keeps it from being sent, no quarantine
 
-    @guarded
+    @queued
     def late(self, target: str, seconds: float) -> None:
         if target in self._labels:
             self._child(self.families.lateness, target).observe(max(0.0, seconds))
 
-    @guarded
+    @queued
     def inflight(self, target: str, probes: int) -> None:
         if target in self._labels:
             self._child(self.families.in_flight, target).set(probes)
 
-    @guarded
+    @queued
     def up(self, target: str, kind: str, facts: Facts | None) -> None:
         """None: it does not answer. What it said last time stays in target_info, for the joins of dashboards."""
         if target not in self._labels:
@@ -317,13 +287,13 @@ class Metrics:
         self.families.target_info.remove(target)
         self._child(self.families.target_info, target, *said).set(1)
 
-    @guarded
+    @queued
     def reloaded(self, ok: bool) -> None:
         self.families.reload_ok.set(ok)
         if ok:
             self.families.reload_time.set(self._unix_time())
 
-    # --- labels
+    # --- children
 
     def _child(self, family: Family[ChildType], target: str, *values: str) -> ChildType:
         return family.labels(target, *values, extra=self._labels[target])
@@ -334,3 +304,8 @@ class Metrics:
     def _verdict(self, objective: str, series: Series, verdict: str) -> NumberChild:
         values = (objective, series.target, series.workload, str(series.batch_size), verdict)
         return self.families.verdicts.labels(*values, extra=self._labels[series.target])
+
+
+def method_of(number: int) -> Method:
+    """Of a batch's calls to a shard, in their order."""
+    return Method.DECODE if number else Method.PREFILL
