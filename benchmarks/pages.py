@@ -110,7 +110,7 @@ def row(cost: PageCost, reference_seconds: float) -> tuple[str, ...]:
 def filled(targets: int, rng: random.Random) -> tuple[Metrics, list[list[Series]]]:
     settings = Settings.model_validate(
         {
-            # Names of different length, as people give them: else few pieces of a page have a length of their own.
+            # Names of different length, as people give them: else few blocks of a page have a length of their own.
             "targets": [
                 {"name": f"target-{'x' * (number * 7 % 40)}{number}", "address": f"h:{number + 1}"}
                 for number in range(targets)
@@ -146,7 +146,7 @@ PART = Part(
     "pages",
     "Rendering a page",
     run,
-    "instruments and rendering of our own (`exporter/metrics/`). The text of labels is made once. The lines of a "
+    "families and page writing of our own (`exporter/metrics/`). The text of labels is made once. The lines of a "
     "histogram are one `join`, kept compressed until it changes; these blocks together are one gzip stream, and a "
-    "plain page is unpacked from them. The first page is made before the first probe.",
+    "plain page is decompressed from them. The first page is made before the first probe.",
 )
