@@ -109,7 +109,7 @@ def test_the_share_of_good_requests_can_be_read_off_the_histogram_at_the_thresho
         metrics.record(observation)
     below: dict[str, float] = {}
     good: dict[str, float] = {}
-    for sample in metrics.registry.samples():
+    for sample in (sample for metric in metrics.registry.collect() for sample in metric.samples):
         if sample.labels.get("target") != "t":
             continue
         if sample.name == "tgi_probe_time_to_first_token_seconds_bucket" and sample.labels["le"] == "0.2":
