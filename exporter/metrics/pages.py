@@ -20,6 +20,7 @@ from exporter.metrics.blocks import Block, compress, decompress, gzip_member, jo
 from exporter.metrics.collector import Registry
 from exporter.metrics.families import ChildGroup, Family
 from exporter.metrics.formats import OPENMETRICS, Format
+from exporter.metrics.histogram import HistogramChild
 
 # A part handed to the network: large enough that few calls are made, small enough that it is soon made.
 PART_BYTES = 65_536
@@ -111,10 +112,10 @@ def _group_block(family: Family[Any], group: ChildGroup[Any], form: Format, paus
     return kept
 
 
-def _histogram_block(name: str, child: Any, form: Format) -> Block:
+def _histogram_block(name: str, child: HistogramChild, form: Format) -> Block:
     # Both formats have the same lines until there are exemplars, which only OpenMetrics has.
     with_exemplars = form.openmetrics and bool(child.exemplars)
-    kept: Block | None = child.blocks.get(with_exemplars)
+    kept = child.blocks.get(with_exemplars)
     if kept is None or kept.version != child.version:
         kept = child.blocks[with_exemplars] = compress(child.version, lines.of_histogram(name, child, with_exemplars))
     return kept

@@ -4,6 +4,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import prometheus_client
@@ -179,6 +180,13 @@ def test_the_process_is_described_as_by_every_program_that_uses_prometheus_clien
         assert f"{name} {go_number(value_of(theirs, name))}" in plain(ours, form).decode().splitlines()
 
 
+def test_where_proc_cannot_be_read_the_page_is_still_whole(tmp_path: Path) -> None:
+    registry = Registry()
+    ProcessCollector(proc=str(tmp_path), registry=registry.process)
+    registry.probes.gauge("level", "Level.").labels()
+    assert plain(registry, OPENMETRICS) == b"# HELP level Level.\n# TYPE level gauge\nlevel 0.0\n# EOF\n"
+
+
 @given(NUMBERS)
 def test_a_number_is_written_as_prometheus_client_writes_it(value: float) -> None:
     assert lines.number(value) == go_number(value) == floatToGoString(value)  # type: ignore[no-untyped-call]
@@ -267,7 +275,7 @@ def test_a_prepared_page_makes_only_what_changed_since(form: Format, monkeypatch
     assert b'wait_seconds_bucket{le="0.1",target="3"} 1.0' in page
 
 
-def test_an_exemplar_that_comes_while_a_page_is_made_is_in_no_plain_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exemplar_that_comes_while_a_page_is_made_is_in_no_plain_page() -> None:
     registry = Registry()
     wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1,), ("target",)).labels("a")
     wait.observe(0.05)
