@@ -1,136 +1,44 @@
-"""Servers without a GPU: a TGI shard and a router, simulated, to try dashboards and alerts on, and to test probes.
+"""Servers without a GPU: a simulated TGI shard and router, to try dashboards and alerts and to test probes.
 
-    options ─► Config ─► Shard ─► one Rank per address ─► Batches (what is kept) + Roofline (how long it takes)
+    options ─► Config ─► Shard ─► one Rank per address ─► BatchCache (what is kept) + Roofline (how long a pass takes)
 
-    router_options ─► RouterConfig ─► Router ─► http_door, fmaas ─► Engine ─► Batcher + Roofline
+    router_options ─► RouterConfig ─► Router ─► http_server, grpc_server ─► Engine ─► Batcher + Roofline
 
-Both have the methods of `admin.Controlled`: Admin is a small HTTP server to look, slow down, break and restart.
+command         `tgi-probe simulate`
+options         the options of the shard; `router_options`: those of the router
+shard           gRPC servers, one per rank; `rank`: the calls; `messages`: protobuf; `batch_cache`: the kept batches
+router          admits requests to the engine; `active_request`: one of them
+http_server     TGI's and OpenAI's HTTP APIs; `http_formats`: their bodies
+grpc_server     fmaas over h2; `grpc_library_server`: the same on gRPC's library; `fmaas`: the calls themselves
+socket_server   sockets that note when data arrives
+engine          the thread that computes passes; `batcher`: which requests are in the next pass; `prefix_cache`
+roofline        how long a pass takes on a GPU
+tokenizer       texts to tokens
+faults          failures by command; `admin`: the HTTP page that switches them on
+record          what the server measured; `tgi_metrics`: the router's /metrics
 """
 
-import argparse
-import contextlib
-import signal
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-from exporter.simulator import options, router_options
-from exporter.simulator.admin import Admin, Controlled, Together
-from exporter.simulator.batches import Batches
+from exporter.simulator.admin import Admin
+from exporter.simulator.command import add_arguments, run
 from exporter.simulator.faults import Fault
 from exporter.simulator.options import Config, OptionError, config_from
-from exporter.simulator.record import Answered, Served
-from exporter.simulator.roofline import GPUS, MODELS, Gpu, Model, Roofline
-from exporter.simulator.router_options import RouterConfig, Tls
+from exporter.simulator.record import AnsweredRequest, ServedCall
+from exporter.simulator.roofline import Roofline
+from exporter.simulator.router_options import RouterConfig, ServerTls
 from exporter.simulator.shard import Shard
 
-if TYPE_CHECKING:
-    from exporter.simulator.router import Router
-
 __all__ = [
-    "GPUS",
-    "MODELS",
     "Admin",
-    "Answered",
-    "Batches",
+    "AnsweredRequest",
     "Config",
     "Fault",
-    "Gpu",
-    "Model",
     "OptionError",
     "Roofline",
     "RouterConfig",
-    "Served",
+    "ServedCall",
+    "ServerTls",
     "Shard",
-    "Tls",
     "add_arguments",
     "config_from",
     "run",
 ]
-
-_LOOK_EVERY = 0.1  # seconds
-_SWITCH_INTERVAL = 0.0005  # seconds
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of all simulated servers."""
-    options.add_arguments(parser)
-    router_options.add_arguments(parser)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT. Answers the exit code: 0, 1 = a fatal mistake ended it, 2 = bad options."""
-    try:
-        config = config_from(arguments)
-        router_config = router_options.config_from(arguments) if router_options.wanted(arguments) else None
-    except OptionError as error:
-        print(f"simulate: {error}", file=sys.stderr)
-        return 2
-    shard = Shard(config) if router_config is None or options.listens(arguments) else None
-    router = _router(router_config) if router_config else None
-    # The doors of a router hand tokens to hundreds of streams while the engine waits for the moment of the next ones.
-    sys.setswitchinterval(_SWITCH_INTERVAL)
-    try:
-        with contextlib.ExitStack() as stack, _stop_signals() as stopped:
-            controlled: list[Controlled] = [server for server in (shard, router) if server is not None]
-            together = (
-                controlled[0] if len(controlled) == 1 else Together({"shard": controlled[0], "router": controlled[1]})
-            )
-            admin = stack.enter_context(Admin(together, config.admin_address)) if config.admin_address else None
-            left = _serve(shard, router, admin, stopped)
-    except OSError as error:
-        print(f"simulate: {error}", file=sys.stderr)
-        return 1
-    print(left, flush=True)
-    if shard is not None and shard.died is not None:
-        print(f"simulate: a fatal mistake ended the shard: {shard.died}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _router(config: RouterConfig) -> "Router":
-    from exporter.simulator.router import Router
-
-    return Router(config)
-
-
-def _serve(shard: Shard | None, router: "Router | None", admin: Admin | None, stopped: list[int]) -> str:
-    """Start, say where, wait for the end; answers the last line: what was in flight or kept."""
-    with contextlib.ExitStack() as running:
-        places = []
-        if shard is not None:
-            shard.start()
-            running.callback(shard.stop)
-            places += [f"shard rank {index} listens on {address}" for index, address in enumerate(shard.addresses)]
-        if router is not None:
-            router.start()
-            running.callback(router.stop)
-            scheme = "https" if router.config.tls else "http"
-            places += [f"router http listens on {scheme}://{router.http}"] if router.http else []
-            places += [f"router grpc listens on {router.grpc}"] if router.grpc else []
-        places += [f"admin listens on http://{admin.address}"] if admin else []
-        print("\n".join(places), flush=True)
-        # A loop and not an Event: a signal handler may not wait for a lock that its own thread holds.
-        while not stopped and not (shard is not None and shard.wait_until_dead(0)):
-            time.sleep(_LOOK_EVERY)
-        left = [f"requests in flight: {router.state()['in_flight']}"] if router is not None else []
-    return "; ".join([f"batches left: {shard.left}", *left] if shard is not None else left)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list which fills once SIGTERM or SIGINT comes; only the main thread can be told, elsewhere it stays empty."""
-    came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield came
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, lambda number, _frame: came.append(number))
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

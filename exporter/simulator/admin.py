@@ -1,4 +1,4 @@
-"""A small HTTP server to look at a simulated server and to make it sick, so that alerts can be seen to fire.
+"""A small HTTP server that shows the state of a simulated server and switches faults on, to see alerts fire.
 
 GET /state, GET /record, POST /slowdown?factor=, POST /fault?kind=&seconds=&count=&method=, POST /restart?seconds=.
 """
@@ -15,25 +15,25 @@ from urllib.parse import parse_qs, urlsplit
 
 from exporter.simulator.faults import FAULT_KINDS, Fault, FaultKind
 from exporter.simulator.options import host_and_port
-from exporter.simulator.record import Answered, Served
+from exporter.simulator.record import AnsweredRequest, ServedCall
 
-_LOOK_EVERY = 0.05  # seconds: how soon it notices that it shall stop
+_POLL_SECONDS = 0.05  # how soon it notices that it must stop
 
 
 class Controlled(Protocol):
-    """What this page can command: any simulated server. `fault_kinds` are those that it knows."""
+    """A simulated server, as this page controls it. `fault_kinds` are those that it can simulate."""
 
     @property
     def fault_kinds(self) -> tuple[FaultKind, ...]: ...
     def state(self) -> dict[str, Any]: ...
-    def record(self) -> Sequence[Served | Answered]: ...
+    def record(self) -> Sequence[ServedCall | AnsweredRequest]: ...
     def slow_down(self, factor: float) -> None: ...
     def fault(self, fault: Fault | None) -> None: ...
     def restart(self, seconds: float = 0.0) -> None: ...
 
 
-class Together:
-    """Several servers under one command: what is asked of it is asked of all."""
+class ServerGroup:
+    """Several servers that get every command together."""
 
     def __init__(self, servers: Mapping[str, Controlled]) -> None:
         self._servers = servers
@@ -47,7 +47,7 @@ class Together:
     def state(self) -> dict[str, Any]:
         return {name: server.state() for name, server in self._servers.items()}
 
-    def record(self) -> list[Served | Answered]:
+    def record(self) -> list[ServedCall | AnsweredRequest]:
         return [entry for server in self._servers.values() for entry in server.record()]
 
     def slow_down(self, factor: float) -> None:
@@ -73,7 +73,7 @@ class Admin:
         self._server = ThreadingHTTPServer(host_and_port(listen), handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_LOOK_EVERY,), name="admin", daemon=True
+            target=self._server.serve_forever, args=(_POLL_SECONDS,), name="admin", daemon=True
         )
         host, port = self._server.server_address[:2]
         self.address = f"{host!s}:{port}"

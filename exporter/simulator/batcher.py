@@ -5,9 +5,9 @@
        │  first served      └─► finish: one token each ─► running, or gone
     cancel: gone at the next pass
 
-A pass is a prefill or a decode, never both: whoever joins makes the others wait. Time comes in as an argument, seconds
-of any one clock. Not as in the real router: prompts are never computed in chunks, and a request reserves all the tokens
-it may come to need at once, in tokens and not in blocks.
+A pass is a prefill or a decode, never both: the running requests wait while new ones are prefilled. Time is an
+argument, in seconds of any one clock. Unlike the real router, prompts are never computed in chunks, and a request
+reserves all the tokens that it may need when it starts, in tokens and not in blocks.
 """
 
 import math
@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-from exporter.simulator.prefixes import Prefixes
+from exporter.simulator.prefix_cache import PrefixCache
 from exporter.simulator.roofline import Roofline
 
 End = Literal["length", "eos", "time_limit"]
@@ -30,7 +30,7 @@ class TooLong(ValueError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class AdmissionLimits:
     """What the router admits. Names and defaults are those of the TGI launcher, but for the KV cache and its blocks.
 
     `max_batch_size` None = only the tokens count. `max_waiting_tokens` is after how many decodes a lone waiting request
@@ -51,10 +51,10 @@ class Limits:
 
 
 @dataclass(eq=False)
-class Request:
-    """One prompt on its way. `ends_after` is the token after which the model itself stops, if before max_new_tokens.
+class BatchedRequest:
+    """One request in the queue or the batch. `ends_after`: the token after which the model itself ends the answer.
 
-    `deadline` is when it ends with what it has, on the clock of the caller. What stands below changes on the way.
+    At `deadline` (the caller's clock) the answer ends with the tokens that there are. The fields below it change.
     """
 
     id: int
@@ -87,7 +87,7 @@ class Pass:
     """What the GPU does next, and how long by the roofline."""
 
     method: Literal["prefill", "decode"]
-    requests: tuple[Request, ...]
+    requests: tuple[BatchedRequest, ...]
     seconds: float
 
 
@@ -95,7 +95,7 @@ class Pass:
 class Token:
     """The token number `index` (from 0) of a request; `end` is why it was the last one."""
 
-    request: Request
+    request: BatchedRequest
     index: int
     end: End | None
 
@@ -104,13 +104,15 @@ class Token:
 class Batcher:
     """The queue and the running batch. One pass at a time: `finish` it before the next one."""
 
-    limits: Limits
+    limits: AdmissionLimits
     roofline: Roofline
-    waiting: deque[Request] = field(default_factory=deque)
-    running: list[Request] = field(default_factory=list)
+    waiting: deque[BatchedRequest] = field(default_factory=deque)
+    running: list[BatchedRequest] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._prefixes = Prefixes(self.limits.block_size, self.limits.max_batch_total_tokens // self.limits.block_size)
+        self._prefixes = PrefixCache(
+            self.limits.block_size, self.limits.max_batch_total_tokens // self.limits.block_size
+        )
         self._decodes = 0  # since the last prefill
         self._may_join = True
 
@@ -118,7 +120,7 @@ class Batcher:
     def reserved_tokens(self) -> int:
         return sum(request.reserved for request in self.running)
 
-    def submit(self, request: Request, now: float) -> None:
+    def submit(self, request: BatchedRequest, now: float) -> None:
         """Put a request at the end of the queue; raises TooLong or Overloaded."""
         self._check(request)
         if self._alive() >= self.limits.max_concurrent_requests:
@@ -126,8 +128,8 @@ class Batcher:
         request.queued = now
         self.waiting.append(request)
 
-    def cancel(self, request: Request) -> None:
-        """Nobody waits for it any more: it counts no longer, gets no token, and leaves at the next pass."""
+    def cancel(self, request: BatchedRequest) -> None:
+        """The client is gone: the request gets no more tokens and leaves at the next pass."""
         request.cancelled = True
 
     def next_pass(self, now: float) -> Pass | None:
@@ -145,7 +147,7 @@ class Batcher:
         return Pass("decode", tuple(self.running), self.roofline.decode_seconds(len(self.running), context))
 
     def finish(self, done: Pass, now: float) -> list[Token]:
-        """The pass has been computed: one token for each request that somebody still waits for, in order of arrival."""
+        """The pass has been computed: one token for each request that is not cancelled, in order of arrival."""
         if done.method == "prefill" and self.limits.prefix_caching:
             for request in done.requests:
                 self._prefixes.add(request.prompt)
@@ -154,7 +156,7 @@ class Batcher:
         self.running = [request for request in self.running if request.id not in gone and not request.cancelled]
         return tokens
 
-    def _check(self, request: Request) -> None:
+    def _check(self, request: BatchedRequest) -> None:
         prompt, new, limits = len(request.prompt), request.max_new_tokens, self.limits
         if prompt > limits.max_input_tokens:
             raise TooLong(f"the input has {prompt} tokens, at most {limits.max_input_tokens} are allowed")
@@ -166,8 +168,8 @@ class Batcher:
     def _alive(self) -> int:
         return sum(not request.cancelled for queue in (self.waiting, self.running) for request in queue)
 
-    def _joining(self) -> list[Request]:
-        """The requests at the head of the queue that fit; none as long as too few wait to interrupt the others for."""
+    def _joining(self) -> list[BatchedRequest]:
+        """The requests at the head of the queue that fit; none while too few wait to interrupt the running ones."""
         least = 1
         if self.running and self._decodes < self.limits.max_waiting_tokens:
             least = math.floor(len(self.running) * self.limits.waiting_served_ratio)
@@ -175,7 +177,7 @@ class Batcher:
         if len(self.waiting) < least or room < 1:
             return []
         prefill, total = 0, self.reserved_tokens
-        chosen: list[Request] = []
+        chosen: list[BatchedRequest] = []
         for request in self.waiting:
             request.cached_tokens = self._prefixes.cached_tokens(request.prompt) if self.limits.prefix_caching else 0
             prefill += request.computed
@@ -186,8 +188,8 @@ class Batcher:
             chosen.append(request)
         return chosen if len(chosen) >= least else []
 
-    def _prefill(self, joining: list[Request], now: float) -> Pass:
-        # Right after the first prefill others may join too; after that there is a decode between two prefills.
+    def _prefill(self, joining: list[BatchedRequest], now: float) -> Pass:
+        # A second prefill may follow the first one directly; later there is a decode between two prefills.
         self._may_join = not self.running
         self._decodes = 0
         for request in joining:
@@ -197,7 +199,7 @@ class Batcher:
         mean = sum(request.computed for request in joining) / len(joining)
         return Pass("prefill", tuple(joining), self.roofline.prefill_seconds(len(joining), mean))
 
-    def _advance(self, request: Request, now: float) -> Token:
+    def _advance(self, request: BatchedRequest, now: float) -> Token:
         index = request.generated
         request.generated += 1
         end: End | None = None

@@ -1,15 +1,15 @@
-"""The GPU of the router: a thread that lets the time of each pass really go by, then hands the tokens out."""
+"""The GPU of the router: a thread that waits for as long as each pass takes, then delivers its tokens."""
 
 import threading
 import time
 from collections.abc import Callable
 
-from exporter.simulator.batcher import Batcher, Pass, Request, Token
+from exporter.simulator.batcher import BatchedRequest, Batcher, Pass, Token
 from exporter.simulator.faults import Fault, Faults
 from exporter.simulator.roofline import Jitter
 
 _WAKE_EARLY = 0.001  # seconds: an Event wakes up late by less than this, time.sleep by much less
-_LOOK_EVERY = 0.01  # seconds: how soon a hanging engine notices that it may go on
+_POLL_SECONDS = 0.01  # how soon a hanging engine notices that it may go on
 
 
 class Engine:
@@ -38,13 +38,13 @@ class Engine:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: BatchedRequest) -> None:
         """Queue a request; raises TooLong or Overloaded."""
         with self._lock:
             self._batcher.submit(request, time.perf_counter())
             self._work.notify()
 
-    def cancel(self, request: Request) -> None:
+    def cancel(self, request: BatchedRequest) -> None:
         with self._lock:
             self._batcher.cancel(request)
 
@@ -53,7 +53,7 @@ class Engine:
             self._batcher.roofline = self._batcher.roofline.slowed(factor)
 
     def fault(self, fault: Fault | None) -> None:
-        """`hang` lets no pass begin as long as it lasts; other kinds are the doors' business."""
+        """`hang` lets no pass begin while it lasts. The servers simulate the other kinds."""
         self._faults.set(fault if fault and fault.kind == "hang" else None)
 
     def load(self) -> dict[str, int]:
@@ -67,7 +67,7 @@ class Engine:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._stand_still()
+            self._wait_out_fault()
             with self._lock:
                 now = self._batcher.next_pass(time.perf_counter())
                 if now is None:
@@ -81,13 +81,13 @@ class Engine:
                 tokens = self._batcher.finish(now, ended)
             self._deliver(now, tokens, ended - began)
 
-    def _stand_still(self) -> None:
+    def _wait_out_fault(self) -> None:
         fault = self._faults.meet("", time.monotonic())
-        while fault and self._faults.holds(fault, time.monotonic()) and not self._stopping.wait(_LOOK_EVERY):
+        while fault and self._faults.holds(fault, time.monotonic()) and not self._stopping.wait(_POLL_SECONDS):
             pass
 
     def _hold(self, deadline: float) -> None:
-        """Until the instant `deadline` of perf_counter, or until it shall stop."""
+        """Wait until the instant `deadline` of perf_counter, or until `stop`."""
         if self._stopping.wait(max(0.0, deadline - time.perf_counter() - _WAKE_EARLY)):
             return
         time.sleep(max(0.0, deadline - time.perf_counter()))

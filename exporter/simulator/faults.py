@@ -1,4 +1,4 @@
-"""Failures by command: how alerts and dashboards are tried."""
+"""Failures that are switched on by command, to test alerts and dashboards."""
 
 import threading
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Faults:
             self._left = fault.count if fault else None
 
     def meet(self, method: str, now: float) -> Fault | None:
-        """The fault this call runs into, if any; it counts as one of `count`."""
+        """The fault that applies to this call, if any. The call counts as one of `count`."""
         with self._lock:
             fault = self._fault
             if fault is None or fault.method not in (None, method) or self._left == 0:
@@ -51,6 +51,6 @@ class Faults:
             return fault
 
     def holds(self, fault: Fault, now: float) -> bool:
-        """Whether a call that hangs on this fault hangs on."""
+        """Whether a call that hangs because of this fault must go on hanging."""
         with self._lock:
             return self._fault is fault and (fault.until is None or now < fault.until)

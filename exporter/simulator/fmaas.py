@@ -1,4 +1,4 @@
-"""fmaas.GenerationService, as a TGIS router or vLLM's TGIS adapter serves it, whatever carries the messages.
+"""fmaas.GenerationService, as a TGIS router or vLLM's TGIS adapter serves it, without the transport.
 
 Simplified: stop sequences, sampling, penalties, tuned prefixes and adapters are read and change nothing.
 """
@@ -10,9 +10,9 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from exporter.pb import fmaas_pb2 as wire
+from exporter.simulator.active_request import ActiveRequest, ParsedRequest, RequestHandler
 from exporter.simulator.batcher import Overloaded, Token, TooLong
 from exporter.simulator.tokenizer import answer_word, prompt_tokens, spans
-from exporter.simulator.visit import Ask, Reception, Visit
 
 SERVICE = "fmaas.GenerationService"
 METHODS = ("Generate", "GenerateStream", "Tokenize", "ModelInfo")
@@ -25,19 +25,19 @@ _STOP_REASONS = {
 }
 
 
-class Reply(Protocol):
-    """The way back to the client of one call."""
+class FmaasReply(Protocol):
+    """Sends the answer of one call to its client."""
 
     def send(self, message: bytes, about_to: Callable[[], None]) -> None:
-        """Hand a message over, and call `about_to` right before."""
+        """Send a message, and call `about_to` right before."""
         ...
 
     def end(self, code: grpc.StatusCode, details: str = "") -> None:
-        """The call is over: nothing is sent after it, and once all is handed over the door lets the Call leave."""
+        """The call is over. When all messages are sent, the server calls `FmaasCall.leave`."""
         ...
 
 
-class Refused(Exception):
+class CallRefused(Exception):
     """The call cannot be served; `code` is the status, the message its details."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
@@ -45,18 +45,20 @@ class Refused(Exception):
         self.code = code
 
 
-class Call:
-    """One call of one of the METHODS, from its request to its end. Belongs to the thread of the doors."""
+class FmaasCall:
+    """One call of one of the METHODS, from its request to its end. Belongs to the thread of the servers."""
 
-    def __init__(self, reception: Reception, reply: Reply, method: str, received_ns: int, correlation: str) -> None:
-        self._reception = reception
-        self._config = reception.config
+    def __init__(
+        self, handler: RequestHandler, reply: FmaasReply, method: str, received_ns: int, correlation: str
+    ) -> None:
+        self._handler = handler
+        self._config = handler.config
         self._reply = reply
         self._method = method
         self._received_ns = received_ns
         self._correlation = correlation
         self._cut = False
-        self._visits: list[Visit] = []
+        self._active: list[ActiveRequest] = []
         self._got: dict[int, list[Token]] = {}
 
     def begin(self, message: bytes) -> None:
@@ -75,31 +77,31 @@ class Call:
                     self._answer(wire.ModelInfoResponse(max_sequence_length=longest, max_new_tokens=longest - 1))
         except DecodeError as error:
             self._reply.end(grpc.StatusCode.INTERNAL, f"The request cannot be decoded: {error}")
-        except Refused as refused:
+        except CallRefused as refused:
             self._reply.end(refused.code, str(refused))
 
     def leave(self, code: str = "CANCELLED") -> None:
         """The call is over with that status, or (without one) the client went away."""
-        for visit in self._visits:
-            self._reception.leave(visit, code)
+        for active in self._active:
+            self._handler.leave(active, code)
 
     def _stream(self, request: Any) -> None:
-        visit = self._admit(request.request.text, request.params, self._on_stream_token)
+        active = self._admit(request.request.text, request.params, self._on_stream_token)
         self._wanted = request.params.response
         if self._config.early_message:
-            self._send(_first(visit.ask, request.params))
+            self._send(_first(active.parsed, request.params))
 
     def _on_stream_token(self, token: Token) -> None:
         """Pack as many tokens into each message as the options say; the last message says why it was the last."""
-        visit = self._visits[0]
+        active = self._active[0]
         packed = self._got[token.request.id]
         packed.append(token)
         if token.end is None and len(packed) < self._config.tokens_per_message:
             return
         message = _message(packed, self._wanted)
         if not self._config.early_message and token.index < len(packed):
-            message.input_token_count = len(visit.ask.prompt)
-        self._send(message, visit, len(packed))
+            message.input_token_count = len(active.parsed.prompt)
+        self._send(message, active, len(packed))
         packed.clear()
         if self._cut:
             self._reply.end(grpc.StatusCode.INTERNAL, "Fault by command: cut")
@@ -118,46 +120,46 @@ class Call:
 
     def _on_batch_token(self, token: Token) -> None:
         self._got[token.request.id].append(token)
-        if not all(visit.ended for visit in self._visits):
+        if not all(active.ended for active in self._active):
             return
-        responses = [self._whole(visit) for visit in self._visits]
+        responses = [self._whole(active) for active in self._active]
         message = wire.BatchedGenerationResponse(responses=responses).SerializeToString()
         self._reply.send(message, self._note_all)
         self._reply.end(grpc.StatusCode.OK)
 
     def _note_all(self) -> None:
-        for visit in self._visits:
-            visit.sent(len(self._got[visit.request.id]))
+        for active in self._active:
+            active.sent(len(self._got[active.request.id]))
 
-    def _whole(self, visit: Visit) -> Any:
-        message = _message(self._got[visit.request.id], self._params.response)
-        message.input_token_count = len(visit.ask.prompt)
+    def _whole(self, active: ActiveRequest) -> Any:
+        message = _message(self._got[active.request.id], self._params.response)
+        message.input_token_count = len(active.parsed.prompt)
         if self._params.response.input_text:
-            message.text = visit.ask.text + message.text
+            message.text = active.parsed.text + message.text
         return message
 
     def _answer(self, message: Any) -> None:
         self._send(message)
         self._reply.end(grpc.StatusCode.OK)
 
-    def _send(self, message: Any, visit: Visit | None = None, tokens: int = 0) -> None:
-        self._reply.send(message.SerializeToString(), lambda: visit.sent(tokens) if visit else None)
+    def _send(self, message: Any, active: ActiveRequest | None = None, tokens: int = 0) -> None:
+        self._reply.send(message.SerializeToString(), lambda: active.sent(tokens) if active else None)
 
-    def _admit(self, text: str, params: Any, on_token: Callable[[Token], None]) -> Visit:
-        ask = self._understood(text, params)
+    def _admit(self, text: str, params: Any, on_token: Callable[[Token], None]) -> ActiveRequest:
+        parsed = self._understood(text, params)
         try:
-            visit = self._reception.admit(ask, on_token)
+            active = self._handler.admit(parsed, on_token)
         except TooLong as error:
-            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from None
+            raise CallRefused(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from None
         except Overloaded as error:
-            raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
-        self._visits.append(visit)
-        self._got[visit.request.id] = []
-        return visit
+            raise CallRefused(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
+        self._active.append(active)
+        self._got[active.request.id] = []
+        return active
 
-    def _understood(self, text: str, params: Any) -> Ask:
+    def _understood(self, text: str, params: Any) -> ParsedRequest:
         stopping = params.stopping
-        ask = Ask(
+        parsed = ParsedRequest(
             method=self._method,
             text=text,
             prompt=tuple(prompt_tokens(text, params.truncate_input_tokens, special=True)),
@@ -167,24 +169,24 @@ class Call:
             time_limit=stopping.time_limit_millis / 1000 or None,
             correlation=self._correlation,
         )
-        mistake = _mistake(ask, params)
-        if mistake:
-            self._reception.refuse(ask, "validation", "INVALID_ARGUMENT")
-            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, mistake)
-        return ask
+        problem = _problem(parsed, params)
+        if problem:
+            self._handler.refuse(parsed, "validation", "INVALID_ARGUMENT")
+            raise CallRefused(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        return parsed
 
     def _meet_fault(self) -> None:
-        fault = self._reception.meet_fault(self._method)
+        fault = self._handler.meet_fault(self._method)
         if fault is not None and fault.kind == "cut":
             self._cut = True
         elif fault is not None:
             code = grpc.StatusCode.UNAVAILABLE if fault.kind == "unavailable" else grpc.StatusCode.INTERNAL
-            raise Refused(code, f"Fault by command: {fault.kind}")
+            raise CallRefused(code, f"Fault by command: {fault.kind}")
 
 
-def _mistake(ask: Ask, params: Any) -> str | None:
-    if ask.min_new_tokens > ask.max_new_tokens:
-        return f"min_new_tokens {ask.min_new_tokens} is more than max_new_tokens {ask.max_new_tokens}"
+def _problem(parsed: ParsedRequest, params: Any) -> str | None:
+    if parsed.min_new_tokens > parsed.max_new_tokens:
+        return f"min_new_tokens {parsed.min_new_tokens} is more than max_new_tokens {parsed.max_new_tokens}"
     if params.sampling.temperature < 0 or not 0 <= params.sampling.top_p <= 1:
         return "temperature must not be negative, top_p must be between 0 and 1"
     if params.decoding.repetition_penalty < 0:
@@ -192,12 +194,12 @@ def _mistake(ask: Ask, params: Any) -> str | None:
     return None
 
 
-def _first(ask: Ask, params: Any) -> Any:
-    message = wire.GenerationResponse(input_token_count=len(ask.prompt))
+def _first(parsed: ParsedRequest, params: Any) -> Any:
+    message = wire.GenerationResponse(input_token_count=len(parsed.prompt))
     if params.response.input_text:
-        message.text = ask.text
+        message.text = parsed.text
     if params.response.input_tokens:
-        message.input_tokens.extend(wire.TokenInfo(text=token) for token in ask.prompt)
+        message.input_tokens.extend(wire.TokenInfo(text=token) for token in parsed.prompt)
     return message
 
 

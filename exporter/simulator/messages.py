@@ -1,12 +1,12 @@
-"""Between the wire messages and the simulator's own values. generate.v2 differs from v3 only in missing fields."""
+"""Converts the shard's protobuf messages to the simulator's values and back. generate.v2 only lacks fields of v3."""
 
 import math
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from exporter.pb import generate_v2_pb2, generate_v3_pb2
-from exporter.simulator.batches import Batch, Prompt, Step
+from exporter.simulator.batch_cache import Prompt, SequenceStep, ServerBatch
 from exporter.simulator.options import Config, Protocol
 from exporter.simulator.tokenizer import generated_word, token_id, tokenised, truncated
 
@@ -17,7 +17,7 @@ def module_of(protocol: Protocol) -> ModuleType:
     return generate_v3_pb2 if protocol == "v3" else generate_v2_pb2
 
 
-def prompts_of(config: Config, requests: Items[Any]) -> list[Prompt]:
+def prompts_of(config: Config, requests: Sequence[Any]) -> list[Prompt]:
     """Tokenise the requests of a Prefill. RuntimeError if one has not exactly one text chunk (v3)."""
     return [_prompt(config, request) for request in requests]
 
@@ -43,7 +43,7 @@ def _prompt(config: Config, request: Any) -> Prompt:
     )
 
 
-def _only_text(chunks: Items[Any]) -> str:
+def _only_text(chunks: Sequence[Any]) -> str:
     if len(chunks) != 1 or not chunks[0].HasField("text"):
         raise RuntimeError(f"Request has {len(chunks)} input chunks, the model takes exactly one of text")
     text: str = chunks[0].text
@@ -62,7 +62,7 @@ def info(config: Config) -> Any:
     return answer
 
 
-def cached_batch(config: Config, batch: Batch, max_tokens: int) -> Any:
+def cached_batch(config: Config, batch: ServerBatch, max_tokens: int) -> Any:
     answer = module_of(config.protocol).CachedBatch(
         id=batch.id,
         request_ids=[sequence.prompt.request_id for sequence in batch.sequences],
@@ -74,18 +74,18 @@ def cached_batch(config: Config, batch: Batch, max_tokens: int) -> Any:
     return answer
 
 
-def generations(config: Config, steps: Items[Step], rank: int) -> list[Any]:
-    """This rank's share of the answers: the ranks take turns by index."""
+def generations(config: Config, steps: Sequence[SequenceStep], rank: int) -> list[Any]:
+    """This rank's share of the answers: every `ranks`-th one."""
     return [_generation(module_of(config.protocol), step) for step in steps[rank :: config.ranks]]
 
 
-def _generation(wire: Any, step: Step) -> Any:
+def _generation(wire: Any, step: SequenceStep) -> Any:
     prompt, total = step.sequence.prompt, step.sequence.generated
     words = [generated_word(prompt.request_id, at) for at in range(total - step.new_tokens, total)]
     answer = wire.Generation(request_id=prompt.request_id, tokens=_tokens(wire, words))
     if prompt.prefill_logprobs and step.prefilled:
         answer.prefill_tokens.CopyFrom(_tokens(wire, prompt.tokens))
-        answer.prefill_tokens.logprobs[0] = math.nan  # Nothing comes before the first token to expect it from.
+        answer.prefill_tokens.logprobs[0] = math.nan  # as in TGI: the first token has no probability
     if prompt.top_n_tokens:
         top = [generated_word(prompt.request_id + 1, at) for at in range(prompt.top_n_tokens)]
         answer.top_tokens.extend(_tokens(wire, top) for _ in words)
@@ -96,7 +96,7 @@ def _generation(wire: Any, step: Step) -> Any:
     return answer
 
 
-def _tokens(wire: Any, texts: Items[str]) -> Any:
+def _tokens(wire: Any, texts: Sequence[str]) -> Any:
     ids = [token_id(text) for text in texts]
     return wire.Tokens(ids=ids, logprobs=[-1.0] * len(ids), texts=texts, is_special=[False] * len(ids))
 

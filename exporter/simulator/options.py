@@ -1,4 +1,4 @@
-"""Every constant of the simulator as a command line option, parsed once into a frozen `Config`."""
+"""The command-line options of the simulated shard, and the frozen `Config` made of them."""
 
 import argparse
 import math
@@ -14,7 +14,7 @@ Attention = Literal["padded", "paged"]
 
 
 class OptionError(ValueError):
-    """An option has a value which cannot be; the message is one line and names the option."""
+    """An option has a wrong value. The message is one line and names the option."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,8 @@ class Config:
     """What to simulate. `listen` is unix:///path (rank n listens on path-n) or host:port (port + n; port 0 = any free).
 
     `max_batch_tokens` is the KV cache in tokens, None = what fits beside the weights. `rank_timeout` in seconds.
-    `tokenizer_seconds` are for each token of text, all of it, cut off later or not: a fast tokenizer makes about a
-    million of them in a second.
-    `warmed_up`: whether a router has called Warmup; without it a paged shard has no KV cache yet.
+    `tokenizer_seconds` is the time for each token of text, truncated ones included: a fast tokenizer makes about a
+    million tokens per second. `warmed_up`: whether a router has called Warmup; before, a paged shard has no KV cache.
     """
 
     roofline: Roofline = field(default_factory=Roofline)
@@ -192,7 +191,7 @@ _OPTIONS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the simulator's options. Values stay text until `config_from`, so that every mistake reads alike."""
+    """Add the shard's options. Values stay text until `config_from`, so that all errors have one form."""
     group = parser.add_argument_group("simulated shard")
     add_options(group, _OPTIONS, {"config": Config, "roofline": Roofline})
     group.add_argument(

@@ -1,4 +1,4 @@
-"""One rank: does what a call asks and takes the time a GPU would. Knows no transport; one thread may call it."""
+"""One rank of the shard: executes a call and takes the time that a GPU would. No transport; for one thread only."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.simulator import messages
-from exporter.simulator.batches import Batch, Batches, Crash, Limits, Step
+from exporter.simulator.batch_cache import BatchCache, Crash, ModelLimits, SequenceStep, ServerBatch
 from exporter.simulator.faults import Faults
 from exporter.simulator.options import Config
 from exporter.simulator.roofline import Jitter, Roofline
@@ -15,13 +15,13 @@ from exporter.simulator.roofline import Jitter, Roofline
 _WAKE_EARLY = 0.001  # seconds: an Event wakes up late by less than this, time.sleep by much less
 
 
-class Halted(Exception):
+class ServerStopping(Exception):
     """The server stops while the call runs."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A response and what the record says of it: `tokens` and `text_tokens` over all ranks, measured nanoseconds."""
+class RankAnswer:
+    """A response, and for the record its tokens over all ranks and its durations in nanoseconds."""
 
     response: Any
     tokens: int = 0
@@ -31,8 +31,8 @@ class Answer:
     text_tokens: int = 0
 
 
-class Rendezvous:
-    """Where the ranks wait for each other, as every collective operation makes them."""
+class RankBarrier:
+    """Where the ranks wait for each other, as in every collective operation."""
 
     def __init__(self, ranks: int, timeout: float) -> None:
         self._barrier = threading.Barrier(ranks, self._compare)
@@ -59,9 +59,9 @@ class Rendezvous:
 
 
 class Rank:
-    """The state of one rank and its eight calls. A new one is a new process: empty."""
+    """The state of one rank and its eight calls. A new one is as empty as a new process."""
 
-    def __init__(self, index: int, config: Config, rendezvous: Rendezvous) -> None:
+    def __init__(self, index: int, config: Config, barrier: RankBarrier) -> None:
         self.index = index
         self.roofline: Roofline = config.roofline
         self.urls: list[str] = []
@@ -71,12 +71,12 @@ class Rank:
         self.stopping = threading.Event()
         self._config = config
         self._wire: Any = messages.module_of(config.protocol)
-        self._rendezvous = rendezvous
+        self._rendezvous = barrier
         self._jitter = Jitter(config.seed + index, config.jitter)
         paged = config.attention == "paged"
         self._has_cache = config.warmed_up or not paged
-        self.batches = Batches(
-            Limits(
+        self.batches = BatchCache(
+            ModelLimits(
                 paged=paged,
                 allocates_blocks=config.protocol == "v2",
                 block_size=config.block_size,
@@ -88,9 +88,9 @@ class Rank:
             )
         )
 
-    def answer(self, method: str, request: Any) -> Answer:
-        """Serve one call. ValueError and IndexError are mistakes it survives, RuntimeError ends it, a Crash without an
-        answer. Halted: stopped.
+    def answer(self, method: str, request: Any) -> RankAnswer:
+        """Serve one call. Errors: ValueError and IndexError, which the rank survives; RuntimeError, which ends it;
+        Crash, which ends it without an answer; ServerStopping.
         """
         match method:
             case "Prefill":
@@ -98,28 +98,28 @@ class Rank:
             case "Decode":
                 return self._decode(request)
             case "Info":
-                return Answer(messages.info(self._config))
+                return RankAnswer(messages.info(self._config))
             case "ServiceDiscovery":
-                return Answer(self._wire.ServiceDiscoveryResponse(urls=self.urls))
+                return RankAnswer(self._wire.ServiceDiscoveryResponse(urls=self.urls))
             case "ClearCache":
                 self.batches.clear(request.id if request.HasField("id") else None)
-                return Answer(self._wire.ClearCacheResponse())
+                return RankAnswer(self._wire.ClearCacheResponse())
             case "FilterBatch":
                 kept = self.batches.filter(request.batch_id, request.request_ids)
-                return Answer(self._wire.FilterBatchResponse(batch=self._cached(kept)))
+                return RankAnswer(self._wire.FilterBatchResponse(batch=self._cached(kept)))
             case "Warmup":
                 return self._warmup(request)
             case _:
-                return Answer(self._wire.HealthResponse())
+                return RankAnswer(self._wire.HealthResponse())
 
     def hold(self, seconds: float) -> None:
-        """Keep the thread for `seconds`; Halted when the server stops meanwhile."""
+        """Keep the thread for `seconds`; ServerStopping when the server stops meanwhile."""
         deadline = time.perf_counter() + seconds
         if self.stopping.wait(max(0.0, seconds - _WAKE_EARLY)):
-            raise Halted
+            raise ServerStopping
         time.sleep(max(0.0, deadline - time.perf_counter()))
 
-    def _prefill(self, request: Any) -> Answer:
+    def _prefill(self, request: Any) -> RankAnswer:
         began = time.perf_counter_ns()
         if not self._has_cache:
             raise IndexError("list index out of range")
@@ -134,14 +134,14 @@ class Rank:
         answer = self._run(self._wire.PrefillResponse(), batch, self._prefill_seconds(batch), began, concat_ns)
         return replace(answer, tokens=sum(len(prompt.tokens) for prompt in prompts), text_tokens=text_tokens)
 
-    def _decode(self, request: Any) -> Answer:
+    def _decode(self, request: Any) -> RankAnswer:
         began = time.perf_counter_ns()
         batch = self.batches.take([cached.id for cached in request.batches])
         concat_ns = time.perf_counter_ns() - began if len(request.batches) > 1 else None
         seconds = self.roofline.decode_seconds(batch.size, self._context(batch), 1 + self._config.speculate)
         return self._run(self._wire.DecodeResponse(), batch, seconds, began, concat_ns)
 
-    def _run(self, response: Any, batch: Batch, seconds: float, began: int, concat_ns: int | None) -> Answer:
+    def _run(self, response: Any, batch: ServerBatch, seconds: float, began: int, concat_ns: int | None) -> RankAnswer:
         """The forward pass, all ranks together, then the tokens; fills the response."""
         forward = time.perf_counter_ns()
         self._rendezvous.meet(self.index, batch.id, sum(sequence.entering for sequence in batch.sequences))
@@ -155,15 +155,15 @@ class Rank:
             response.forward_ns, response.decode_ns, response.total_ns = forward_ns, decode_ns, total_ns
             if concat_ns is not None:
                 response.concat_ns = concat_ns
-        return Answer(response, sum(step.new_tokens for step in steps), forward_ns, decode_ns, total_ns)
+        return RankAnswer(response, sum(step.new_tokens for step in steps), forward_ns, decode_ns, total_ns)
 
-    def _fill(self, response: Any, steps: list[Step], after: Batch | None) -> None:
+    def _fill(self, response: Any, steps: list[SequenceStep], after: ServerBatch | None) -> None:
         response.generations.extend(messages.generations(self._config, steps, self.index))
         if after is not None:
             response.batch.CopyFrom(self._cached(after))
 
-    def _warmup(self, request: Any) -> Answer:
-        """Throws every batch away, as a shard which lays out its cache anew."""
+    def _warmup(self, request: Any) -> RankAnswer:
+        """Drop every batch, as a shard does when it allocates its cache anew."""
         self.batches.kept.clear()
         self._has_cache = True
         response = self._wire.WarmupResponse(max_supported_total_tokens=self._config.kv_tokens)
@@ -171,18 +171,18 @@ class Rank:
             longest = min(self._config.roofline.model.max_positions, self._config.kv_tokens)
             response.max_input_tokens = request.max_input_tokens or longest - 1
             response.max_total_tokens = request.max_total_tokens or longest
-        return Answer(response)
+        return RankAnswer(response)
 
-    def _cached(self, batch: Batch) -> Any:
+    def _cached(self, batch: ServerBatch) -> Any:
         return messages.cached_batch(self._config, batch, self.batches.reserved_tokens(batch))
 
-    def _prefill_seconds(self, batch: Batch) -> float:
+    def _prefill_seconds(self, batch: ServerBatch) -> float:
         """A padded model computes every prompt at the longest one's length; a paged one what is not in its cache."""
         fresh = [sequence.prompt for sequence in batch.sequences if sequence.generated == 0]
         lengths = [len(prompt.tokens) - prompt.cached_tokens for prompt in fresh]
         mean = sum(lengths) / len(lengths) if self.batches.limits.paged else max(lengths)
         return self.roofline.prefill_seconds(len(fresh), mean)
 
-    def _context(self, batch: Batch) -> int:
+    def _context(self, batch: ServerBatch) -> int:
         contexts = [sequence.context for sequence in batch.sequences]
         return sum(contexts) if self.batches.limits.paged else max(contexts) * len(contexts)

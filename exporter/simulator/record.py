@@ -1,4 +1,4 @@
-"""What the server itself saw: one entry per served call, to hold a probe's numbers against."""
+"""What the server itself measured: one entry per call or request, to check a probe's numbers against."""
 
 import json
 import threading
@@ -9,11 +9,11 @@ from typing import Generic, TypeVar
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedCall:
     """One call on one rank. `*_ns` instants are of the server's perf_counter, the three durations as reported.
 
-    `received_ns` is when the call reached the server, `started_ns` when its turn came. A call that expired before its
-    turn has code "NOT_RUN". `tokens` counts prompt tokens for Prefill and new tokens for Decode, over all ranks.
+    `received_ns` is when the call reached the server, `started_ns` when the rank began it. A call that expired before
+    that has code "NOT_RUN". `tokens` counts prompt tokens for Prefill and new tokens for Decode, over all ranks.
     `text_tokens` counts those that a Prefill had to make of its texts before it truncated them.
     """
 
@@ -33,14 +33,14 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One request at a router's door. `*_ns` instants are of the server's perf_counter.
+class AnsweredRequest:
+    """One request to a router. `*_ns` instants are of the server's perf_counter.
 
-    `received_ns` is when the whole request was there, `queued_ns` when it joined the queue and `started_ns` when its
-    prefill began (0 = never). `token_ns` has the instant of each token: just before the bytes that carry it are given
-    to the socket (over gRPC, to its library), so tokens that travel together share one. `finished_ns` is when the
-    answer was complete or given up. `code` is the status the client was told, "CANCELLED" when it went away first.
-    `prompt_start` is how the prompt begins, `correlation` what the client called the request.
+    `received_ns` is when the whole request had arrived, `queued_ns` when it joined the queue, `started_ns` when its
+    prefill began (0 = never). `token_ns` has the instant of each token, just before its bytes are given to the socket
+    (or to the gRPC library): tokens that are sent together share one. `finished_ns` is when the answer was complete or
+    abandoned. `code` is the status that the client got, "CANCELLED" when it left first. `prompt_start` is the beginning
+    of the prompt, `correlation` the client's id of the request.
     """
 
     id: int
@@ -58,7 +58,7 @@ class Answered:
     token_ns: tuple[int, ...] = ()
 
 
-Entry = TypeVar("Entry", Served, Answered)
+Entry = TypeVar("Entry", ServedCall, AnsweredRequest)
 
 
 class Record(Generic[Entry]):

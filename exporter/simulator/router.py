@@ -1,8 +1,8 @@
-"""The simulated router: an engine that batches, and two doors, HTTP and gRPC, in one thread with an event loop.
+"""The simulated router: an engine that batches, and two servers, HTTP and gRPC, in one thread with an event loop.
 
-door ─ Ask ─► Router.admit ─► Engine (its own thread: Batcher + real time)
-  ▲                              │
-  └───────── token by token ─────┘   one hand-over per pass; the doors note when the bytes leave
+server ─ ParsedRequest ─► Router.admit ─► Engine (its own thread: Batcher + real time)
+  ▲                                │
+  └───────── token by token ───────┘   once per pass; the servers note when the bytes leave
 """
 
 import asyncio
@@ -15,24 +15,24 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, Self
 
-from exporter.simulator.batcher import Batcher, Overloaded, Pass, Request, Token, TooLong
+from exporter.simulator.active_request import ActiveRequest, ParsedRequest
+from exporter.simulator.batcher import BatchedRequest, Batcher, Overloaded, Pass, Token, TooLong
 from exporter.simulator.engine import Engine
 from exporter.simulator.faults import FAULT_KINDS, Fault, FaultKind, Faults
-from exporter.simulator.grpc_door import grpc_door
-from exporter.simulator.grpc_library_door import GrpcLibraryDoor
-from exporter.simulator.http_door import http_door
-from exporter.simulator.record import Answered, Record
+from exporter.simulator.grpc_library_server import GrpcLibraryServer
+from exporter.simulator.grpc_server import grpc_server
+from exporter.simulator.http_server import http_server
+from exporter.simulator.record import AnsweredRequest, Record
 from exporter.simulator.roofline import Jitter
 from exporter.simulator.router_options import RouterConfig
 from exporter.simulator.tgi_metrics import TgiMetrics
-from exporter.simulator.visit import Ask, Visit
 
 _AT_ONCE = 8  # tokens
-_PATIENCE = 20.0  # seconds for the doors to open or close
+_PATIENCE = 20.0  # seconds for the servers to open or close
 
 
-class Door(Protocol):
-    """A way in. Its methods run in the loop."""
+class RouterServer(Protocol):
+    """One server of the router, HTTP or gRPC. Its methods run in the event loop."""
 
     async def open(self) -> str:
         """Listen; answers host:port. OSError if the address is taken."""
@@ -44,8 +44,8 @@ class Door(Protocol):
 class Router:
     """A simulated router in this process: `with Router(RouterConfig()) as router: ... router.http, router.grpc`.
 
-    `http` and `grpc` are host:port of the open doors. start, stop and the commands of `admin.Controlled` may be called
-    from any thread, `admit` and `leave` from the loop only.
+    `http` and `grpc` are host:port of the open servers. start, stop and the commands of `admin.Controlled` may be
+    called from any thread, `admit` and `leave` from the loop only.
     """
 
     def __init__(self, config: RouterConfig) -> None:
@@ -56,20 +56,20 @@ class Router:
         self.faults = Faults()
         self.restarts = 0
         self._slowdown = config.roofline.slowdown
-        self._record: Record[Answered] = Record(config.record_limit, config.record)
+        self._record: Record[AnsweredRequest] = Record(config.record_limit, config.record)
         self._ids = itertools.count()
         self._random = random.Random(config.seed)
-        self._visits: dict[int, Visit] = {}
+        self._active: dict[int, ActiveRequest] = {}
         self._tokens: deque[Token] = deque()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="router-doors", daemon=True)
-        self._doors: list[Door] = []
+        self._thread = threading.Thread(target=self._loop.run_forever, name="router-servers", daemon=True)
+        self._servers: list[RouterServer] = []
         self._engine = self._new_engine()
 
     def start(self) -> Self:
-        """Open the doors; OSError if an address is taken."""
+        """Open the servers; OSError if an address is taken."""
         self._thread.start()
         try:
             self._wait_for(self._open())
@@ -80,7 +80,7 @@ class Router:
         return self
 
     def stop(self) -> None:
-        """Close the doors; what is in flight is cut."""
+        """Close the servers; what is in flight is cut."""
         self._stopped.set()
         with self._lock:
             self._engine.stop()
@@ -94,48 +94,48 @@ class Router:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def admit(self, ask: Ask, on_token: Callable[[Token], None]) -> Visit:
+    def admit(self, parsed: ParsedRequest, on_token: Callable[[Token], None]) -> ActiveRequest:
         """Queue a request, with a token for each to come; raises TooLong or Overloaded."""
-        deadline = math.inf if ask.time_limit is None else ask.received_ns / 1e9 + ask.time_limit
-        request = Request(next(self._ids), ask.prompt, ask.max_new_tokens, self._end_of(ask), deadline)
-        visit = Visit(ask, request, on_token)
+        deadline = math.inf if parsed.time_limit is None else parsed.received_ns / 1e9 + parsed.time_limit
+        request = BatchedRequest(next(self._ids), parsed.prompt, parsed.max_new_tokens, self._end_of(parsed), deadline)
+        active = ActiveRequest(parsed, request, on_token)
         try:
             self._engine.submit(request)
         except (TooLong, Overloaded) as error:
             kind = "overloaded" if isinstance(error, Overloaded) else "validation"
-            self.refuse(ask, kind, "RESOURCE_EXHAUSTED" if kind == "overloaded" else "INVALID_ARGUMENT")
+            self.refuse(parsed, kind, "RESOURCE_EXHAUSTED" if kind == "overloaded" else "INVALID_ARGUMENT")
             raise
         self.metrics.admitted(request)
-        self._visits[request.id] = visit
-        return visit
+        self._active[request.id] = active
+        return active
 
-    def refuse(self, ask: Ask, kind: str, code: str) -> None:
-        """Write down a request that never joined the queue."""
+    def refuse(self, parsed: ParsedRequest, kind: str, code: str) -> None:
+        """Record a request that never joined the queue."""
         self.metrics.refused(kind)
         now = time.perf_counter()
-        request = Request(next(self._ids), ask.prompt, ask.max_new_tokens, queued=now)
-        self._record.add(Visit(ask, request, lambda token: None).entry(code))
+        request = BatchedRequest(next(self._ids), parsed.prompt, parsed.max_new_tokens, queued=now)
+        self._record.add(ActiveRequest(parsed, request, lambda token: None).entry(code))
 
-    def leave(self, visit: Visit, code: str) -> None:
-        """The answer is complete, or nobody waits for it any more. Only the first call of a visit counts."""
-        if visit.request.id not in self._visits:
+    def leave(self, active: ActiveRequest, code: str) -> None:
+        """The answer is complete, or the client is gone. Only the first call for a request counts."""
+        if active.request.id not in self._active:
             return
-        if not visit.ended:
-            self._engine.cancel(visit.request)
-        entry = visit.entry(code)
-        self.metrics.left(entry, visit.ended)
+        if not active.ended:
+            self._engine.cancel(active.request)
+        entry = active.entry(code)
+        self.metrics.left(entry, active.ended)
         self._record.add(entry)
-        del self._visits[visit.request.id]  # last: once `in_flight` has fallen, the record is complete
+        del self._active[active.request.id]  # last: once `in_flight` has fallen, the record is complete
 
     def meet_fault(self, method: str) -> Fault | None:
-        """The fault that a call to `method` runs into at the door; one that hangs, hangs in the engine."""
+        """The fault that a call to `method` meets at the server; one that hangs, hangs in the engine."""
         fault = self.faults.meet(method, time.monotonic())
         return fault if fault and fault.kind != "hang" else None
 
     def load(self) -> dict[str, int]:
         return self._engine.load()
 
-    def record(self) -> list[Answered]:
+    def record(self) -> list[AnsweredRequest]:
         """The newest requests that came to an end, oldest first."""
         return self._record.newest()
 
@@ -146,7 +146,7 @@ class Router:
             "grpc": self.grpc,
             "slowdown": self._slowdown,
             "restarts": self.restarts,
-            "in_flight": len(self._visits),
+            "in_flight": len(self._active),
             **self._engine.load(),
         }
 
@@ -160,7 +160,7 @@ class Router:
         return FAULT_KINDS
 
     def fault(self, fault: Fault | None) -> None:
-        """Let calls fail at the doors, or the engine hang; None ends it."""
+        """Let calls fail in the servers, or the engine hang; None ends it."""
         self.faults.set(fault)
         self._engine.fault(fault)
 
@@ -183,14 +183,14 @@ class Router:
         batcher = Batcher(self.config.limits, self.config.roofline.slowed(self._slowdown))
         return Engine(batcher, Jitter(self.config.seed, self.config.jitter), self._deliver)
 
-    def _end_of(self, ask: Ask) -> int | None:
+    def _end_of(self, parsed: ParsedRequest) -> int | None:
         """After which token the model itself will end the answer."""
         if not self.config.eos:
             return None
-        tokens = ask.min_new_tokens + 1
-        while tokens < ask.max_new_tokens and self._random.random() >= self.config.eos:
+        tokens = parsed.min_new_tokens + 1
+        while tokens < parsed.max_new_tokens and self._random.random() >= self.config.eos:
             tokens += 1
-        return tokens if tokens < ask.max_new_tokens else None
+        return tokens if tokens < parsed.max_new_tokens else None
 
     def _deliver(self, done: Pass, tokens: list[Token], seconds: float) -> None:
         """In the engine's thread: one hand-over to the loop for all tokens of a pass."""
@@ -204,36 +204,36 @@ class Router:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        """A few tokens in a turn of the loop: between them it notes who has come in."""
+        """A few tokens per turn of the loop, so that it can read what arrives in between."""
         for token in [self._tokens.popleft() for _ in range(min(_AT_ONCE, len(self._tokens)))]:
-            visit = self._visits.get(token.request.id)
-            if visit is not None:
-                visit.ended = token.end is not None
-                visit.on_token(token)
+            active = self._active.get(token.request.id)
+            if active is not None:
+                active.ended = token.end is not None
+                active.on_token(token)
         if self._tokens:
             self._loop.call_soon(self._hand_out)
 
     async def _open(self) -> None:
         try:
             if self.config.http is not None:
-                http = http_door(self, self.http or self.config.http)
+                http = http_server(self, self.http or self.config.http)
                 self.http = await http.open()
-                self._doors.append(http)
+                self._servers.append(http)
             if self.config.grpc is not None:
-                kind = grpc_door if self.config.grpc_server == "h2" else GrpcLibraryDoor
+                kind = grpc_server if self.config.grpc_server == "h2" else GrpcLibraryServer
                 grpc = kind(self, self.grpc or self.config.grpc)
                 self.grpc = await grpc.open()
-                self._doors.append(grpc)
+                self._servers.append(grpc)
         except OSError:
             await self._close()
             raise
 
     async def _close(self) -> None:
-        for door in self._doors:
-            await door.close()
-        self._doors.clear()
-        for visit in list(self._visits.values()):
-            self.leave(visit, "CANCELLED")
+        for server in self._servers:
+            await server.close()
+        self._servers.clear()
+        for active in list(self._active.values()):
+            self.leave(active, "CANCELLED")
 
     def _wait_for(self, coroutine: Any) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_PATIENCE)

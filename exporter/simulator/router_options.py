@@ -1,4 +1,4 @@
-"""The constants of the simulated router as command line options, beside those it shares with the shard."""
+"""The command-line options of the simulated router, and the `RouterConfig` made of them."""
 
 import argparse
 import ssl
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from exporter.simulator.batcher import Limits
+from exporter.simulator.batcher import AdmissionLimits
 from exporter.simulator.options import (
     Option,
     OptionError,
@@ -26,7 +26,7 @@ SHARED = ("jitter", "seed", "record", "record_limit")  # the fields of Config th
 
 
 @dataclass(frozen=True)
-class Tls:
+class ServerTls:
     """Files in PEM. With `client_ca` a client must show a certificate signed by it."""
 
     certificate: Path
@@ -36,19 +36,19 @@ class Tls:
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """What to simulate. `http` and `grpc` are host:port (port 0 = any free), None = that door stays shut.
+    """What to simulate. `http` and `grpc` are host:port (port 0 = any free), None = not served.
 
-    `stream_errors`: what fails before the first token of a stream is answered as an event inside a stream that began
-    with status 200, as TGI does, or by its status, as most servers of the OpenAI forms do. `eos` is the chance of every
-    token to be the model's last. `fragment` cuts all that the doors write into pieces of so many bytes. `grpc_server`:
-    one whose record is true to a fraction of a millisecond, or the gRPC project's own.
+    `stream_errors`: a failure before the first token of a stream is sent as an event after status 200, as TGI does,
+    or as the status, as most OpenAI-like servers do. `eos` is the probability of each token to be the model's last.
+    `fragment` cuts everything that is written into pieces of that many bytes. `grpc_server`: our own on h2, whose
+    record is exact to a fraction of a millisecond, or the gRPC project's.
     """
 
     roofline: Roofline = field(default_factory=Roofline)
-    limits: Limits = field(default_factory=Limits)
+    limits: AdmissionLimits = field(default_factory=AdmissionLimits)
     http: str | None = "127.0.0.1:0"
     grpc: str | None = "127.0.0.1:0"
-    tls: Tls | None = None
+    tls: ServerTls | None = None
     token: str | None = None
     model_id: str = "embedded/llama-3-8b"
     version: str = "3.3.7"
@@ -66,12 +66,12 @@ class RouterConfig:
 
 
 OPTIONS = (
-    Option("--router-http", "router", "http", address, "HOST:PORT of the router's HTTP door; default: shut"),
-    Option("--router-grpc", "router", "grpc", address, "HOST:PORT of its gRPC door (fmaas); default: shut"),
-    Option("--tls-cert", "router", "tls_cert", Path, "PEM file: both doors of the router speak TLS"),
+    Option("--router-http", "router", "http", address, "HOST:PORT of the router's HTTP server; default: none"),
+    Option("--router-grpc", "router", "grpc", address, "HOST:PORT of its gRPC server (fmaas); default: none"),
+    Option("--tls-cert", "router", "tls_cert", Path, "PEM file: both servers of the router speak TLS"),
     Option("--tls-key", "router", "tls_key", Path, "PEM file: the certificate's key"),
     Option("--tls-client-ca", "router", "tls_client_ca", Path, "PEM file: clients must show a certificate of this CA"),
-    Option("--token", "router", "token", str, "bearer token that the HTTP door asks for; default: none"),
+    Option("--token", "router", "token", str, "bearer token that the HTTP server asks for; default: none"),
     Option("--model-id", "router", "model_id", str, "name which /info tells"),
     Option("--tgi-version", "router", "version", str, "version which /info tells"),
     Option("--max-concurrent-requests", "limits", "max_concurrent_requests", whole(1), "that wait or run; then 429"),
@@ -123,8 +123,8 @@ OPTIONS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("simulated router", "runs when one of its doors has an address")
-    add_options(group, OPTIONS, {"router": RouterConfig, "limits": Limits})
+    group = parser.add_argument_group("simulated router", "runs when one of its servers has an address")
+    add_options(group, OPTIONS, {"router": RouterConfig, "limits": AdmissionLimits})
 
 
 def wanted(arguments: argparse.Namespace) -> bool:
@@ -144,7 +144,7 @@ def config_from(arguments: argparse.Namespace) -> RouterConfig:
     return RouterConfig(roofline=roofline, limits=limits, tls=tls, **own, **shared)
 
 
-def _limits(roofline: Roofline, config: dict[str, Any], given: dict[str, Any]) -> Limits:
+def _limits(roofline: Roofline, config: dict[str, Any], given: dict[str, Any]) -> AdmissionLimits:
     """What is not given follows from what is: nothing may be admitted that fits in no batch."""
     cache = config.get("max_batch_tokens", roofline.kv_capacity)
     check_fit(roofline, cache)
@@ -158,16 +158,16 @@ def _limits(roofline: Roofline, config: dict[str, Any], given: dict[str, Any]) -
     if prefill < longest:
         raise OptionError(f"--max-batch-prefill-tokens {prefill}: expected at least --max-input-tokens, {longest}")
     block_size = {"block_size": config["block_size"]} if "block_size" in config else {}
-    return replace(Limits(max_batch_total_tokens=cache, **block_size), **given)
+    return replace(AdmissionLimits(max_batch_total_tokens=cache, **block_size), **given)
 
 
-def _tls(files: dict[str, Path | None]) -> Tls | None:
+def _tls(files: dict[str, Path | None]) -> ServerTls | None:
     certificate, key, client_ca = files["tls_cert"], files["tls_key"], files["tls_client_ca"]
     if certificate is None and key is None and client_ca is None:
         return None
     if certificate is None or key is None:
         raise OptionError("--tls-cert and --tls-key: expected both or neither")
-    tls = Tls(certificate, key, client_ca)
+    tls = ServerTls(certificate, key, client_ca)
     try:
         server_context(tls)
     except (OSError, ssl.SSLError) as error:
@@ -176,8 +176,8 @@ def _tls(files: dict[str, Path | None]) -> Tls | None:
     return tls
 
 
-def server_context(tls: Tls) -> ssl.SSLContext:
-    """The TLS of the HTTP door; OSError or SSLError when a file is missing or wrong."""
+def server_context(tls: ServerTls) -> ssl.SSLContext:
+    """The TLS of the HTTP server; OSError or SSLError when a file is missing or wrong."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tls.certificate, tls.key)
     if tls.client_ca:

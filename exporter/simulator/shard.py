@@ -1,4 +1,4 @@
-"""The simulated shard: one gRPC server per rank, each with one thread for everything, Health and Info included."""
+"""The simulated shard: one gRPC server per rank, each with a single thread for all calls, also Health and Info."""
 
 import contextlib
 import os
@@ -14,11 +14,11 @@ from typing import Any, Self
 import grpc
 
 from exporter.simulator import messages
-from exporter.simulator.batches import Crash
+from exporter.simulator.batch_cache import Crash
 from exporter.simulator.faults import SHARD_FAULT_KINDS, Fault, FaultKind
 from exporter.simulator.options import Config, host_and_port
-from exporter.simulator.rank import Answer, Halted, Rank, Rendezvous
-from exporter.simulator.record import Record, Served
+from exporter.simulator.rank import Rank, RankAnswer, RankBarrier, ServerStopping
+from exporter.simulator.record import Record, ServedCall
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -38,13 +38,13 @@ class _Running:
 
     ranks: list[Rank]
     servers: list[grpc.Server]
-    rendezvous: Rendezvous
+    barrier: RankBarrier
 
 
 class Shard:
     """A simulated shard in this process: `with Shard(Config()) as shard: ... shard.addresses`.
 
-    `died` is why a fatal mistake ended it, or None. The methods may be called from any thread.
+    `died` says which fatal error ended it, or None. The methods may be called from any thread.
     """
 
     def __init__(self, config: Config) -> None:
@@ -53,7 +53,7 @@ class Shard:
         self.died: str | None = None
         self.restarts = 0
         self._roofline = config.roofline
-        self._record: Record[Served] = Record(config.record_limit, config.record)
+        self._record: Record[ServedCall] = Record(config.record_limit, config.record)
         self._fault: Fault | None = None
         self._lock = threading.RLock()
         self._dead = threading.Event()
@@ -82,10 +82,10 @@ class Shard:
         self.stop()
 
     def wait_until_dead(self, timeout: float) -> bool:
-        """Whether a fatal mistake ended it, on all ranks, within `timeout` seconds."""
+        """Whether a fatal error ended it, on all ranks, within `timeout` seconds."""
         return self._dead.wait(timeout)
 
-    def record(self) -> list[Served]:
+    def record(self) -> list[ServedCall]:
         """The newest served calls, oldest first."""
         return self._record.newest()
 
@@ -136,11 +136,11 @@ class Shard:
                 self._open()
 
     def _open(self) -> None:
-        rendezvous = Rendezvous(self.config.ranks, self.config.rank_timeout)
-        running = _Running([], [], rendezvous)
+        barrier = RankBarrier(self.config.ranks, self.config.rank_timeout)
+        running = _Running([], [], barrier)
         try:
             for index in range(self.config.ranks):
-                rank = Rank(index, self.config, rendezvous)
+                rank = Rank(index, self.config, barrier)
                 rank.roofline = self._roofline
                 rank.faults.set(self._fault)
                 pool = futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"rank-{index}")
@@ -177,7 +177,7 @@ class Shard:
         self.left = len({batch_id for rank in running.ranks for batch_id in rank.batches.kept})
         for rank in running.ranks:
             rank.stopping.set()
-        running.rendezvous.abandon()
+        running.barrier.abandon()
         for stopped in [server.stop(_GRACE) for server in running.servers]:
             stopped.wait()
         for address in self.addresses:
@@ -225,7 +225,7 @@ class _Service(grpc.GenericRpcHandler):
 
     def _serve(self, method: str, received_ns: int, request: Any, context: grpc.ServicerContext) -> Any:
         started_ns = time.perf_counter_ns()
-        code, answer = "OK", Answer(None)
+        code, answer = "OK", RankAnswer(None)
         try:
             if self._doomed or self._rank.stopping.is_set() or not _wanted(context):
                 code = "NOT_RUN"
@@ -243,7 +243,7 @@ class _Service(grpc.GenericRpcHandler):
             timings = (answer.forward_ns, answer.decode_ns, answer.total_ns)
             instants = (received_ns, started_ns, time.perf_counter_ns())
             self._shard._record.add(
-                Served(
+                ServedCall(
                     self._rank.index,
                     method,
                     code,
@@ -263,7 +263,7 @@ class _Service(grpc.GenericRpcHandler):
             yield
         except _Unavailable as error:
             context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        except Halted:
+        except ServerStopping:
             context.abort(grpc.StatusCode.CANCELLED, "The server stops")
         except RuntimeError as error:
             if self._rank.stopping.is_set():
@@ -307,7 +307,7 @@ class _Service(grpc.GenericRpcHandler):
 
 
 class _Unavailable(Exception):
-    """A fault by command."""
+    """A call hit the fault `unavailable`."""
 
 
 def _wanted(context: Any) -> bool:

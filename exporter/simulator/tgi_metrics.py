@@ -1,6 +1,6 @@
 """The router's own /metrics, under TGI's names: no unit suffix, no model label, counters without _total.
 
-No Prometheus library: it would add _total to the counters, which TGI's have not.
+It does not use prometheus_client, which would add _total to the counters.
 """
 
 import bisect
@@ -8,8 +8,8 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from exporter.simulator.batcher import Limits, Pass, Request
-from exporter.simulator.record import Answered
+from exporter.simulator.batcher import AdmissionLimits, BatchedRequest, Pass
+from exporter.simulator.record import AnsweredRequest
 
 SECONDS = tuple(0.00015 * 1.5**step for step in range(35))  # 0.15 ms to 146 s
 BATCH_SIZES = tuple(float(size) for size in range(1, 1025))
@@ -39,7 +39,7 @@ class _Histogram:
 class TgiMetrics:
     """Counts what happens, from any thread."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: AdmissionLimits) -> None:
         self._limits = limits
         self._input_lengths = _hundredths(limits.max_input_tokens)
         self._total_lengths = _hundredths(limits.max_total_tokens)
@@ -47,7 +47,7 @@ class TgiMetrics:
         self._counters: dict[str, Counter[Labels]] = {}
         self._histograms: dict[str, dict[Labels, _Histogram]] = {}
 
-    def admitted(self, request: Request) -> None:
+    def admitted(self, request: BatchedRequest) -> None:
         with self._lock:
             self._count("tgi_request_count")
             self._observe("tgi_request_input_length", len(request.prompt), self._input_lengths)
@@ -69,7 +69,7 @@ class TgiMetrics:
             if done.method == "prefill":
                 self._observe("tgi_batch_next_size", len(done.requests), BATCH_SIZES)
 
-    def left(self, answered: Answered, complete: bool) -> None:
+    def left(self, answered: AnsweredRequest, complete: bool) -> None:
         """A request came to its end, or (not `complete`) was dropped before."""
         with self._lock:
             if not complete:

@@ -1,4 +1,4 @@
-"""A tokenizer small enough to predict by hand: words cut into pieces of at most four characters, digits alone."""
+"""A tokenizer that a test can predict by hand: pieces of at most four characters, each digit a token of its own."""
 
 import re
 import zlib

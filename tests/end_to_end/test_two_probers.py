@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.simulator.record import Served
+from exporter.simulator.record import ServedCall
 from tests.end_to_end.parts import Daemon, SimulatedShard, daemon_running, simulated_shard, write_config
 from tests.processes import TGI_PROBE, Process, running, wait_until
 from tests.shard.interleaving import interleaved
@@ -22,7 +22,7 @@ def shard(tmp_path: Path) -> Iterator[SimulatedShard]:
     with simulated_shard(f"unix://{tmp_path}/shard", *words) as shard:
         yield shard
         assert shard.state()["died"] is None
-        assert not interleaved(Served(**served) for served in shard.record())
+        assert not interleaved(ServedCall(**served) for served in shard.record())
 
 
 def config(tmp_path: Path, shard: SimulatedShard, name: str = "config", **workload: object) -> Path:

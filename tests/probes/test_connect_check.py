@@ -24,7 +24,7 @@ from exporter.probes.shard.prober import ShardProber
 from exporter.simulator import Shard
 from exporter.simulator.roofline import Roofline
 from exporter.simulator.router import Router
-from exporter.simulator.router_options import RouterConfig, Tls
+from exporter.simulator.router_options import RouterConfig, ServerTls
 from tests.processes import free_port, wait_until
 from tests.simulator.caller import fast
 from tests.simulator.supervised import supervised
@@ -95,7 +95,7 @@ def servers(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> I
         Shard(fast(attention="paged")) as paged,
         Router(FAST) as router,
         Router(replace(FAST, token="s3cret")) as keyed,
-        Router(replace(FAST, tls=Tls(pair.certificate, pair.key))) as secure,
+        Router(replace(FAST, tls=ServerTls(pair.certificate, pair.key))) as secure,
         ThreadingHTTPServer(("127.0.0.1", 0), OpenAi) as openai,
     ):
         openai.daemon_threads = True

@@ -14,7 +14,7 @@ from exporter.observation import Failure, Outcome
 from exporter.probes.interface import Abandoned, Result
 from exporter.probes.router.background import StreamBackground
 from exporter.probes.router.pool import Pool
-from exporter.simulator.batcher import Limits
+from exporter.simulator.batcher import AdmissionLimits
 from exporter.simulator.router import Router
 from exporter.wire import client
 from tests.processes import wait_until
@@ -151,7 +151,7 @@ def test_closing_cancels_what_is_on_its_way(opened: Callable[..., StreamBackgrou
 
 
 def test_a_load_on_the_cached_path_hits_the_cache_from_its_first_request_on(door: str) -> None:
-    with Router(replace(FAST, limits=Limits(prefix_caching=True))) as router:
+    with Router(replace(FAST, limits=AdmissionLimits(prefix_caching=True))) as router:
         load = background(door, router, sequence_length=200, prompt_cache="hit")
         load.connect(5.0)
         load.warm(lambda: False)
@@ -165,7 +165,7 @@ def test_a_load_on_the_cached_path_hits_the_cache_from_its_first_request_on(door
 
 
 def test_a_request_over_the_servers_limits_is_refused_and_never_sent(door: str) -> None:
-    with Router(replace(FAST, limits=Limits(max_total_tokens=64))) as router:
+    with Router(replace(FAST, limits=AdmissionLimits(max_total_tokens=64))) as router:
         load = background(door, router, sequence_length=60, decode_length=8)
         load.connect(5.0)
         with pytest.raises(Failure) as caught:

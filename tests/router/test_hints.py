@@ -16,7 +16,7 @@ from exporter.probes.router.hints import hinted
 from exporter.simulator import Shard
 from exporter.simulator.roofline import Roofline
 from exporter.simulator.router import Router
-from exporter.simulator.router_options import RouterConfig, Tls
+from exporter.simulator.router_options import RouterConfig, ServerTls
 from exporter.wire.detect import HTTP1, HTTP2, TLS, detect_protocol
 from exporter.wire.exchange import Broken, Http1, Http2, Request, Talk
 from tests.router.parts import workload
@@ -71,7 +71,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def servers(authority: Authority) -> Iterator[Mapping[str, str]]:
     """host:port of every sort of server."""
     pair = authority.sign("router.test", "IP:127.0.0.1")
-    secure = replace(FAST, tls=Tls(pair.certificate, pair.key))
+    secure = replace(FAST, tls=ServerTls(pair.certificate, pair.key))
     with Shard(fast()) as shard, Router(FAST) as router, Router(secure) as secret:
         found = {"shard": shard.addresses[0], "http": router.http, "grpc": router.grpc}
         found |= {"https": secret.http, "grpcs": secret.grpc}

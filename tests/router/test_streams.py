@@ -14,9 +14,9 @@ from exporter.config.slo import Slo
 from exporter.observation import Failure, Observation, Outcome, Series
 from exporter.probes.interface import Abandoned, Result
 from exporter.probes.router.pool import Pool
-from exporter.simulator.batcher import Limits
+from exporter.simulator.batcher import AdmissionLimits
 from exporter.simulator.faults import Fault
-from exporter.simulator.record import Answered
+from exporter.simulator.record import AnsweredRequest
 from exporter.simulator.roofline import Roofline
 from exporter.simulator.router import Router
 from exporter.simulator.router_options import RouterConfig
@@ -31,7 +31,7 @@ def probing(door: str, router: Router, **keys: Any) -> Probing:
     return Probing(target(door, router.http, router.grpc, **keys))
 
 
-def requests(router: Router) -> list[Answered]:
+def requests(router: Router) -> list[AnsweredRequest]:
     """The generations that the router wrote down."""
     return [entry for entry in router.record() if entry.max_new_tokens]
 
@@ -101,7 +101,7 @@ def test_an_answer_that_ends_early_counts_the_tokens_that_came() -> None:
 
 
 def test_a_prompt_never_hits_the_prefix_cache_unless_it_is_asked_to(door: str) -> None:
-    limits = Limits(prefix_caching=True)
+    limits = AdmissionLimits(prefix_caching=True)
     with Router(replace(FAST, limits=limits)) as router, probing(door, router) as client:
         for _ in range(5):
             client.probe(workload(sequence_length=200), 2)
@@ -127,7 +127,7 @@ def test_prompts_have_the_wanted_length_to_one_percent(door: str, router: Router
 
 
 def test_a_server_at_its_limit_is_overloaded_and_what_it_took_is_still_good(door: str) -> None:
-    config = replace(FAST, limits=Limits(max_concurrent_requests=2), roofline=replace(Roofline(), speed=2.0))
+    config = replace(FAST, limits=AdmissionLimits(max_concurrent_requests=2), roofline=replace(Roofline(), speed=2.0))
     with Router(config) as router, probing(door, router) as client:
         result = client.probe(workload(decode_length=32), 6)
     assert result.outcome is Outcome.OVERLOADED
@@ -146,7 +146,7 @@ def observed(result: Result, batch_size: int) -> Observation:
 
 
 def test_a_refusal_by_status_is_overloaded_too() -> None:
-    config = replace(FAST, limits=Limits(max_concurrent_requests=1), stream_errors="status")
+    config = replace(FAST, limits=AdmissionLimits(max_concurrent_requests=1), stream_errors="status")
     with Router(config) as router, probing("chat", router) as client:
         result = client.probe(workload(), 4)
     assert Outcome.OVERLOADED in {stream.outcome for stream in result.streams}
@@ -231,7 +231,7 @@ def test_an_error_of_the_server_is_rejected(door: str, router: Router) -> None:
 
 @pytest.mark.parametrize("door", ["fmaas", "tgi"])  # the OpenAI forms do not tell their limits
 def test_a_workload_over_the_servers_limits_is_refused_and_never_sent(door: str) -> None:
-    config = replace(FAST, limits=Limits(max_total_tokens=64))
+    config = replace(FAST, limits=AdmissionLimits(max_total_tokens=64))
     with Router(config) as router, probing(door, router) as client:
         client.prober.connect(5.0)
         with pytest.raises(Failure) as caught:

@@ -10,7 +10,7 @@ import pytest
 from exporter.observation import Failure, Outcome
 from exporter.simulator.roofline import Roofline
 from exporter.simulator.router import Router
-from exporter.simulator.router_options import RouterConfig, Tls
+from exporter.simulator.router_options import RouterConfig, ServerTls
 from tests.router.parts import Probing, target, workload
 from tests.web.certificates import Authority, Pair
 
@@ -34,14 +34,14 @@ def client(authority: Authority) -> Pair:
 
 @pytest.fixture
 def router(server: Pair) -> Iterator[Router]:
-    with Router(replace(FAST, tls=Tls(server.certificate, server.key))) as router:
+    with Router(replace(FAST, tls=ServerTls(server.certificate, server.key))) as router:
         yield router
 
 
 @pytest.fixture
 def strict_router(server: Pair, authority: Authority) -> Iterator[Router]:
     """Asks for a client's certificate."""
-    with Router(replace(FAST, tls=Tls(server.certificate, server.key, authority.own.certificate))) as router:
+    with Router(replace(FAST, tls=ServerTls(server.certificate, server.key, authority.own.certificate))) as router:
         yield router
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from itertools import groupby
 
-from exporter.simulator.record import Served
+from exporter.simulator.record import ServedCall
 
 COMPUTED = ("Prefill", "Decode", "FilterBatch")
 
 
-def interleaved(record: Iterable[Served]) -> bool:
+def interleaved(record: Iterable[ServedCall]) -> bool:
     """Whether on some rank a call for another batch came between the calls for one."""
     orders: dict[int, list[int]] = {}
     for served in record:

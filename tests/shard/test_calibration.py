@@ -20,7 +20,7 @@ from exporter.probes.opening import open_prober
 from exporter.probes.shard import lock
 from exporter.probes.shard.calibration import TRIES
 from exporter.probes.shard.prober import ShardProber
-from exporter.simulator import Config, Fault, Served, Shard
+from exporter.simulator import Config, Fault, ServedCall, Shard
 from tests.processes import wait_until
 from tests.simulator.caller import fast
 
@@ -49,7 +49,7 @@ def probe(prober: Prober, batch_size: int = 1, **keys: Any) -> Outcome:
         return failure.outcome
 
 
-def prefills(shard: Shard) -> list[Served]:
+def prefills(shard: Shard) -> list[ServedCall]:
     return [served for served in shard.record() if served.method == "Prefill" and served.rank == 0]
 
 

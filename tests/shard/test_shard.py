@@ -311,7 +311,7 @@ def test_the_same_words_of_a_server_that_has_served_us_are_its_failure(monkeypat
         def broken(*_: object) -> None:
             raise IndexError("list index out of range")
 
-        monkeypatch.setattr("exporter.simulator.batches.Batches.admit", broken)
+        monkeypatch.setattr("exporter.simulator.batch_cache.BatchCache.admit", broken)
         assert failure(prober).outcome is Outcome.REJECTED
         assert shard.died is None
 

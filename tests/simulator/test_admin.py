@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from exporter.simulator import Admin, Shard
-from exporter.simulator.admin import Together
+from exporter.simulator.admin import ServerGroup
 from exporter.simulator.router import Router
 from exporter.simulator.router_options import RouterConfig
 from tests.simulator.caller import Caller, fast, prefill_of
@@ -90,7 +90,7 @@ def test_a_restarted_shard_listens_at_the_same_place_without_a_batch(page: str, 
 def test_what_breaks_shard_and_router_together_is_what_both_know(shard: Shard) -> None:
     with (
         Router(RouterConfig()) as router,
-        Admin(Together({"shard": shard, "router": router}), "127.0.0.1:0") as admin,
+        Admin(ServerGroup({"shard": shard, "router": router}), "127.0.0.1:0") as admin,
     ):
         said = ask(f"http://{admin.address}/fault?kind=fire", post=True)
     assert said == (400, "kind: expected one of none, unavailable, hang, internal\n")

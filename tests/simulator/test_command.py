@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from exporter.simulator import Config, add_arguments, config_from, router_options, run
-from exporter.simulator.batcher import Limits
+from exporter.simulator.batcher import AdmissionLimits
 from tests.processes import TGI_PROBE, running, wait_until
 from tests.simulator.caller import Caller, prefill, prefill_of, request
 from tests.simulator.router.callers import Http
@@ -112,9 +112,7 @@ def test_the_command_ends_with_1_after_a_fatal_mistake() -> None:
     caller.failure("Prefill", prefill(1, [request(0, max_new_tokens=1000)]))
     caller.close()
     _, err = process.communicate(timeout=20)
-    assert err == (
-        "simulate: a fatal mistake ended the shard: Out of memory: 1032 tokens of KV cache wanted, 100 fit\n"
-    )
+    assert err == ("simulate: a fatal error ended the shard: Out of memory: 1032 tokens of KV cache wanted, 100 fit\n")
     assert process.returncode == 1
 
 
@@ -126,7 +124,7 @@ def test_router_options_reach_the_router_and_its_limits() -> None:
     config = router_options.config_from(parsed(*words.split()))
     assert (config.http, config.grpc, config.model_id, config.jitter) == (":8080", None, "my/model", 0)
     assert (config.tokens_per_message, config.stream_errors, config.roofline.gpu.name) == (3, "status", "l4")
-    assert config.limits == Limits(
+    assert config.limits == AdmissionLimits(
         max_concurrent_requests=7,
         max_input_tokens=4999,
         max_total_tokens=5000,

@@ -118,7 +118,7 @@ def test_a_running_prefill_whose_caller_gave_up_still_leaves_its_batch() -> None
         await_count(shard, "calls", "Prefill")
         running.cancel()
         shard.fault(None)
-        caller.call("Health")  # Served after the Prefill: there is one thread.
+        caller.call("Health")  # ServedCall after the Prefill: there is one thread.
         assert [batch["id"] for batch in shard.state()["ranks"][0]["batches"]] == [1]
 
 

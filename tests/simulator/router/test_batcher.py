@@ -6,17 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.simulator.batcher import Batcher, Limits, Overloaded, Pass, Request, Token, TooLong
+from exporter.simulator.batcher import AdmissionLimits, BatchedRequest, Batcher, Overloaded, Pass, Token, TooLong
 from exporter.simulator.roofline import Roofline
 
-LIMITS = Limits(
+LIMITS = AdmissionLimits(
     max_concurrent_requests=64, max_batch_total_tokens=2000, max_batch_prefill_tokens=600, max_input_tokens=600
 )
 
 
-def request(number: int, prompt: int = 10, new: int = 5, word: str | None = None, **changes: float | int) -> Request:
+def request(
+    number: int, prompt: int = 10, new: int = 5, word: str | None = None, **changes: float | int
+) -> BatchedRequest:
     """A prompt of its own, unless a word is given."""
-    made = Request(number, (word or f"p{number}",) * prompt, new)
+    made = BatchedRequest(number, (word or f"p{number}",) * prompt, new)
     for name, value in changes.items():
         setattr(made, name, value)
     return made
@@ -31,7 +33,7 @@ class Run:
     passes: list[Pass] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
 
-    def submit(self, *requests: Request) -> None:
+    def submit(self, *requests: BatchedRequest) -> None:
         for one in requests:
             self.batcher.submit(one, self.now)
 

@@ -7,7 +7,7 @@ import pytest
 
 from exporter.pb import fmaas_pb2 as wire
 from exporter.simulator import RouterConfig
-from exporter.simulator.batcher import Limits
+from exporter.simulator.batcher import AdmissionLimits
 from exporter.simulator.faults import Fault
 from exporter.simulator.router import Router
 from tests.simulator.router.callers import PROMPT, Rpc, await_true, fast, single, slow
@@ -117,7 +117,7 @@ def test_a_mistake_is_invalid_argument(
 
 
 def test_a_full_router_is_resource_exhausted(config: RouterConfig) -> None:
-    full = Limits(max_concurrent_requests=1)
+    full = AdmissionLimits(max_concurrent_requests=1)
     with slow(http=None, grpc_server=config.grpc_server, limits=full) as router, Rpc(str(router.grpc)) as rpc:
         running = rpc.stream(single(5))
         next(running)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from exporter.simulator.batcher import Limits
+from exporter.simulator.batcher import AdmissionLimits
 from exporter.simulator.faults import Fault
 from exporter.simulator.router import Router
 from tests.simulator.router.callers import PROMPT, Http, await_true, events_of, fast, slow
@@ -162,7 +162,10 @@ def test_a_wrong_body_is_422_with_its_reason(http: Http, path: str, body: object
 
 
 def test_a_full_router_is_429_or_as_tgi_an_event_in_the_stream() -> None:
-    with slow(grpc=None, limits=Limits(max_concurrent_requests=1)) as router, Http(str(router.http)) as running:
+    with (
+        slow(grpc=None, limits=AdmissionLimits(max_concurrent_requests=1)) as router,
+        Http(str(router.http)) as running,
+    ):
         running.open("POST", "/generate_stream", STREAM | {"parameters": {"max_new_tokens": 50}})
         problem = {"error": "Model is overloaded", "error_type": "overloaded"}
         with Http(str(router.http)) as http:
@@ -173,7 +176,7 @@ def test_a_full_router_is_429_or_as_tgi_an_event_in_the_stream() -> None:
 
 
 def test_a_full_router_may_answer_a_stream_by_its_status() -> None:
-    full = Limits(max_concurrent_requests=1)
+    full = AdmissionLimits(max_concurrent_requests=1)
     with slow(grpc=None, limits=full, stream_errors="status") as router, Http(str(router.http)) as running:
         running.open("POST", "/v1/completions", COMPLETION)
         with Http(str(router.http)) as http:
@@ -238,7 +241,10 @@ def test_where_errors_are_statuses_a_cut_stream_has_no_end() -> None:
 def test_the_same_prompt_again_is_found_in_the_cache_unless_that_is_off() -> None:
     body = {"inputs": "word " * 100, "parameters": {"max_new_tokens": 1}}
     for caching, cached in ((True, [0, 96]), (False, [0, 0])):
-        with Router(fast(grpc=None, limits=Limits(prefix_caching=caching))) as router, Http(str(router.http)) as http:
+        with (
+            Router(fast(grpc=None, limits=AdmissionLimits(prefix_caching=caching))) as router,
+            Http(str(router.http)) as http,
+        ):
             http.ask("POST", "/generate", body)
             http.ask("POST", "/generate", body)
             assert [entry.cached_tokens for entry in router.record()] == cached
@@ -287,7 +293,7 @@ def test_what_is_no_http_is_400(router: Router) -> None:
 
 
 def test_five_hundred_streams_at_once_all_get_all_their_tokens() -> None:
-    with Router(fast(grpc=None, limits=Limits(max_concurrent_requests=500))) as router:
+    with Router(fast(grpc=None, limits=AdmissionLimits(max_concurrent_requests=500))) as router:
         router.slow_down(1000.0)
         body = json.dumps({"inputs": PROMPT, "parameters": {"max_new_tokens": 20}}).encode()
         clients = [socket.create_connection(split(router), timeout=20) for _ in range(500)]

@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
-from exporter.simulator.batcher import Limits
+from exporter.simulator.batcher import AdmissionLimits
 from exporter.simulator.router import Router
 from tests.real_parts import lacking
 from tests.simulator.router import adapter_peer
@@ -98,7 +98,7 @@ def test_openais_client_reads_whole_answers_and_the_model(client: openai.OpenAI)
 
 
 def test_openais_client_knows_a_full_router_a_wrong_token_and_a_mistake() -> None:
-    config = {"token": "secret", "stream_errors": "status", "limits": Limits(max_concurrent_requests=1)}
+    config = {"token": "secret", "stream_errors": "status", "limits": AdmissionLimits(max_concurrent_requests=1)}
     with slow(grpc=None, **config) as router:
         place = f"http://{router.http}/v1"
         with openai.OpenAI(base_url=place, api_key="secret", max_retries=0) as client:

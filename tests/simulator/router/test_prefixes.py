@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.simulator.prefixes import Prefixes
+from exporter.simulator.prefix_cache import PrefixCache
 
 prompts = st.lists(st.sampled_from("ab"), max_size=40).map(tuple)
 
@@ -10,7 +10,7 @@ prompts = st.lists(st.sampled_from("ab"), max_size=40).map(tuple)
 def test_what_is_cached_is_a_prefix_that_was_there_in_whole_blocks(
     known: list[tuple[str, ...]], asked: tuple[str, ...], block: int
 ) -> None:
-    prefixes = Prefixes(block, 10_000)
+    prefixes = PrefixCache(block, 10_000)
     for prompt in known:
         prefixes.add(prompt)
     shared = max(
@@ -26,13 +26,13 @@ def test_what_is_cached_is_a_prefix_that_was_there_in_whole_blocks(
 
 
 def test_the_last_token_is_always_computed() -> None:
-    prefixes = Prefixes(4, 100)
+    prefixes = PrefixCache(4, 100)
     prefixes.add("abcdefgh")
     assert prefixes.cached_tokens("abcdefgh") == 7
 
 
 def test_what_was_used_longest_ago_is_forgotten_from_its_end() -> None:
-    prefixes = Prefixes(1, 4)
+    prefixes = PrefixCache(1, 4)
     prefixes.add("abc")
     prefixes.add("xyz")
     assert prefixes.cached_tokens("xyz!") == 3

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.simulator.batcher import Limits
+from exporter.simulator.batcher import AdmissionLimits
 from exporter.simulator.router import Router
 from tests.simulator.router.callers import PROMPT, Http, await_true, fast, slow
 
@@ -90,7 +90,7 @@ def test_the_histograms_hold_what_the_record_says(router: Router) -> None:
 
 
 def test_failures_are_counted_by_their_kind() -> None:
-    with slow(grpc=None, limits=Limits(max_concurrent_requests=1)) as router:
+    with slow(grpc=None, limits=AdmissionLimits(max_concurrent_requests=1)) as router:
         with Http(str(router.http)) as running:
             generate(router, 5000)
             running.open("POST", "/generate_stream", {"inputs": PROMPT}).close()
@@ -103,7 +103,7 @@ def test_failures_are_counted_by_their_kind() -> None:
 
 
 def test_the_gauges_tell_who_waits_and_who_runs() -> None:
-    with slow(grpc=None, limits=Limits(max_batch_size=1, max_batch_total_tokens=5000)) as router:
+    with slow(grpc=None, limits=AdmissionLimits(max_batch_size=1, max_batch_total_tokens=5000)) as router:
         with ExitStack() as stack:
             for _ in range(5):
                 client = stack.enter_context(Http(str(router.http)))

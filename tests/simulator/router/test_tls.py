@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from exporter.simulator import Tls
+from exporter.simulator import ServerTls
 from exporter.simulator.router import Router
 from tests.simulator.router.callers import Http, Rpc, fast, single
 from tests.web.certificates import Authority
@@ -24,14 +24,14 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def mutual(request: pytest.FixtureRequest, authority: Authority) -> Iterator[Router]:
     """A router that asks its clients for a certificate."""
     pair = authority.sign("localhost", "DNS:localhost,IP:127.0.0.1")
-    tls = Tls(pair.certificate, pair.key, authority.own.certificate)
+    tls = ServerTls(pair.certificate, pair.key, authority.own.certificate)
     with Router(fast(tls=tls, grpc_server=request.param)) as router:
         yield router
 
 
 def test_a_client_that_trusts_the_authority_is_served_by_both_doors(authority: Authority) -> None:
     pair = authority.sign("localhost", "DNS:localhost,IP:127.0.0.1")
-    with Router(fast(tls=Tls(pair.certificate, pair.key))) as router:
+    with Router(fast(tls=ServerTls(pair.certificate, pair.key))) as router:
         with Http(str(router.http), ssl.create_default_context(cafile=authority.own.certificate)) as http:
             assert http.ask("GET", "/health") == (200, b"")
         with Rpc(str(router.grpc), grpc.ssl_channel_credentials(read(authority.own.certificate))) as rpc:

@@ -1,11 +1,11 @@
-"""Which prompt prefixes are still in the KV cache, in whole blocks: state only, no clock, no I/O."""
+"""The prompt prefixes that are in the KV cache, in whole blocks: state only, no clock, no I/O."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 
-class Prefixes:
-    """The `capacity` blocks of `block_size` tokens used last. A block counts only together with all before it."""
+class PrefixCache:
+    """The `capacity` most recently used blocks of `block_size` tokens. A block counts only after all before it."""
 
     def __init__(self, block_size: int, capacity: int) -> None:
         self._block_size = block_size
@@ -23,7 +23,7 @@ class Prefixes:
 
     def add(self, prompt: Sequence[str]) -> None:
         """Remember a prompt that has been computed, and forget what was used longest ago."""
-        # The first block last: it must not be forgotten before those that are worth nothing without it.
+        # The first block last, so that it is not forgotten before the blocks that need it.
         for key in reversed(list(self._keys(prompt))):
             self._blocks[key] = None
             self._blocks.move_to_end(key)

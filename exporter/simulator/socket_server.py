@@ -1,8 +1,8 @@
-"""The sockets of a door: who is connected, what came in when, what goes out.
+"""The sockets of one server: connections, instants of arrival, writing.
 
-What comes in is stamped at once and read later, piece by piece: of many requests that come together none is stamped
-late because those before it are still being understood. Between two pieces the event loop looks which sockets have
-something new.
+Each piece of data gets its instant of arrival at once and is parsed later. So when many requests arrive together, the
+parsing of the first ones does not make the instants of the others late. Between two pieces the event loop reads the
+sockets that have new data.
 """
 
 import asyncio
@@ -10,35 +10,35 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from exporter.simulator.active_request import RequestHandler
 from exporter.simulator.options import host_and_port
 from exporter.simulator.router_options import server_context
-from exporter.simulator.visit import Reception
 
 _BACKLOG = 4096
 
 
-class SocketDoor:
-    """Listens in the running loop; every client is a `connect(door)`. `alpn` are the protocols that TLS offers."""
+class SocketServer:
+    """Listens in the running loop; every client is a `connect(server)`. `alpn` are the protocols that TLS offers."""
 
     def __init__(
         self,
-        reception: Reception,
+        handler: RequestHandler,
         listen: str,
-        connect: "Callable[[SocketDoor], Connection]",
+        connect: "Callable[[SocketServer], ServerConnection]",
         alpn: Sequence[str] = (),
     ) -> None:
-        self.reception = reception
-        self.connections: set[Connection] = set()
+        self.handler = handler
+        self.connections: set[ServerConnection] = set()
         self._listen = listen
         self._connect = connect
         self._alpn = list(alpn)
         self._server: asyncio.Server | None = None
-        self._pieces: deque[tuple[Connection, bytes, int]] = deque()
+        self._pieces: deque[tuple[ServerConnection, bytes, int]] = deque()
 
     async def open(self) -> str:
         """Listen; answers host:port. OSError if the address is taken."""
         host, port = host_and_port(self._listen)
-        tls = self.reception.config.tls
+        tls = self.handler.config.tls
         context = server_context(tls) if tls else None
         if context and self._alpn:
             context.set_alpn_protocols(self._alpn)
@@ -54,7 +54,7 @@ class SocketDoor:
             connection.abort()
         await self._server.wait_closed()
 
-    def received(self, connection: "Connection", data: bytes) -> None:
+    def received(self, connection: "ServerConnection", data: bytes) -> None:
         """Note the instant, and let the connection read when its turn comes."""
         self._pieces.append((connection, data, time.perf_counter_ns()))
         if len(self._pieces) == 1:
@@ -71,11 +71,11 @@ class SocketDoor:
                 asyncio.get_running_loop().call_soon(self._read_one)
 
 
-class Connection(asyncio.Protocol):
+class ServerConnection(asyncio.Protocol):
     """One client's socket; the protocol spoken on it is a subclass."""
 
-    def __init__(self, door: SocketDoor) -> None:
-        self._door = door
+    def __init__(self, server: SocketServer) -> None:
+        self._server = server
         self._transport: asyncio.Transport | None = None
 
     @property
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if self._transport is None or not data:
             return
-        size = self._door.reception.config.fragment or len(data)
+        size = self._server.handler.config.fragment or len(data)
         for at in range(0, len(data), size):
             self._transport.write(data[at : at + size])
 
@@ -111,13 +111,13 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._door.connections.add(self)
+        self._server.connections.add(self)
         self.opened()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._door.connections.discard(self)
+        self._server.connections.discard(self)
         self.lost()
 
     def data_received(self, data: bytes) -> None:
-        self._door.received(self, data)
+        self._server.received(self, data)

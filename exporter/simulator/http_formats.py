@@ -1,4 +1,4 @@
-"""What the HTTP door reads and writes, form by form: TGI's own and the two of OpenAI. Values and bytes only, no I/O.
+"""The bodies that the HTTP server reads and writes: TGI's own format and the two of OpenAI. No I/O.
 
 Simplified: sampling, penalties, stop sequences, grammars and tools are read and change nothing; one prompt a request.
 """
@@ -16,12 +16,12 @@ _FINISH = {"length": "length", "eos": "eos_token", "time_limit": "time_limit"}
 _OPENAI_FINISH = {"length": "length", "eos": "stop", "time_limit": "stop"}
 
 
-class Invalid(ValueError):
+class InvalidBody(ValueError):
     """A body that cannot be served; the message is for the client."""
 
 
-class Form(Protocol):
-    """How one request is answered. `events` are whole server-sent events, one after the other."""
+class AnswerFormat(Protocol):
+    """The format in which one request is answered. `events` are complete server-sent events."""
 
     text: str
     prompt: tuple[str, ...]
@@ -43,7 +43,7 @@ class Form(Protocol):
 
 
 @dataclass
-class Tgi:
+class TgiFormat:
     """POST /generate and /generate_stream."""
 
     text: str
@@ -95,7 +95,7 @@ class Tgi:
 
 
 @dataclass
-class OpenAi:
+class OpenAiFormat:
     """POST /v1/completions, and with `chat` /v1/chat/completions."""
 
     text: str
@@ -150,18 +150,18 @@ class OpenAi:
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def tgi(body: bytes, streams: bool) -> Tgi:
-    """The form of a TGI request; raises Invalid."""
+def tgi(body: bytes, streams: bool) -> TgiFormat:
+    """The form of a TGI request; raises InvalidBody."""
     asked = _object(body)
     text = asked.get("inputs")
     if not isinstance(text, str):
-        raise Invalid("inputs: expected a text")
+        raise InvalidBody("inputs: expected a text")
     parameters = asked.get("parameters") or {}
     if not isinstance(parameters, dict):
-        raise Invalid("parameters: expected an object")
+        raise InvalidBody("parameters: expected an object")
     truncate = _count(parameters, "truncate", least=1)
     new = _count(parameters, "max_new_tokens", least=1)
-    return Tgi(
+    return TgiFormat(
         text=text,
         prompt=_prompt(text, truncate or 0),
         max_new_tokens=DEFAULT_NEW_TOKENS if new is None else new,
@@ -171,8 +171,8 @@ def tgi(body: bytes, streams: bool) -> Tgi:
     )
 
 
-def openai(body: bytes, chat: bool, model: str, created: int) -> OpenAi:
-    """The form of an OpenAI request; raises Invalid. `created` in Unix seconds."""
+def openai(body: bytes, chat: bool, model: str, created: int) -> OpenAiFormat:
+    """The form of an OpenAI request; raises InvalidBody. `created` in Unix seconds."""
     asked = _object(body)
     text, prompt = _conversation(asked.get("messages")) if chat else _completion(asked.get("prompt"))
     new = next(
@@ -185,8 +185,8 @@ def openai(body: bytes, chat: bool, model: str, created: int) -> OpenAi:
     )
     options = asked.get("stream_options") or {}
     if not isinstance(options, dict):
-        raise Invalid("stream_options: expected an object")
-    return OpenAi(
+        raise InvalidBody("stream_options: expected an object")
+    return OpenAiFormat(
         text=text,
         prompt=prompt,
         max_new_tokens=new,
@@ -201,10 +201,10 @@ def openai(body: bytes, chat: bool, model: str, created: int) -> OpenAi:
 
 
 def tokenized(body: bytes) -> bytes:
-    """POST /tokenize: the tokens of "inputs"; raises Invalid."""
+    """POST /tokenize: the tokens of "inputs"; raises InvalidBody."""
     text = _object(body).get("inputs")
     if not isinstance(text, str):
-        raise Invalid("inputs: expected a text")
+        raise InvalidBody("inputs: expected a text")
     tokens = prompt_tokens(text, 0, special=True)
     return encoded([{"id": token_id(token), "text": token} for token in tokens])
 
@@ -226,9 +226,9 @@ def _object(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body)
     except ValueError as error:
-        raise Invalid(f"the body is not JSON: {error}") from None
+        raise InvalidBody(f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise Invalid("the body is not a JSON object")
+        raise InvalidBody("the body is not a JSON object")
     return value
 
 
@@ -237,13 +237,13 @@ def _count(values: dict[str, Any], key: str, least: int) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise Invalid(f"{key}: expected a whole number from {least}")
+        raise InvalidBody(f"{key}: expected a whole number from {least}")
     return value
 
 
 def _prompt(text: str, truncate: int = 0) -> tuple[str, ...]:
     if not text:
-        raise Invalid("the prompt is empty")
+        raise InvalidBody("the prompt is empty")
     return tuple(prompt_tokens(text, truncate, special=True))
 
 
@@ -256,20 +256,20 @@ def _completion(prompt: object) -> tuple[str, tuple[str, ...]]:
     if isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt):
         tokens = tuple(f"<{token}>" for token in prompt)
         return "".join(tokens), tokens
-    raise Invalid("prompt: expected one text, or one list of token ids")
+    raise InvalidBody("prompt: expected one text, or one list of token ids")
 
 
 def _conversation(messages: object) -> tuple[str, tuple[str, ...]]:
     """The chat template: one token before each message that says whose it is, and one that asks for the answer."""
     if not isinstance(messages, list) or not messages:
-        raise Invalid("messages: expected a list with at least one message")
+        raise InvalidBody("messages: expected a list with at least one message")
     tokens, texts = ["<s>"], []
     for message in messages:
         role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
         if isinstance(content, list):
             content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
         if not isinstance(role, str) or not isinstance(content, str):
-            raise Invalid("messages: expected objects with a role and a content of text")
+            raise InvalidBody("messages: expected objects with a role and a content of text")
         tokens += [f"<|{role}|>", *_prompt(content)[1:]]
         texts.append(content)
     return "\n".join(texts), (*tokens, "<|assistant|>")

@@ -1,7 +1,7 @@
-"""The router's HTTP door: TGI's own routes and OpenAI's, HTTP/1.1 by h11 over asyncio's sockets.
+"""The router's HTTP server: TGI's own routes and OpenAI's, HTTP/1.1 by h11 over asyncio's sockets.
 
-A token goes to the socket in the very call that brings it from the engine: no task wakes up in between, and the instant
-written down is the one before that write.
+A token goes to the socket in the call that brings it from the engine. No task wakes up in between. The record holds
+the instant before that write.
 """
 
 import time
@@ -10,32 +10,32 @@ from typing import Any
 
 import h11
 
-from exporter.simulator import http_forms as forms
+from exporter.simulator import http_formats as formats
+from exporter.simulator.active_request import ActiveRequest, ParsedRequest, RequestHandler
 from exporter.simulator.batcher import Overloaded, Token, TooLong
-from exporter.simulator.http_forms import Form, Invalid
-from exporter.simulator.sockets import Connection, SocketDoor
-from exporter.simulator.visit import Ask, Reception, Visit
+from exporter.simulator.http_formats import AnswerFormat, InvalidBody
+from exporter.simulator.socket_server import ServerConnection, SocketServer
 
 _LONGEST_BODY = 16 * 2**20  # bytes
 _JSON = "application/json"
 _STATUS = {"overloaded": 429, "validation": 422, "generation": 424, "unavailable": 503}
 
 
-def http_door(reception: Reception, listen: str) -> SocketDoor:
-    return SocketDoor(reception, listen, HttpConnection)
+def http_server(handler: RequestHandler, listen: str) -> SocketServer:
+    return SocketServer(handler, listen, HttpConnection)
 
 
-class HttpConnection(Connection):
+class HttpConnection(ServerConnection):
     """One client: one request after the other."""
 
-    def __init__(self, door: SocketDoor) -> None:
-        super().__init__(door)
-        self._reception = door.reception
+    def __init__(self, server: SocketServer) -> None:
+        super().__init__(server)
+        self._handler = server.handler
         self._machine = h11.Connection(h11.SERVER)
         self._request: h11.Request | None = None
         self._body = bytearray()
         self._bodiless = False  # the answer to HEAD
-        self._stream: _Stream | None = None
+        self._stream: _HttpReply | None = None
 
     def lost(self) -> None:
         if self._stream is not None:
@@ -103,84 +103,86 @@ class HttpConnection(Connection):
         headers = {name.decode(): value.decode("latin-1") for name, value in request.headers}
         self._bodiless = method == "HEAD"
         if method in ("GET", "HEAD") and path in _PAGES:
-            _PAGES[path](self, self._reception)
-        elif method == "POST" and path in _FORMS:
+            _PAGES[path](self, self._handler)
+        elif method == "POST" and path in _GENERATE:
             self._generate(path, body, headers, received_ns)
         elif method == "POST" and path == "/tokenize":
             try:
-                self.reply(200, forms.tokenized(body))
-            except Invalid as error:
+                self.reply(200, formats.tokenized(body))
+            except InvalidBody as error:
                 self.fail("validation", str(error))
         else:
-            known = {*_PAGES} if method in ("GET", "HEAD") else {*_FORMS, "/tokenize"}
+            known = {*_PAGES} if method in ("GET", "HEAD") else {*_GENERATE, "/tokenize"}
             self.reply(
-                404 if path not in {*_PAGES, *_FORMS} else 405, f"known here: {sorted(known)}".encode(), "text/plain"
+                404 if path not in {*_PAGES, *_GENERATE} else 405, f"known here: {sorted(known)}".encode(), "text/plain"
             )
 
     def fail(self, kind: str, message: str) -> None:
-        self.reply(_STATUS[kind], forms.encoded(forms.problem(message, kind)))
+        self.reply(_STATUS[kind], formats.encoded(formats.problem(message, kind)))
 
     def _generate(self, path: str, body: bytes, headers: dict[str, str], received_ns: int) -> None:
-        config = self._reception.config
+        config = self._handler.config
         if config.token is not None and headers.get("authorization") != f"Bearer {config.token}":
-            self.reply(401, forms.encoded(forms.problem("the bearer token is missing or wrong", "authentication")))
+            self.reply(401, formats.encoded(formats.problem("the bearer token is missing or wrong", "authentication")))
             return
         try:
-            form = _FORMS[path](body, config.model_id)
-        except Invalid as error:
-            self._reception.metrics.refused("validation")
+            format_ = _GENERATE[path](body, config.model_id)
+        except InvalidBody as error:
+            self._handler.metrics.refused("validation")
             self.fail("validation", f"Input validation error: {error}")
             return
-        ask = Ask(
+        parsed = ParsedRequest(
             method=path,
-            text=form.text,
-            prompt=form.prompt,
-            max_new_tokens=form.max_new_tokens,
+            text=format_.text,
+            prompt=format_.prompt,
+            max_new_tokens=format_.max_new_tokens,
             received_ns=received_ns,
-            min_new_tokens=form.min_new_tokens,
+            min_new_tokens=format_.min_new_tokens,
             correlation=headers.get("x-request-id", ""),
         )
-        self._stream = _Stream(self, self._reception, form, ask)
+        self._stream = _HttpReply(self, self._handler, format_, parsed)
         self._stream.begin()
 
 
-class _Stream:
+class _HttpReply:
     """One request being answered: as server-sent events, or at once in the end."""
 
-    def __init__(self, connection: HttpConnection, reception: Reception, form: Form, ask: Ask) -> None:
+    def __init__(
+        self, connection: HttpConnection, handler: RequestHandler, format_: AnswerFormat, parsed: ParsedRequest
+    ) -> None:
         self._connection = connection
-        self._reception = reception
-        self._form = form
-        self._ask = ask
-        self._visit: Visit | None = None
+        self._handler = handler
+        self._format = format_
+        self._parsed = parsed
+        self._active: ActiveRequest | None = None
         self._packed: list[Token] = []
         self._cut = False
 
     def begin(self) -> None:
-        fault = self._reception.meet_fault(self._ask.method)
+        fault = self._handler.meet_fault(self._parsed.method)
         if fault is not None and fault.kind == "cut":
             self._cut = True
         elif fault is not None:
             kind = "unavailable" if fault.kind == "unavailable" else "generation"
-            self._reception.refuse(self._ask, kind, str(_STATUS[kind]))
+            self._handler.refuse(self._parsed, kind, str(_STATUS[kind]))
             self._refuse(kind, f"Fault by command: {fault.kind}")
             return
         try:
-            self._visit = self._reception.admit(self._ask, self._on_token)
+            self._active = self._handler.admit(self._parsed, self._on_token)
         except Overloaded as error:
             self._refuse("overloaded", str(error))
         except TooLong as error:
             self._refuse("validation", f"Input validation error: {error}")
         else:
-            if self._form.streams:
+            if self._format.streams:
                 self._open_stream()
-                if self._reception.config.early_message and (opening := self._form.opening()):
+                if self._handler.config.early_message and (opening := self._format.opening()):
                     self._connection.chunk(opening)
 
     def give_up(self) -> None:
         """The client went away."""
-        if self._visit is not None:
-            self._reception.leave(self._visit, "CANCELLED")
+        if self._active is not None:
+            self._handler.leave(self._active, "CANCELLED")
 
     def _open_stream(self) -> None:
         self._connection.head(
@@ -188,48 +190,48 @@ class _Stream:
         )
 
     def _refuse(self, kind: str, message: str) -> None:
-        if not self._form.streams or kind == "unavailable" or self._reception.config.stream_errors == "status":
+        if not self._format.streams or kind == "unavailable" or self._handler.config.stream_errors == "status":
             self._connection.fail(kind, message)
             return
         self._open_stream()
-        self._connection.chunk(forms.event(forms.problem(message, kind)))
+        self._connection.chunk(formats.event(formats.problem(message, kind)))
         self._connection.end()
 
     def _on_token(self, token: Token) -> None:
         self._packed.append(token)
-        together = self._reception.config.tokens_per_message if self._form.streams else self._ask.max_new_tokens
+        together = self._handler.config.tokens_per_message if self._format.streams else self._parsed.max_new_tokens
         if token.end is None and len(self._packed) < together:
             return
         packed, self._packed = self._packed, []
-        assert self._visit is not None
-        if not self._form.streams:
-            self._answer(self._visit, packed)
+        assert self._active is not None
+        if not self._format.streams:
+            self._answer(self._active, packed)
             return
-        events = self._form.events(packed)
-        self._visit.sent(len(packed))
+        events = self._format.events(packed)
+        self._active.sent(len(packed))
         self._connection.chunk(events)
         if self._cut:
-            self._break_off(self._visit)
+            self._break_off(self._active)
         elif token.end is not None:
             # Written down before the client can know that it is over, and look.
-            self._reception.leave(self._visit, "200")
+            self._handler.leave(self._active, "200")
             self._connection.end()
 
-    def _break_off(self, visit: Visit) -> None:
-        self._reception.leave(visit, "424")
-        if self._reception.config.stream_errors == "status":
+    def _break_off(self, active: ActiveRequest) -> None:
+        self._handler.leave(active, "424")
+        if self._handler.config.stream_errors == "status":
             self._connection.close()
             return
-        self._connection.chunk(forms.event(forms.problem("Fault by command: cut", "generation")))
+        self._connection.chunk(formats.event(formats.problem("Fault by command: cut", "generation")))
         self._connection.end()
 
-    def _answer(self, visit: Visit, tokens: list[Token]) -> None:
-        body = self._form.whole(tokens)
-        visit.sent(len(tokens))
-        entry = visit.entry("200")
+    def _answer(self, active: ActiveRequest, tokens: list[Token]) -> None:
+        body = self._format.whole(tokens)
+        active.sent(len(tokens))
+        entry = active.entry("200")
         now_ns = entry.finished_ns
         inference = now_ns - entry.started_ns
-        self._reception.leave(visit, "200")
+        self._handler.leave(active, "200")
         self._connection.reply(
             200,
             body,
@@ -248,8 +250,8 @@ def _milliseconds(nanoseconds: int) -> str:
     return str(max(0, nanoseconds) // 1_000_000)
 
 
-def _info(connection: HttpConnection, reception: Reception) -> None:
-    config, limits = reception.config, reception.config.limits
+def _info(connection: HttpConnection, handler: RequestHandler) -> None:
+    config, limits = handler.config, handler.config.limits
     told: dict[str, Any] = {
         "model_id": config.model_id,
         "model_sha": "0" * 40,
@@ -268,36 +270,36 @@ def _info(connection: HttpConnection, reception: Reception) -> None:
         "sha": None,
         "docker_label": None,
     }
-    connection.reply(200, forms.encoded(told))
+    connection.reply(200, formats.encoded(told))
 
 
-def _health(connection: HttpConnection, reception: Reception) -> None:
-    sick = reception.meet_fault("/health") is not None
+def _health(connection: HttpConnection, handler: RequestHandler) -> None:
+    sick = handler.meet_fault("/health") is not None
     if sick:
-        connection.reply(503, forms.encoded(forms.problem("unhealthy", "healthcheck")))
+        connection.reply(503, formats.encoded(formats.problem("unhealthy", "healthcheck")))
     else:
         connection.reply(200, b"", "text/plain")
 
 
-def _metrics(connection: HttpConnection, reception: Reception) -> None:
-    page = reception.metrics.page(reception.load())
+def _metrics(connection: HttpConnection, handler: RequestHandler) -> None:
+    page = handler.metrics.page(handler.load())
     connection.reply(200, page.encode(), "text/plain; version=0.0.4; charset=utf-8")
 
 
-def _models(connection: HttpConnection, reception: Reception) -> None:
-    model = {"id": reception.config.model_id, "object": "model", "created": 0, "owned_by": reception.config.model_id}
-    connection.reply(200, forms.encoded({"object": "list", "data": [model]}))
+def _models(connection: HttpConnection, handler: RequestHandler) -> None:
+    model = {"id": handler.config.model_id, "object": "model", "created": 0, "owned_by": handler.config.model_id}
+    connection.reply(200, formats.encoded({"object": "list", "data": [model]}))
 
 
-_PAGES: dict[str, Callable[[HttpConnection, Reception], None]] = {
+_PAGES: dict[str, Callable[[HttpConnection, RequestHandler], None]] = {
     "/info": _info,
     "/health": _health,
     "/metrics": _metrics,
     "/v1/models": _models,
 }
-_FORMS: dict[str, Callable[[bytes, str], Form]] = {
-    "/generate": lambda body, model: forms.tgi(body, streams=False),
-    "/generate_stream": lambda body, model: forms.tgi(body, streams=True),
-    "/v1/completions": lambda body, model: forms.openai(body, False, model, int(time.time())),
-    "/v1/chat/completions": lambda body, model: forms.openai(body, True, model, int(time.time())),
+_GENERATE: dict[str, Callable[[bytes, str], AnswerFormat]] = {
+    "/generate": lambda body, model: formats.tgi(body, streams=False),
+    "/generate_stream": lambda body, model: formats.tgi(body, streams=True),
+    "/v1/completions": lambda body, model: formats.openai(body, False, model, int(time.time())),
+    "/v1/chat/completions": lambda body, model: formats.openai(body, True, model, int(time.time())),
 }

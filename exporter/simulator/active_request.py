@@ -1,13 +1,13 @@
-"""One request from its arrival at a door to the end of its answer, and what is written down of it."""
+"""One request to the router: as it was parsed, and while it is answered."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from exporter.simulator.batcher import Request, Token
+from exporter.simulator.batcher import BatchedRequest, Token
 from exporter.simulator.faults import Fault
-from exporter.simulator.record import Answered
+from exporter.simulator.record import AnsweredRequest
 from exporter.simulator.router_options import RouterConfig
 from exporter.simulator.tgi_metrics import TgiMetrics
 
@@ -15,10 +15,10 @@ PROMPT_START = 64  # characters of the prompt that the record keeps
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What a door has understood. `method` is the rpc or path, `time_limit` in seconds, `received_ns` of perf_counter.
+class ParsedRequest:
+    """A request as the HTTP or gRPC server has parsed it. `method` is the RPC or path, `time_limit` in seconds.
 
-    `min_new_tokens` is how many come in any case; the model may end the answer only later.
+    `received_ns` is an instant of perf_counter. The model does not end the answer before `min_new_tokens`.
     """
 
     method: str
@@ -32,31 +32,34 @@ class Ask:
 
 
 @dataclass(eq=False)
-class Visit:
-    """Belongs to the thread of the doors. `on_token` gets each token as soon as it is computed."""
+class ActiveRequest:
+    """An admitted request, until its answer is complete. `on_token` gets each token as soon as it is computed.
 
-    ask: Ask
-    request: Request
+    Only the thread of the servers may use it.
+    """
+
+    parsed: ParsedRequest
+    request: BatchedRequest
     on_token: Callable[[Token], None]
     token_ns: list[int] = field(default_factory=list)
     ended: bool = False
 
     def sent(self, tokens: int) -> None:
-        """`tokens` more are handed over now."""
+        """Note the instant at which that many more tokens are given to the socket."""
         self.token_ns += [time.perf_counter_ns()] * tokens
 
-    def entry(self, code: str) -> Answered:
+    def entry(self, code: str) -> AnsweredRequest:
         request = self.request
-        return Answered(
+        return AnsweredRequest(
             id=request.id,
-            method=self.ask.method,
+            method=self.parsed.method,
             code=code,
-            prompt_start=self.ask.text[:PROMPT_START],
-            correlation=self.ask.correlation,
+            prompt_start=self.parsed.text[:PROMPT_START],
+            correlation=self.parsed.correlation,
             prompt_tokens=len(request.prompt),
             cached_tokens=request.cached_tokens,
             max_new_tokens=request.max_new_tokens,
-            received_ns=self.ask.received_ns,
+            received_ns=self.parsed.received_ns,
             queued_ns=round(request.queued * 1e9),
             started_ns=0 if request.started is None else round(request.started * 1e9),
             finished_ns=time.perf_counter_ns(),
@@ -64,14 +67,14 @@ class Visit:
         )
 
 
-class Reception(Protocol):
-    """What the doors need of the router."""
+class RequestHandler(Protocol):
+    """What the HTTP and gRPC servers need of the router."""
 
     config: RouterConfig
     metrics: TgiMetrics
 
-    def admit(self, ask: Ask, on_token: Callable[[Token], None]) -> Visit: ...
-    def refuse(self, ask: Ask, kind: str, code: str) -> None: ...
-    def leave(self, visit: Visit, code: str) -> None: ...
+    def admit(self, parsed: ParsedRequest, on_token: Callable[[Token], None]) -> ActiveRequest: ...
+    def refuse(self, parsed: ParsedRequest, kind: str, code: str) -> None: ...
+    def leave(self, active: ActiveRequest, code: str) -> None: ...
     def meet_fault(self, method: str) -> Fault | None: ...
     def load(self) -> dict[str, int]: ...

@@ -1,17 +1,17 @@
-"""The batches one rank keeps, and what each call does to them: state only, no clock, no I/O, no grpc.
+"""The batches that one rank keeps, and what each call does to them: state only, no clock, no I/O, no grpc.
 
-A mistake which a real shard survives is a ValueError or IndexError here, one which ends it is a RuntimeError, as there:
-it is answered first, unless it is a Crash.
+A wrong call that a real shard survives raises ValueError or IndexError here. One that ends it raises RuntimeError; the
+caller still gets an answer, unless it is a Crash.
 """
 
 import math
 import random
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 
 class Crash(RuntimeError):
-    """Ends the process at once: nobody gets an answer, the connections just drop."""
+    """Ends the process at once: no call is answered, the connections drop."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class CachedSequence:
     """One request in a cached batch."""
 
     prompt: Prompt
@@ -56,11 +56,11 @@ class Sequence:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ServerBatch:
     """Requests which advance together."""
 
     id: int
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[CachedSequence, ...]
 
     @property
     def size(self) -> int:
@@ -68,16 +68,16 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Step:
+class SequenceStep:
     """What one request got in one call: its sequence after the call and the number of new tokens."""
 
-    sequence: Sequence
+    sequence: CachedSequence
     new_tokens: int
     prefilled: bool
 
 
 @dataclass(frozen=True)
-class Limits:
+class ModelLimits:
     """What the model and its memory allow. `speculate` is the number of guessed tokens a step may add to its one."""
 
     paged: bool = False
@@ -91,15 +91,15 @@ class Limits:
 
 
 @dataclass
-class Batches:
+class BatchCache:
     """The cache of one rank: kept until cleared, decoded to the end or replaced; nothing ever expires."""
 
-    limits: Limits
-    kept: dict[int, Batch] = field(default_factory=dict)
+    limits: ModelLimits
+    kept: dict[int, ServerBatch] = field(default_factory=dict)
     blocks_written: set[int] = field(default_factory=set)
     clear_all_calls: int = 0
 
-    def admit(self, batch_id: int, prompts: Items[Prompt], size: int, cached_id: int | None = None) -> Batch:
+    def admit(self, batch_id: int, prompts: Sequence[Prompt], size: int, cached_id: int | None = None) -> ServerBatch:
         """Check a Prefill and make its batch, after the cached one if it names one. `advance` keeps it."""
         if size != len(prompts):
             raise RuntimeError(f"Batch says size {size} but holds {len(prompts)} requests")
@@ -111,25 +111,25 @@ class Batches:
             if len(prompt.tokens) > self.limits.max_positions:
                 raise IndexError("index out of range in self")
             self._look_up_likely_tokens(prompt)
-        # A padded model cannot mix prefill and decode, and does not look at cached_batch.
-        batch = Batch(batch_id, tuple(Sequence(prompt) for prompt in prompts))
+        # A padded model cannot mix prefill and decode, and ignores cached_batch.
+        batch = ServerBatch(batch_id, tuple(CachedSequence(prompt) for prompt in prompts))
         if cached_id is not None and self.limits.paged:
-            batch = Batch(cached_id, self._take(cached_id).sequences + batch.sequences)
+            batch = ServerBatch(cached_id, self._take(cached_id).sequences + batch.sequences)
         self._write_blocks(prompts)
         self._reserve(batch)
         return batch
 
-    def take(self, batch_ids: Items[int]) -> Batch:
+    def take(self, batch_ids: Sequence[int]) -> ServerBatch:
         """Take the batches of a Decode out and join them under the first one's id."""
         if not batch_ids:
             raise ValueError("Must provide at least one batch")
         taken = [self._take(batch_id) for batch_id in batch_ids]
-        joined = Batch(taken[0].id, tuple(sequence for batch in taken for sequence in batch.sequences))
+        joined = ServerBatch(taken[0].id, tuple(sequence for batch in taken for sequence in batch.sequences))
         if any(sequence.context > self.limits.max_positions for sequence in joined.sequences):
             raise IndexError("index out of range in self")
         return joined
 
-    def advance(self, batch: Batch) -> tuple[list[Step], Batch | None]:
+    def advance(self, batch: ServerBatch) -> tuple[list[SequenceStep], ServerBatch | None]:
         """Give every request its tokens, one for a fresh prompt; the batch is kept unless all are finished.
 
         Requests which are finished stay in a batch with others that are not: taking them out is FilterBatch's work.
@@ -137,12 +137,12 @@ class Batches:
         steps = [self._advanced(sequence) for sequence in batch.sequences]
         if all(step.sequence.finished for step in steps):
             return steps, None
-        after = Batch(batch.id, tuple(step.sequence for step in steps))
+        after = ServerBatch(batch.id, tuple(step.sequence for step in steps))
         self.kept[batch.id] = after
         return steps, after
 
-    def filter(self, batch_id: int, request_ids: Items[int]) -> Batch:
-        """Keep only these requests of a batch, in the given order. On a mistake the batch is already gone."""
+    def filter(self, batch_id: int, request_ids: Sequence[int]) -> ServerBatch:
+        """Keep only these requests of a batch, in the given order. After an error the batch is gone."""
         batch = self._take(batch_id)
         if not request_ids:
             raise ValueError("Batch must have at least one request")
@@ -150,7 +150,7 @@ class Batches:
         missing = [request_id for request_id in request_ids if request_id not in by_id]
         if missing:
             raise ValueError(f"Request ID {missing[0]} not found in batch {batch_id}.")
-        self.kept[batch_id] = Batch(batch_id, tuple(by_id[request_id] for request_id in request_ids))
+        self.kept[batch_id] = ServerBatch(batch_id, tuple(by_id[request_id] for request_id in request_ids))
         return self.kept[batch_id]
 
     def clear(self, batch_id: int | None) -> None:
@@ -161,7 +161,7 @@ class Batches:
         else:
             self.kept.pop(batch_id, None)
 
-    def reserved_tokens(self, batch: Batch) -> int:
+    def reserved_tokens(self, batch: ServerBatch) -> int:
         """KV cache this batch may grow to, in tokens."""
         if self.limits.paged:
             return sum(self._blocks(sequence.prompt) for sequence in batch.sequences) * self.limits.block_size
@@ -181,12 +181,12 @@ class Batches:
         if wanted > self.limits.vocabulary:
             raise Crash(f"selected index k out of range: {name} {wanted}, vocabulary {self.limits.vocabulary}")
 
-    def _take(self, batch_id: int) -> Batch:
+    def _take(self, batch_id: int) -> ServerBatch:
         if batch_id not in self.kept:
             raise ValueError(f"Batch ID {batch_id} not found in cache.")
         return self.kept.pop(batch_id)
 
-    def _advanced(self, sequence: Sequence) -> Step:
+    def _advanced(self, sequence: CachedSequence) -> SequenceStep:
         prefilled = sequence.generated == 0
         accepted = 0
         if self.limits.speculate and not prefilled:
@@ -195,9 +195,9 @@ class Batches:
             accepted = draw.randint(0, self.limits.speculate)
         left = max(1, sequence.prompt.max_new_tokens - sequence.generated)
         tokens = min(1 + accepted, left)
-        return Step(replace(sequence, generated=sequence.generated + tokens), tokens, prefilled)
+        return SequenceStep(replace(sequence, generated=sequence.generated + tokens), tokens, prefilled)
 
-    def _reserve(self, batch: Batch) -> None:
+    def _reserve(self, batch: ServerBatch) -> None:
         if self.limits.paged and not self.limits.allocates_blocks:
             return  # The whole cache is allocated at start; _write_blocks has seen to its end.
         held = sum(self.reserved_tokens(kept) for kept in self.kept.values())
@@ -206,8 +206,8 @@ class Batches:
             what = f"Out of memory: {wanted} tokens of KV cache wanted, {self.limits.max_batch_tokens} fit"
             raise Crash(what) if self.limits.paged else RuntimeError(what)
 
-    def _write_blocks(self, prompts: Items[Prompt]) -> None:
-        """Note the blocks these requests write, at once for prompt and answer; who owns them is not asked."""
+    def _write_blocks(self, prompts: Sequence[Prompt]) -> None:
+        """Note the blocks that these requests write, for prompt and answer, whoever owns them."""
         if not self.limits.paged or self.limits.allocates_blocks:
             return
         written: set[int] = set()

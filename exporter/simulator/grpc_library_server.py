@@ -1,7 +1,7 @@
-"""The router's gRPC door by gRPC's own server: to hold a client against the real library.
+"""The router's gRPC server on gRPC's own library, to test a client against the real library.
 
-Its instants are less true than those of grpc_door.py: `received_ns` is when the library hands a call over, which in a
-burst of 64 is up to some ten milliseconds after its arrival.
+Its instants are less exact than those of grpc_server.py. `received_ns` is when the library hands a call over: in a
+burst of 64 calls up to ten milliseconds after the arrival.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from exporter.simulator.fmaas import METHODS, SERVICE, Call
+from exporter.simulator.active_request import RequestHandler
+from exporter.simulator.fmaas import METHODS, SERVICE, FmaasCall
 from exporter.simulator.options import host_and_port
-from exporter.simulator.router_options import Tls
-from exporter.simulator.visit import Reception
+from exporter.simulator.router_options import ServerTls
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -31,19 +31,19 @@ _STREAMS = ("GenerateStream",)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class GrpcLibraryDoor:
+class GrpcLibraryServer:
     """Serves in the running loop."""
 
-    def __init__(self, reception: Reception, listen: str) -> None:
-        self._reception = reception
+    def __init__(self, handler: RequestHandler, listen: str) -> None:
+        self._handler = handler
         self._listen = listen
         self._server: grpc.aio.Server | None = None
 
     async def open(self) -> str:
         """Listen; answers host:port. OSError if the address is taken."""
         server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((_Handlers(self._reception),))
-        tls = self._reception.config.tls
+        server.add_generic_rpc_handlers((_Handlers(self._handler),))
+        tls = self._handler.config.tls
         try:
             if tls is None:
                 port = server.add_insecure_port(self._listen)
@@ -60,15 +60,15 @@ class GrpcLibraryDoor:
             await self._server.stop(None)
 
 
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
+def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
     pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
     client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
     return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    def __init__(self, reception: Reception) -> None:
-        self._reception = reception
+    def __init__(self, handler: RequestHandler) -> None:
+        self._handler = handler
         self._methods = {f"/{SERVICE}/{method}": method for method in METHODS}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
@@ -96,8 +96,8 @@ class _Handlers(grpc.GenericRpcHandler):
         self, method: str, received_ns: int, message: bytes, context: Context, write: Callable[[bytes], Any]
     ) -> None:
         metadata = dict(context.invocation_metadata() or ())
-        reply = _Reply()
-        call = Call(self._reception, reply, method, received_ns, str(metadata.get("x-correlation-id", "")))
+        reply = _QueuedReply()
+        call = FmaasCall(self._handler, reply, method, received_ns, str(metadata.get("x-correlation-id", "")))
         try:
             call.begin(message)
             while isinstance(item := await reply.items.get(), tuple):
@@ -112,7 +112,7 @@ class _Handlers(grpc.GenericRpcHandler):
             call.leave()
 
 
-class _Reply:
+class _QueuedReply:
     """What the call says, until the library has time for it: messages, then a status."""
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
-"""The router's gRPC door: the gRPC protocol over HTTP/2 by h2, over asyncio's sockets.
+"""The router's gRPC server: the gRPC protocol over HTTP/2 by h2, over asyncio's sockets.
 
-Not gRPC's own server (that is grpc_library_door.py): it tells nobody when a request arrived, and takes more than half a
-millisecond of Python for each, one after the other. Here requests are stamped when they come, as at the HTTP door, and
-a token goes to the socket in the very call that brings it from the engine. Simplified: no compression; a deadline is
-the client's business, which resets the stream.
+gRPC's own server (see grpc_library_server.py) does not tell when a request arrived, and takes more than half a
+millisecond of Python for each request. Here every request gets its instant of arrival, and a token goes to the socket
+in the call that brings it from the engine. Simplified: no compression; the client keeps the deadline and resets the
+stream.
 """
 
 from collections import deque
@@ -17,9 +17,9 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
-from exporter.simulator.fmaas import METHODS, SERVICE, Call
-from exporter.simulator.sockets import Connection, SocketDoor
-from exporter.simulator.visit import Reception
+from exporter.simulator.active_request import RequestHandler
+from exporter.simulator.fmaas import METHODS, SERVICE, FmaasCall
+from exporter.simulator.socket_server import ServerConnection, SocketServer
 
 _STREAMS = 10_000  # at once on one connection
 _PREFIX = 5  # bytes before each message: compressed or not, and its length
@@ -27,17 +27,17 @@ _PATHS = {f"/{SERVICE}/{method}": method for method in METHODS}
 _CONFIG = h2.config.H2Configuration(client_side=False, header_encoding="utf-8", validate_inbound_headers=False)
 
 
-def grpc_door(reception: Reception, listen: str) -> SocketDoor:
-    return SocketDoor(reception, listen, GrpcConnection, alpn=["h2"])
+def grpc_server(handler: RequestHandler, listen: str) -> SocketServer:
+    return SocketServer(handler, listen, GrpcConnection, alpn=["h2"])
 
 
-class GrpcConnection(Connection):
+class GrpcConnection(ServerConnection):
     """One client, with any number of calls at the same time."""
 
-    def __init__(self, door: SocketDoor) -> None:
-        super().__init__(door)
+    def __init__(self, server: SocketServer) -> None:
+        super().__init__(server)
         self._machine = h2.connection.H2Connection(_CONFIG)
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, _GrpcReply] = {}
 
     def opened(self) -> None:
         self._machine.local_settings = h2.settings.Settings(
@@ -68,13 +68,13 @@ class GrpcConnection(Connection):
         match event:
             case h2.events.RequestReceived():
                 headers = {str(name): str(value) for name, value in event.headers}
-                self._streams[event.stream_id] = _Stream(self, self._machine, event.stream_id, headers)
+                self._streams[event.stream_id] = _GrpcReply(self, self._machine, event.stream_id, headers)
             case h2.events.DataReceived():
                 self._machine.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 if event.stream_id in self._streams:
                     self._streams[event.stream_id].body += event.data
             case h2.events.StreamEnded() if event.stream_id in self._streams:
-                self._streams[event.stream_id].begin(self._door.reception, received_ns)
+                self._streams[event.stream_id].begin(self._server.handler, received_ns)
             case h2.events.StreamReset() if event.stream_id in self._streams:
                 self._streams[event.stream_id].give_up()
                 self.forget(event.stream_id)
@@ -91,8 +91,8 @@ class GrpcConnection(Connection):
         self._streams.pop(number, None)
 
 
-class _Stream:
-    """One call's two directions. It is the `fmaas.Reply` of its Call."""
+class _GrpcReply:
+    """One call's two directions. It is the `fmaas.FmaasReply` of its FmaasCall."""
 
     def __init__(
         self, connection: GrpcConnection, machine: h2.connection.H2Connection, number: int, headers: dict[str, str]
@@ -103,13 +103,13 @@ class _Stream:
         self._number = number
         self._headers = headers
         self._connection = connection
-        self._call: Call | None = None
+        self._call: FmaasCall | None = None
         self._opened = False
         self._waiting: deque[tuple[bytes, Callable[[], None] | None]] = deque()
         self._trailers: list[tuple[str, str]] | None = None
         self._code = grpc.StatusCode.OK
 
-    def begin(self, reception: Reception, received_ns: int) -> None:
+    def begin(self, handler: RequestHandler, received_ns: int) -> None:
         method = _PATHS.get(self._headers.get(":path", ""))
         message = self.body[_PREFIX:]
         if method is None:
@@ -117,7 +117,7 @@ class _Stream:
         elif len(self.body) < _PREFIX or self.body[0] or int.from_bytes(self.body[1:_PREFIX]) != len(message):
             self.end(grpc.StatusCode.INTERNAL, "expected one message, not compressed")
         else:
-            self._call = Call(reception, self, method, received_ns, self._headers.get("x-correlation-id", ""))
+            self._call = FmaasCall(handler, self, method, received_ns, self._headers.get("x-correlation-id", ""))
             self._call.begin(message)
 
     def give_up(self) -> None:
