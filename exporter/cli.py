@@ -108,17 +108,17 @@ def build_parser(command: Sequence[str] = ()) -> Parser:
         "rules", help="print Prometheus rules for a configuration: SLO burn rates, and alerts on the probing itself"
     )
     if "rules" in command:
-        from exporter.alerting import commands as alerting
+        from exporter.alerting import rules_command
 
-        alerting.add_rules_arguments(rules)
-        rules.set_defaults(command=alerting.run_rules)
+        rules_command.add_arguments(rules)
+        rules.set_defaults(command=rules_command.run)
 
     slo = commands.add_parser("slo", help="ask Prometheus whether the SLOs are met: exit code 1 when one is missed")
     if "slo" in command:
-        from exporter.alerting import report
+        from exporter.alerting import slo_report
 
-        report.add_slo_arguments(slo)
-        slo.set_defaults(command=report.run_slo)
+        slo_report.add_arguments(slo)
+        slo.set_defaults(command=slo_report.run)
 
     health = commands.add_parser("health", help="ask the daemon beside it: exit code 0 when healthy, else 1 and why")
     _takes_config(health)
@@ -175,7 +175,7 @@ def _check(options: argparse.Namespace) -> int:
         _check_secrets(settings)
     kinds = ((settings.targets, "target"), (settings.workloads, "workload"), (settings.slos, "SLO"))
     print("ok: " + ", ".join(counted(len(found), noun) for found, noun in kinds))
-    from exporter.alerting.commands import explain
+    from exporter.alerting.rules_command import explain
     from exporter.probes.router.hints import doubled_paths
 
     notes, warnings = explain(settings)

@@ -1,16 +1,16 @@
-"""Is it worse than it was? Each series against its own past week: latency, throughput, and the knee. Pure.
+"""Regressions: each series against its own past week, for latency, throughput and the largest good batch size. Pure.
 
-A baseline is the median of a week of recorded values, so that a bad day in it does no harm; without a day of history
-there is none, and its alerts are silent. What stays worse for half a week becomes the baseline.
+A baseline is the median of a week of recorded values, so that one bad day does not change it. It needs a day of
+history; before, its alerts do not fire. What stays worse for half a week becomes the baseline.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from exporter.alerting import promql
-from exporter.alerting.burn import between_probes, whole
-from exporter.alerting.objectives import Objective
-from exporter.alerting.rule import BATCH_SIZE, TARGET, WORKLOAD, Alert, Group, Options, Recording
+from exporter.alerting.burn_rates import between_probes, rounded_up
+from exporter.alerting.rule_types import BATCH_SIZE, TARGET, WORKLOAD, Alert, Options, Recording, RuleGroup
+from exporter.alerting.slo_rules import RuleInputs
 from exporter.config.settings import Settings
 
 EVALUATION = 60.0  # seconds between two recorded values
@@ -18,13 +18,13 @@ WEEK, LEAST_HISTORY = 7.0, 1.0  # days
 ROUNDS = 10
 # A smaller difference of latencies is noise, whatever the factor. Seconds.
 NOISE = 0.002
-# So many bad probes, less the extrapolation of a range, take a batch size out of the knee.
+# From this many bad probes on, allowing for extrapolation, a batch size does not meet its SLO.
 BAD_PROBES = 2.5
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
-    """A histogram whose median is compared. `kind` is the word of the recording, `unit` as Prometheus spells it."""
+class ComparedMetric:
+    """A histogram whose median is compared with its past. `unit` follows the value in the alert's text."""
 
     alert: str
     histogram: str
@@ -33,30 +33,32 @@ class Measure:
     higher_is_worse: bool
 
 
-MEASURES = (
-    Measure("TgiProbeTtftRegressed", "time_to_first_token_seconds", "time to first token", "s", True),
-    Measure("TgiProbeInterTokenLatencyRegressed", "inter_token_latency_seconds", "inter-token latency", "s", True),
-    Measure(
+METRICS = (
+    ComparedMetric("TgiProbeTtftRegressed", "time_to_first_token_seconds", "time to first token", "s", True),
+    ComparedMetric(
+        "TgiProbeInterTokenLatencyRegressed", "inter_token_latency_seconds", "inter-token latency", "s", True
+    ),
+    ComparedMetric(
         "TgiProbeThroughputRegressed", "decode_throughput_tokens_per_second", "decode throughput", " tokens/s", False
     ),
-    Measure(
+    ComparedMetric(
         "TgiProbeThroughputRegressed", "prefill_throughput_tokens_per_second", "prefill throughput", " tokens/s", False
     ),
 )
 
 
-def groups(settings: Settings, found: list[Objective], options: Options) -> list[Group]:
+def groups(settings: Settings, found: list[RuleInputs], options: Options) -> list[RuleGroup]:
     interval = max(options.scrape_interval, EVALUATION * options.time_scale)
     longest = max((between_probes(workload) for workload in settings.workloads), default=0.0)
-    window = whole(max(options.hours(1), ROUNDS * longest))
-    measures = tuple(rule for measure in MEASURES for rule in _regression(measure, window, interval, options))
+    window = rounded_up(max(options.hours(1), ROUNDS * longest))
+    measures = tuple(rule for metric in METRICS for rule in _regression(metric, window, interval, options))
     knees = tuple(
         rule
-        for objective in found
-        if len(objective.load.batch_sizes) > 1
-        for rule in _knee(objective, window, interval, options)
+        for inputs in found
+        if len(inputs.schedule.batch_sizes) > 1
+        for rule in _knee(inputs, window, interval, options)
     )
-    return [Group("tgi-probe-baselines", measures + knees, interval)]
+    return [RuleGroup("tgi-probe-baselines", measures + knees, interval)]
 
 
 def _baseline(record: str, window: float, interval: float, options: Options) -> str:
@@ -66,40 +68,42 @@ def _baseline(record: str, window: float, interval: float, options: Options) -> 
     return f"quantile_over_time(0.5, {past})\nand count_over_time({past}) >= {enough}"
 
 
-def _regression(measure: Measure, window: float, interval: float, options: Options) -> Iterator[Recording | Alert]:
+def _regression(
+    metric: ComparedMetric, window: float, interval: float, options: Options
+) -> Iterator[Recording | Alert]:
     span, factor = promql.duration(window), promql.number(options.regression_factor)
-    now, usual = f"tgi_probe:{measure.histogram}:median_{span}", f"tgi_probe:{measure.histogram}:baseline_7d"
-    buckets = f"rate(tgi_probe_{measure.histogram}_bucket[{span}])"
+    now, usual = f"tgi_probe:{metric.histogram}:median_{span}", f"tgi_probe:{metric.histogram}:baseline_7d"
+    buckets = f"rate(tgi_probe_{metric.histogram}_bucket[{span}])"
     if options.drop_labels:
         buckets = f"sum without ({options.dropped()}) ({buckets})"
     yield Recording(now, f"histogram_quantile(0.5, {buckets}) >= 0")  # >= 0: no NaN where nothing was measured
     yield Recording(usual, _baseline(now, window, interval, options))
-    if measure.higher_is_worse:
+    if metric.higher_is_worse:
         expr = f"{now} > {factor} * {usual}\nand {now} - {usual} > {promql.number(NOISE)}"
         direction = "above"
     else:
         expr = f"{now} < {usual} / {factor}"
         direction = "below"
     value, unit = (
-        ("{{ $value | humanizeDuration }}", "") if measure.unit == "s" else ("{{ $value | humanize }}", measure.unit)
+        ("{{ $value | humanizeDuration }}", "") if metric.unit == "s" else ("{{ $value | humanize }}", metric.unit)
     )
     yield Alert(
-        measure.alert,
+        metric.alert,
         expr,
         "ticket",
-        summary=f"{TARGET}: {measure.what} of batch size {BATCH_SIZE} is worse than it was",
+        summary=f"{TARGET}: {metric.what} of batch size {BATCH_SIZE} is worse than it was",
         description=(
-            f"The median {measure.what} of workload {WORKLOAD}, batch size {BATCH_SIZE}, on {TARGET} was {value}{unit} "
+            f"The median {metric.what} of workload {WORKLOAD}, batch size {BATCH_SIZE}, on {TARGET} was {value}{unit} "
             f"in the last {span}: {direction} its own median of the past 7 days by more than the factor {factor} "
             f"({usual})."
         ),
         wait=options.minutes(30),
-        labels={"measure": measure.what},
+        labels={"measure": metric.what},
     )
 
 
-def _knee(objective: Objective, window: float, interval: float, options: Options) -> Iterator[Recording | Alert]:
-    slo, span = objective.slo.name, promql.duration(window)
+def _knee(inputs: RuleInputs, window: float, interval: float, options: Options) -> Iterator[Recording | Alert]:
+    slo, span = inputs.slo.name, promql.duration(window)
     dropped, matchers = options.dropped("workload", "verdict"), f'slo="{slo}"'
     ratio, knee, usual = (
         f"slo:sli_error:batch_ratio_rate{span}",
@@ -110,13 +114,13 @@ def _knee(objective: Objective, window: float, interval: float, options: Options
     yield Recording(ratio, promql.error_ratio(matchers, window, dropped), label)
     yield Recording(f"slo:bad_requests:batch_increase{span}", promql.bad_requests(matchers, window, dropped), label)
     terms = []
-    for size in objective.load.batch_sizes:
+    for size in inputs.schedule.batch_sizes:
         one = f'{{{matchers},batch_size="{size}"}}'
         terms.append(
-            f"{size} * clamp_max(\n    ({ratio}{one} <= bool {promql.number(objective.budget)})"
+            f"{size} * clamp_max(\n    ({ratio}{one} <= bool {promql.number(inputs.budget)})"
             f" + (slo:bad_requests:batch_increase{span}{one} < bool {promql.number(BAD_PROBES * size)}), 1)"
         )
-    every = len(objective.load.batch_sizes)
+    every = len(inputs.schedule.batch_sizes)
     yield Recording(
         knee,
         "max without (batch_size) (\n  "
@@ -135,5 +139,5 @@ def _knee(objective: Objective, window: float, interval: float, options: Options
             f"the median of the past 7 days was larger ({usual})."
         ),
         wait=options.minutes(30),
-        labels={"slo": slo, "workload": objective.slo.workload},
+        labels={"slo": slo, "workload": inputs.slo.workload},
     )

@@ -1,9 +1,9 @@
-"""How Prometheus writes things: durations, windows of a series, ratios. Pure."""
+"""PromQL: durations, numbers, and the expressions that several rules share. Pure."""
 
 UNITS = (("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 REQUESTS = "tgi_probe_slo_requests_total"
-# An increase is drawn out to the edges of its range, by up to half an interval at the start and one at the end. With
-# five scrapes, four intervals, that is a factor of 1.4 at the most; with two it would be 2.5.
+# `increase` extrapolates to the edges of its range, by up to half an interval at the start and one at the end. With
+# five scrapes (four intervals) that is a factor of at most 1.4; with two it would be 2.5.
 LEAST_SCRAPES, EXTRAPOLATION = 5, 1.5
 
 
@@ -18,7 +18,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """Without the noise of binary fractions: `0.144`, not `0.14400000000000002`."""
+    """`0.144`, not `0.14400000000000002`."""
     return f"{value:.12g}"
 
 
@@ -28,7 +28,7 @@ def percent(ratio: float) -> str:
 
 
 def error_ratio(matchers: str, window: float, dropped: str) -> str:
-    """Bad requests ÷ all requests, of increases, so that a restart does no harm; nothing where nothing was judged."""
+    """Bad requests ÷ all requests, of rates, which survive a restart; no sample where nothing was judged."""
     bad, every = f'{REQUESTS}{{{matchers},verdict="bad"}}', f"{REQUESTS}{{{matchers}}}"
     span = duration(window)
     return (
@@ -38,6 +38,6 @@ def error_ratio(matchers: str, window: float, dropped: str) -> str:
 
 
 def bad_requests(matchers: str, window: float, dropped: str) -> str:
-    """How many, less than `EXTRAPOLATION` times too high; nothing before there are some scrapes."""
+    """The number, less than `EXTRAPOLATION` times too high; no sample before there are `LEAST_SCRAPES`."""
     bad = f'{REQUESTS}{{{matchers},verdict="bad"}}[{duration(window)}]'
     return f"sum without ({dropped}) (increase({bad}) and count_over_time({bad}) >= {LEAST_SCRAPES})"

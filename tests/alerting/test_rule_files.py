@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from exporter.alerting.rule import Alert, Options
-from exporter.alerting.rules import kubernetes_resource, rule_file, rule_groups
+from exporter.alerting.rule_file import kubernetes_resource, rule_file, rule_groups
+from exporter.alerting.rule_types import Alert, Options
 from exporter.cli import main
 from exporter.config.settings import Settings
 from exporter.config.sources import load

@@ -1,10 +1,20 @@
-"""The alerts that guard the guard: is the target there, is it probed, does the daemon keep its promises. Pure."""
+"""The alerts on targets and on the probing itself: down, not probed, skipped, late. Pure."""
 
 from collections.abc import Iterator
 
-from exporter.alerting import promql, startup
-from exporter.alerting.burn import between_probes
-from exporter.alerting.rule import BATCH_SIZE, INSTANCE, JOB, TARGET, WORKLOAD, Alert, Group, Options, Recording
+from exporter.alerting import promql, startup_grace
+from exporter.alerting.burn_rates import between_probes
+from exporter.alerting.rule_types import (
+    BATCH_SIZE,
+    INSTANCE,
+    JOB,
+    TARGET,
+    WORKLOAD,
+    Alert,
+    Options,
+    Recording,
+    RuleGroup,
+)
 from exporter.config.settings import Settings
 from exporter.config.target import LIMITS
 from exporter.config.workload import Workload
@@ -12,10 +22,10 @@ from exporter.observation import NOT_JUDGED, Outcome, SkipReason
 
 STALE_INTERVALS = 3
 SKIPPED_SHARE = 0.25
-# Why a probe that was due was not started, though nothing is wrong with the target. Not `backoff`: it follows failures.
-EXCUSES = "busy|duty_cycle|unsafe"
-# Attempts that are no failure, and those of them that explain why none succeeds. That this process was held up explains
-# nothing: such an attempt says nothing of the server.
+# Reasons to skip a probe that do not mean a failure of the target. `backoff` does: it follows failures.
+HARMLESS_SKIPS = "busy|duty_cycle|unsafe"
+# Outcomes that are no failure, and those of them that explain why no probe succeeds. `disturbed` does not explain it:
+# such an attempt says nothing about the server.
 NO_FAILURES = "|".join([Outcome.OK, *sorted(NOT_JUDGED)])
 EXPLAINED = "|".join(sorted(NOT_JUDGED - {Outcome.DISTURBED}))
 # The share of attempts that may be disturbed.
@@ -23,7 +33,7 @@ DISTURBED_SHARE = 0.5
 # The share of starts that may be later than this: seconds, an edge of the histogram's buckets.
 LATE_SECONDS, LATE_SHARE = 0.1, 0.05
 SERIES = ("target", "workload", "batch_size")
-BECAUSE = {
+SKIP_TEXTS = {
     SkipReason.BUSY: "the target was busy",
     SkipReason.DUTY_CYCLE: "others had used up max_duty_cycle",
     SkipReason.BACKOFF: "others had failed before",
@@ -31,9 +41,9 @@ BECAUSE = {
 }
 
 
-def groups(settings: Settings, options: Options) -> list[Group]:
+def groups(settings: Settings, options: Options) -> list[RuleGroup]:
     rules: tuple[Recording | Alert, ...] = (
-        *startup.recordings(options),
+        *startup_grace.recordings(options),
         *_absent(settings, options),
         _exporter_down(options),
         _target_down(options),
@@ -45,7 +55,7 @@ def groups(settings: Settings, options: Options) -> list[Group]:
         _late(settings, options),
         _reload_failed(options),
     )
-    return [Group("tgi-probe-guards", rules)]
+    return [RuleGroup("tgi-probe-guards", rules)]
 
 
 def _absent(settings: Settings, options: Options) -> Iterator[Alert]:
@@ -54,11 +64,11 @@ def _absent(settings: Settings, options: Options) -> Iterator[Alert]:
             "TgiProbeAbsent",
             f'absent(tgi_probe_target_up{{target="{target.name}"}})',
             "page",
-            summary=f"Nobody watches {target.name}",
+            summary=f"Prometheus has no data about {target.name}",
             description=(
-                f"Prometheus has had no data about target {target.name} for {promql.duration(options.minutes(5))}: "
-                "tgi-probe is gone, cannot be scraped, or no longer has the target. Until it is back, no objective of "
-                "this target can alert."
+                f"Prometheus has had no data about target {target.name} for {promql.duration(options.minutes(5))}. "
+                "Check that tgi-probe runs, that Prometheus scrapes it, and that its configuration has this target. "
+                "Until then no SLO of this target can alert."
             ),
             wait=options.minutes(5),
             labels={"target": target.name},  # absent() has it anyway; by it promtool tells these alerts apart
@@ -66,7 +76,7 @@ def _absent(settings: Settings, options: Options) -> Iterator[Alert]:
 
 
 def _exporter_down(options: Options) -> Alert:
-    """Whatever its job is called: what once was a tgi-probe and is still a scrape target, but does not answer."""
+    """A scrape target that does not answer and was a tgi-probe in the last day, whatever its job is called."""
     same, before = options.same_exporter or "job", promql.duration(options.days(1))
     return Alert(
         "TgiProbeExporterDown",
@@ -74,32 +84,34 @@ def _exporter_down(options: Options) -> Alert:
         "ticket",
         summary=f"tgi-probe at {INSTANCE} does not answer Prometheus",
         description=(
-            f"Scrapes of {INSTANCE} (job {JOB}) have failed for {promql.duration(options.minutes(5))}. Its targets are "
-            "not watched."
+            f"Scrapes of {INSTANCE} (job {JOB}) have failed for {promql.duration(options.minutes(5))}. Check that it "
+            "runs and that Prometheus reaches it. Until then no SLO of its targets can alert."
         ),
         wait=options.minutes(5),
     )
 
 
 def _target_down(options: Options) -> Alert:
-    """With labels dropped: when no daemon reaches it; and like its symptoms, so that Alertmanager knows them by it."""
+    """With labels dropped: when no daemon reaches the target. It has the labels by which Alertmanager inhibits the
+    other alerts of the target.
+    """
     up = "tgi_probe_target_up"
     up = f"max without ({options.dropped()}) ({up})" if options.drop_labels else up
     return Alert(
         "TgiProbeTargetDown",
-        f"{up} == 0{startup.spared(options)}",
+        f"{up} == 0{startup_grace.unless_starting(options)}",
         "page",
         summary=f"{TARGET} is down",
         description=(
             f"{TARGET} has not been reachable, or has rejected every probe, for {promql.duration(options.minutes(2))} "
-            "(tgi_probe_target_up is 0)."
+            "(tgi_probe_target_up is 0). The log of tgi-probe has the error. Check that the server runs."
         ),
         wait=options.minutes(2),
     )
 
 
 def stale_after(workload: Workload, settings: Settings, options: Options) -> float:
-    """Seconds without a success: three intervals, or as long as one slow success and the rest after it may take."""
+    """Seconds without a success: three intervals, or a probe of `timeout` and the pause of max_duty_cycle after it."""
     wait = options.minutes(2)
     slowest = workload.timeout / settings.max_duty_cycle
     if interval := between_probes(workload):
@@ -108,8 +120,8 @@ def stale_after(workload: Workload, settings: Settings, options: Options) -> flo
 
 
 def _unexplained(workload: Workload, settings: Settings, options: Options) -> str:
-    """The batch sizes of which nobody knows why they are silent. Explained: skipped or refused, and none has failed;
-    for where a server hangs, its failures come with skips.
+    """An expression for the batch sizes without a success that skips or refusals do not explain. They explain it only
+    where no probe failed: when a server hangs, there are failures and skips.
     """
     # The wait, and one more for the back-off between two failures.
     window = promql.duration(stale_after(workload, settings, options) + 2 * options.minutes(2))
@@ -117,7 +129,7 @@ def _unexplained(workload: Workload, settings: Settings, options: Options) -> st
     newest = f"tgi_probe_last_success_timestamp_seconds{{{own}}}"
     same = options.on("target", "batch_size")
     increases = {
-        "skips": f'increase(tgi_probe_skipped_total{{{own},reason=~"{EXCUSES}"}}[{window}])',
+        "skips": f'increase(tgi_probe_skipped_total{{{own},reason=~"{HARMLESS_SKIPS}"}}[{window}])',
         "refusals": f'increase(tgi_probe_attempts_total{{{own},outcome=~"{EXPLAINED}"}}[{window}])',
         "failures": f'increase(tgi_probe_attempts_total{{{own},outcome!~"{NO_FAILURES}"}}[{window}])',
     }
@@ -126,16 +138,17 @@ def _unexplained(workload: Workload, settings: Settings, options: Options) -> st
 
 
 def _stale(workload: Workload, settings: Settings, options: Options) -> Iterator[Alert]:
-    """A target that has only just been started or given to the daemon gets the same time for its first success.
+    """A page when no batch size has had a success, a ticket for a single one. A target that is new to the daemon gets
+    the same time for its first success.
 
-    Silence that skips or refusals explain is a ticket: users wait, or probing is not known to be safe.
+    It is no page where skips or refusals explain it: the target is busy, or probing is not known to be safe.
     """
     after = stale_after(workload, settings, options)
     limit, wait = promql.number(after), options.minutes(2)
     newest = f'tgi_probe_last_success_timestamp_seconds{{workload="{workload.name}"}}'
     same = options.same_exporter
     grace = f"and on ({same}) time() - tgi_probe_config_last_reload_success_timestamp_seconds > {limit}"
-    spared = startup.spared(options)
+    not_starting = startup_grace.unless_starting(options)
     since = "{{ if gt $value 1e9 }}since the daemon started{{ else }}for {{ $value | humanizeDuration }}{{ end }}"
     unexplained = f"and on ({options.on('target')}) (\n  {_unexplained(workload, settings, options)}\n)"
     interval = between_probes(workload)
@@ -143,33 +156,34 @@ def _stale(workload: Workload, settings: Settings, options: Options) -> Iterator
     window = after + 2 * wait
     yield Alert(
         "TgiProbeStale",
-        f"time() - max without ({options.dropped('batch_size')}) ({newest}) > {limit}\n{grace}\n{unexplained}{spared}",
+        f"time() - max without ({options.dropped('batch_size')}) ({newest}) > {limit}\n{grace}\n{unexplained}"
+        f"{not_starting}",
         "page",
         summary=f"{TARGET}: no probe of workload {workload.name} has succeeded {since}",
         description=(
             f"Of workload {workload.name} on {TARGET} no probe of any batch size has succeeded {since} "
-            f"({promql.duration(after)} may pass). {due} {_what_happened(window, options, 'target', 'workload')}"
+            f"({promql.duration(after)} may pass). {due} {_outcomes(window, options, 'target', 'workload')}"
         ),
         wait=wait,
     )
     each = f"max without ({options.dropped()}) ({newest})" if options.drop_labels else newest
     yield Alert(
         "TgiProbeBatchSizeStale",
-        f"time() - {each} > {limit}\n{grace}{spared}",
+        f"time() - {each} > {limit}\n{grace}{not_starting}",
         "ticket",
         summary=f"{TARGET}: no probe of batch size {BATCH_SIZE} of workload {workload.name} has succeeded {since}",
         description=(
             f"Of workload {workload.name} on {TARGET} no probe of batch size {BATCH_SIZE} has succeeded {since} "
             f"({promql.duration(after)} may pass). {due} "
-            f"{_what_happened(window, options, *SERIES)}"
+            f"{_outcomes(window, options, *SERIES)}"
         ),
         wait=wait,
     )
 
 
-def _what_happened(window: float, options: Options, *labels: str) -> str:
-    """How the probes of the alert's series ended, and why others were not started: read when the alert is sent."""
-    attempts = _asked("tgi_probe_attempts_total", "outcome", window, options, labels)
+def _outcomes(window: float, options: Options, *labels: str) -> str:
+    """How many probes ended with each outcome, and how many were skipped: queried when the alert is sent."""
+    attempts = _query("tgi_probe_attempts_total", "outcome", window, options, labels)
     return (
         f"In the last {promql.duration(window)}:{{{{ range {attempts} }}}} "
         '{{ printf "%.0f" .Value }} ended as {{ .Labels.outcome }};{{ else }} none was started;{{ end }}'
@@ -178,8 +192,8 @@ def _what_happened(window: float, options: Options, *labels: str) -> str:
 
 
 def _why_skipped(window: float, options: Options, *labels: str) -> str:
-    skips = _asked("tgi_probe_skipped_total", "reason", window, options, labels)
-    reasons = "{{ else }}".join(f'if eq .Labels.reason "{reason}" }}}}{words}' for reason, words in BECAUSE.items())
+    skips = _query("tgi_probe_skipped_total", "reason", window, options, labels)
+    reasons = "{{ else }}".join(f'if eq .Labels.reason "{reason}" }}}}{words}' for reason, words in SKIP_TEXTS.items())
     reasons = "{{ " + reasons.replace("{{ else }}if", "{{ else if") + "{{ end }}"
     return (
         f"{{{{ range $i, $_ := {skips} }}}}{{{{ if $i }}}},{{{{ end }}}} "
@@ -187,8 +201,8 @@ def _why_skipped(window: float, options: Options, *labels: str) -> str:
     )
 
 
-def _asked(counter: str, by: str, window: float, options: Options, labels: tuple[str, ...]) -> str:
-    """A query inside a text, of the series that the alert is about, largest first."""
+def _query(counter: str, by: str, window: float, options: Options, labels: tuple[str, ...]) -> str:
+    """A query inside an alert's text, for the series of the alert, largest value first."""
     own = [*labels, *(label for label in ("job", "instance") if label not in options.drop_labels)]
     matchers, values = ",".join(f"{label}=%q" for label in own), " ".join(f"$labels.{label}" for label in own)
     query = f"sort_desc(sum by ({by}) (increase({counter}{{{matchers}}}[{promql.duration(window)}])) > 0.5)"
@@ -207,11 +221,11 @@ def _refused(settings: Settings, options: Options) -> Alert:
         "TgiProbeRefused",
         f'sum without ({dropped}) (increase(tgi_probe_attempts_total{{outcome="refused"}}[{window}])) > 0',
         "ticket",
-        summary=f"tgi-probe refuses to probe {TARGET}",
+        summary=f"tgi-probe refuses to send workload {WORKLOAD} to {TARGET}",
         description=(
             f"{{{{ $value | humanize }}}} probes of workload {WORKLOAD} in the last {window} were not sent, because "
-            f"probing {TARGET} is not known to be safe, or it cannot take prompts of that length. They are not judged, "
-            "so no objective of it can alert."
+            f"probing {TARGET} is not known to be safe, or it cannot take prompts of that length. The log of tgi-probe "
+            "says which, and what to set. Refused probes are not judged, so no SLO of this workload can alert."
         ),
         wait=options.minutes(5),
     )
@@ -229,18 +243,18 @@ def _disturbed(settings: Settings, options: Options) -> Alert:
         "TgiProbeDisturbed",
         f"{attempts(disturbed)}\n/\n({attempts('')} > 0)\n> {DISTURBED_SHARE:g}",
         "ticket",
-        summary=f"tgi-probe was held up during most probes of {TARGET}",
+        summary=f"tgi-probe was stopped or lacked CPU during most probes of {TARGET}",
         description=(
             f"{{{{ $value | humanizePercentage }}}} of the probes of {TARGET} in the last {window} were disturbed "
             f"({promql.percent(DISTURBED_SHARE)} may be): the process or its machine was stopped, or lacked CPU, while "
-            "they ran. They are not judged, so its objectives see little of the server."
+            "they ran. Give tgi-probe more CPU. Disturbed probes are not judged, so the SLOs have little data."
         ),
         wait=options.minutes(15),
     )
 
 
 def _quarantined(settings: Settings, options: Options) -> Iterator[Alert]:
-    """Of shards only: a router keeps its server from what is too large."""
+    """For shards only: a router rejects what is too large for its server."""
     if all(target.kind != "shard" for target in settings.targets):
         return
     yield Alert(
@@ -252,14 +266,14 @@ def _quarantined(settings: Settings, options: Options) -> Iterator[Alert]:
             f"{{{{ $value | humanize }}}} batch sizes of workload {WORKLOAD} are not sent to {TARGET}, because "
             "it ended during a probe of such a batch or of a smaller one. The log of tgi-probe says which and when. "
             f"They are not measured, and not judged by an SLO, until {', '.join(LIMITS[:-1])} or {LIMITS[-1]} of the "
-            "target is changed."
+            "target is changed. Set it to what the server can take."
         ),
         wait=options.minutes(1),
     )
 
 
 def _skipped(settings: Settings, options: Options) -> Alert:
-    """Back-off only follows failures, which count by themselves."""
+    """Without `backoff`, which follows failures: those have alerts of their own."""
     seconds = _window(settings, options.hours(1), 10)
     window = promql.duration(seconds)
     skips = f'increase(tgi_probe_skipped_total{{reason!="backoff"}}[{window}])'
@@ -272,8 +286,9 @@ def _skipped(settings: Settings, options: Options) -> Alert:
         summary=f"{TARGET}: too many probes of batch size {BATCH_SIZE} are skipped",
         description=(
             f"{{{{ $value | humanizePercentage }}}} of the probes of workload {WORKLOAD}, batch size {BATCH_SIZE}, "
-            f"that were due in the last {window} were skipped ({promql.percent(SKIPPED_SHARE)} may), so there is less "
-            f"data than the objectives count on:{_why_skipped(seconds, options, *SERIES)}."
+            f"that were due in the last {window} were skipped ({promql.percent(SKIPPED_SHARE)} may be), so the SLOs "
+            f"have less data than they need:{_why_skipped(seconds, options, *SERIES)}. "
+            "Probe less often, with fewer batch sizes or shorter answers."
         ),
         wait=options.minutes(15),
     )
@@ -288,11 +303,11 @@ def _late(settings: Settings, options: Options) -> Alert:
         "TgiProbeLate",
         f"({started}\n  - {on_time} > 1.5)\n/\n{started}\n> {LATE_SHARE:g}",
         "ticket",
-        summary=f"tgi-probe does not keep its schedule for {TARGET}",
+        summary=f"tgi-probe starts probes of {TARGET} late",
         description=(
             f"{{{{ $value | humanizePercentage }}}} of the probes of {TARGET} in the last {window} were started "
-            f"more than {promql.duration(LATE_SECONDS)} late ({promql.percent(LATE_SHARE)} may): the daemon lacks CPU, "
-            "and its latencies may be its own."
+            f"more than {promql.duration(LATE_SECONDS)} late ({promql.percent(LATE_SHARE)} may be): tgi-probe lacks "
+            "CPU, and a part of the latencies may be its own. Give it more CPU, or fewer targets."
         ),
         wait=options.minutes(15),
     )
@@ -305,8 +320,9 @@ def _reload_failed(options: Options) -> Alert:
         "ticket",
         summary=f"tgi-probe at {INSTANCE} refused its new configuration",
         description=(
-            "The newest reload failed and the configuration from before has stayed in force for "
-            f"{promql.duration(options.minutes(5))}. A restart would fail."
+            "The newest reload failed. The configuration from before has stayed in force for "
+            f"{promql.duration(options.minutes(5))}. A restart would fail. The log of tgi-probe names each error; "
+            "correct them and reload."
         ),
         wait=options.minutes(5),
     )

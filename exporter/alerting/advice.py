@@ -1,11 +1,19 @@
-"""What to know of the objectives before they page: how many bad probes fire, and what to change. Pure."""
+"""Notes and warnings about SLOs for `check` and `rules`: how many bad probes fire, and what to change. Pure."""
 
 import math
 from collections.abc import Iterator
 
 from exporter.alerting import promql
-from exporter.alerting.burn import DAY, Load, Pair, firing, highest_objective, longest_interval, pairs
-from exporter.alerting.objectives import Objective
+from exporter.alerting.burn_rates import (
+    DAY,
+    ProbeSchedule,
+    WindowPair,
+    firing_threshold,
+    highest_objective,
+    longest_interval,
+    window_pairs,
+)
+from exporter.alerting.slo_rules import RuleInputs
 from exporter.config.settings import Settings
 
 # The grid of `tgi-probe rules --arithmetic`.
@@ -14,19 +22,19 @@ INTERVALS = (5.0, 15.0, 30.0, 60.0, 300.0)
 SHORTEST_INTERVAL = 1.0
 
 
-def notes(objective: Objective) -> Iterator[str]:
+def notes(inputs: RuleInputs) -> Iterator[str]:
     """One line for each pair of windows that can fire."""
-    name, load = objective.slo.name, objective.load
-    if not load.interval:
+    name, schedule = inputs.slo.name, inputs.schedule
+    if not schedule.interval:
         yield f"slo {name}: probed as fast as the server answers, so how many bad probes it takes is not known before"
         return
     for severity in ("page", "ticket"):
-        for one in objective.firings(severity):
+        for one in inputs.firing_thresholds(severity):
             pair = one.pair
-            every = round(pair.long / load.interval * len(load.batch_sizes))
+            every = round(pair.long / schedule.interval * len(schedule.batch_sizes))
             yield (
-                f"slo {name}: {severity}s from {max(one.long, 2)} bad of {every} probes in "
-                f"{promql.duration(pair.long)} with {max(one.short, 2)} in the last {promql.duration(pair.short)}; "
+                f"slo {name}: {severity}s from {one.bad_long} bad of {every} probes in "
+                f"{promql.duration(pair.long)} with {one.bad_short} in the last {promql.duration(pair.short)}; "
                 f"when all are bad, after {promql.duration(_rough(one.outage))}"
             )
 
@@ -36,10 +44,10 @@ def _rough(seconds: float) -> float:
     return round(seconds / 60) * 60 if seconds >= 3600 else round(seconds)
 
 
-def warnings(objective: Objective) -> Iterator[str]:
-    slo, load = objective.slo, objective.load
-    for pair in objective.pairs:
-        one = firing(pair, load, slo.objective)
+def warnings(inputs: RuleInputs) -> Iterator[str]:
+    slo, schedule = inputs.slo, inputs.schedule
+    for pair in inputs.pairs:
+        one = firing_threshold(pair, schedule, slo.objective)
         factor, long = promql.number(pair.factor), promql.duration(pair.long)
         if one is None:
             yield (
@@ -49,7 +57,7 @@ def warnings(objective: Objective) -> Iterator[str]:
         elif one.single:
             yield (
                 f"slo {slo.name}: one bad probe alone burns {factor}× its budget in {long} and would {pair.severity}; "
-                f"the rules wait for a second one. Mend: {_mend(pair, load, slo.objective)}"
+                f"the rules wait for a second one. Mend: {_mend(pair, schedule, slo.objective)}"
             )
 
 
@@ -58,18 +66,18 @@ def _above(ratio: float) -> str:
     return promql.number(math.ceil(round(ratio * 10_000, 6)) / 10_000)
 
 
-def _mend(pair: Pair, load: Load, objective: float) -> str:
+def _mend(pair: WindowPair, schedule: ProbeSchedule, objective: float) -> str:
     changes = []
-    if (interval := longest_interval(pair, load, objective)) >= SHORTEST_INTERVAL:
+    if (interval := longest_interval(pair, schedule, objective)) >= SHORTEST_INTERVAL:
         changes.append(f"an interval of at most {promql.duration(int(interval))}")
-    if (highest := highest_objective(pair, load)) > 0:
+    if (highest := highest_objective(pair, schedule)) > 0:
         changes.append(f"an objective of at most {promql.number(highest)}")
     return " or ".join(changes) or "fewer batch sizes or a longer period"
 
 
-def blind_objectives(settings: Settings, found: list[Objective]) -> Iterator[str]:
+def blind_objectives(settings: Settings, found: list[RuleInputs]) -> Iterator[str]:
     """SLOs that judge nothing, since none of their targets is probed with their workload."""
-    judged = {objective.slo.name for objective in found}
+    judged = {inputs.slo.name for inputs in found}
     for slo in settings.slos:
         if slo.name not in judged:
             yield (
@@ -83,21 +91,23 @@ def arithmetic() -> str:
     head = "| objective | " + " | ".join(f"every {promql.duration(interval)}" for interval in INTERVALS) + " |"
     lines = [head, "|---" * (len(INTERVALS) + 1) + "|"]
     for objective in OBJECTIVES:
-        cells = (_cell(objective, Load(interval, (1,))) for interval in INTERVALS)
+        cells = (_cell(objective, ProbeSchedule(interval, (1,))) for interval in INTERVALS)
         lines.append(f"| {promql.percent(objective)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(objective: float, load: Load) -> str:
+def _cell(objective: float, schedule: ProbeSchedule) -> str:
     """The quickest page: bad of all probes in the long window, and how long a total outage takes."""
     candidates = (
-        firing(pair, load, objective) for pair in pairs(30 * DAY, load.interval, 15.0) if pair.severity == "page"
+        firing_threshold(pair, schedule, objective)
+        for pair in window_pairs(30 * DAY, schedule.interval, 15.0)
+        if pair.severity == "page"
     )
     found = [one for one in candidates if one is not None]
     if not found:
         return "never"
     quickest = min(found, key=lambda one: one.outage)
-    every = round(quickest.pair.long / load.interval)
+    every = round(quickest.pair.long / schedule.interval)
     lonely = " \\*" if any(one.single for one in found) else ""
     long, outage = promql.duration(quickest.pair.long), promql.duration(_rough(quickest.outage))
-    return f"{max(quickest.long, 2)} of {every} in {long}; {outage}{lonely}"
+    return f"{quickest.bad_long} of {every} in {long}; {outage}{lonely}"

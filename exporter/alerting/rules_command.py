@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
 
-from exporter.alerting import objectives, remarks, rules
-from exporter.alerting.rule import Options
+from exporter.alerting import advice, rule_file, slo_rules
+from exporter.alerting.rule_types import Options
 from exporter.config import notation
 from exporter.config.settings import Settings
 from exporter.config.sources import load
@@ -18,7 +18,7 @@ DEFAULTS = Options()
 KEPT_LABELS = ("slo", "target", "workload", "batch_size")
 
 
-def add_rules_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="the daemon's YAML file; without it the TGI_PROBE_… variables"
     )
@@ -68,9 +68,9 @@ def add_rules_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_rules(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     if arguments.arithmetic:
-        print(remarks.arithmetic())
+        print(advice.arithmetic())
         return 0
     settings = load(arguments.config)
     options = Options(
@@ -86,18 +86,18 @@ def run_rules(arguments: argparse.Namespace) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     texts = [*said, *(f"warning: {warning}" for warning in warned)]
     if arguments.format == "k8s":
-        print(rules.kubernetes_resource(settings, options, texts, arguments.name), end="")
+        print(rule_file.kubernetes_resource(settings, options, texts, arguments.name), end="")
     else:
-        print(rules.rule_file(settings, options, texts), end="")
+        print(rule_file.rule_file(settings, options, texts), end="")
     return 0
 
 
 def explain(settings: Settings, options: Options = DEFAULTS) -> tuple[list[str], list[str]]:
     """Notes and warnings about the objectives, for `check` and `rules`."""
-    found = objectives.objectives(settings, options)
-    notes = [line for objective in found for line in remarks.notes(objective)]
-    warnings = [line for objective in found for line in remarks.warnings(objective)]
-    return notes, [*remarks.blind_objectives(settings, found), *warnings]
+    found = slo_rules.rule_inputs(settings, options)
+    notes = [line for inputs in found for line in advice.notes(inputs)]
+    warnings = [line for inputs in found for line in advice.warnings(inputs)]
+    return notes, [*advice.blind_objectives(settings, found), *warnings]
 
 
 def _duration(text: str) -> float:

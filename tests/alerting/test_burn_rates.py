@@ -7,26 +7,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.alerting import promql
-from exporter.alerting.burn import (
+from exporter.alerting.burn_rates import (
     DAY,
     HOUR,
     MONTH,
-    Load,
-    Pair,
+    ProbeSchedule,
+    WindowPair,
     bad_probes,
     between_probes,
     budget,
-    firing,
+    firing_threshold,
     highest_objective,
     longest_interval,
-    pairs,
+    window_pairs,
 )
 from exporter.config.notation import parse_duration
 from exporter.config.workload import Workload
 
 
 def test_thirty_days_have_the_windows_and_factors_that_everybody_knows() -> None:
-    found = [(p.severity, p.factor, promql.duration(p.short), promql.duration(p.long)) for p in pairs(MONTH, 30, 15)]
+    found = [
+        (p.severity, p.factor, promql.duration(p.short), promql.duration(p.long)) for p in window_pairs(MONTH, 30, 15)
+    ]
     assert found == [
         ("page", 14.4, "5m", "1h"),
         ("page", 6.0, "30m", "6h"),
@@ -39,7 +41,7 @@ def test_thirty_days_have_the_windows_and_factors_that_everybody_knows() -> None
 def test_every_window_holds_some_probes_and_scrapes_and_the_long_one_is_longer(
     period: float, interval: float, scrape: float
 ) -> None:
-    for pair in pairs(period, interval, scrape):
+    for pair in window_pairs(period, interval, scrape):
         assert pair.short >= max(4 * interval, 6 * scrape) - 1e-3
         assert pair.long >= 1.5 * pair.short or pair.long >= 12 * interval
         assert pair.long > pair.short
@@ -53,9 +55,9 @@ def test_every_window_holds_some_probes_and_scrapes_and_the_long_one_is_longer(
 def test_fewer_bad_probes_never_exceed_the_allowed_share_and_that_many_can(
     sizes: set[int], rounds: int, allowed: int
 ) -> None:
-    load = Load(60.0, tuple(sorted(sizes)))
+    schedule = ProbeSchedule(60.0, tuple(sorted(sizes)))
     probes = sorted(sizes) * rounds
-    found = bad_probes(60.0 * rounds, load, allowed / 100)
+    found = bad_probes(60.0 * rounds, schedule, allowed / 100)
     able = [
         number
         for number in range(1, len(probes) + 1)
@@ -71,7 +73,7 @@ def test_fewer_bad_probes_never_exceed_the_allowed_share_and_that_many_can(
 def test_the_bad_probes_of_the_first_page_are_as_counted_by_hand(
     interval: float, objective: float, short: int, long: int
 ) -> None:
-    one = firing(pairs(MONTH, interval, 15)[0], Load(interval, (1,)), objective)
+    one = firing_threshold(window_pairs(MONTH, interval, 15)[0], ProbeSchedule(interval, (1,)), objective)
     assert one is not None
     assert (one.short, one.long) == (short, long)
 
@@ -92,8 +94,8 @@ def test_the_time_between_probes_comes_from_the_interval_or_the_rate(
 
 
 def test_a_pair_that_no_outage_can_fire_is_known() -> None:
-    assert firing(pairs(MONTH, 30, 15)[0], Load(30, (1,)), 0.9) is None
-    assert firing(pairs(MONTH, 30, 15)[1], Load(30, (1,)), 0.9) is not None
+    assert firing_threshold(window_pairs(MONTH, 30, 15)[0], ProbeSchedule(30, (1,)), 0.9) is None
+    assert firing_threshold(window_pairs(MONTH, 30, 15)[1], ProbeSchedule(30, (1,)), 0.9) is not None
 
 
 @given(
@@ -105,18 +107,18 @@ def test_a_pair_that_no_outage_can_fire_is_known() -> None:
 def test_after_the_mend_one_bad_probe_no_longer_does_it(
     objective: float, interval: float, sizes: tuple[int, ...], number: int
 ) -> None:
-    load = Load(interval, sizes)
-    pair = pairs(MONTH, interval, 15)[number]
-    one = firing(pair, load, objective)
+    schedule = ProbeSchedule(interval, sizes)
+    pair = window_pairs(MONTH, interval, 15)[number]
+    one = firing_threshold(pair, schedule, objective)
     if one is None or not one.single:
         return
-    better = highest_objective(pair, load)
+    better = highest_objective(pair, schedule)
     if better > 0:
-        mended = firing(pair, load, better)
+        mended = firing_threshold(pair, schedule, better)
         assert mended is None or not mended.single
-    shorter = int(longest_interval(pair, load, objective))
+    shorter = int(longest_interval(pair, schedule, objective))
     if shorter >= 1:
-        again = firing(pairs(MONTH, shorter, 15)[number], Load(shorter, sizes), objective)
+        again = firing_threshold(window_pairs(MONTH, shorter, 15)[number], ProbeSchedule(shorter, sizes), objective)
         assert again is None or not again.single
 
 
@@ -132,6 +134,6 @@ def test_a_duration_is_read_back_as_it_was_written(milliseconds: int) -> None:
 
 
 def test_a_single_bad_probe_counts_as_two_so_that_the_rules_and_the_words_agree() -> None:
-    one = firing(Pair("page", 14.4, 300, 3600, 3600), Load(60, (1,)), 0.999)
+    one = firing_threshold(WindowPair("page", 14.4, 300, 3600, 3600), ProbeSchedule(60, (1,)), 0.999)
     assert one is not None
-    assert (one.single, one.probes) == (True, 2)
+    assert (one.single, one.bad_short, one.bad_long) == (True, 2, 2)

@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from exporter.alerting import baselines, guards, objectives, promql
-from exporter.alerting.rule import Alert, Group, Options, Recording
+from exporter.alerting import baselines, probing_alerts, promql, slo_rules
+from exporter.alerting.rule_types import Alert, Options, Recording, RuleGroup
 from exporter.config.settings import Settings
 
 HEADER = """\
@@ -14,21 +14,21 @@ HEADER = """\
 """
 
 
-def rule_groups(settings: Settings, options: Options) -> list[Group]:
-    found = objectives.objectives(settings, options)
+def rule_groups(settings: Settings, options: Options) -> list[RuleGroup]:
+    found = slo_rules.rule_inputs(settings, options)
     return [
-        *(group for objective in found for group in objectives.groups(objective, options)),
+        *(group for inputs in found for group in slo_rules.groups(inputs, options)),
         *baselines.groups(settings, found, options),
-        *guards.groups(settings, options),
+        *probing_alerts.groups(settings, options),
     ]
 
 
-def rule_file(settings: Settings, options: Options, remarks: list[str]) -> str:
-    """What `rule_files:` of Prometheus takes. Remarks become comments."""
-    return _header(remarks) + _dump(_document(settings, options))
+def rule_file(settings: Settings, options: Options, comments: list[str]) -> str:
+    """What `rule_files:` of Prometheus takes. `comments` go to its head."""
+    return _header(comments) + _dump(_document(settings, options))
 
 
-def kubernetes_resource(settings: Settings, options: Options, remarks: list[str], name: str) -> str:
+def kubernetes_resource(settings: Settings, options: Options, comments: list[str], name: str) -> str:
     """A PrometheusRule for the Prometheus operator."""
     resource = {
         "apiVersion": "monitoring.coreos.com/v1",
@@ -36,18 +36,18 @@ def kubernetes_resource(settings: Settings, options: Options, remarks: list[str]
         "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "tgi-probe"}},
         "spec": _document(settings, options),
     }
-    return _header(remarks) + _dump(resource)
+    return _header(comments) + _dump(resource)
 
 
-def _header(remarks: list[str]) -> str:
-    return HEADER + "".join(f"# {remark}\n" for remark in remarks)
+def _header(comments: list[str]) -> str:
+    return HEADER + "".join(f"# {comment}\n" for comment in comments)
 
 
 def _document(settings: Settings, options: Options) -> dict[str, Any]:
     return {"groups": [_group(group, options) for group in rule_groups(settings, options)]}
 
 
-def _group(group: Group, options: Options) -> dict[str, Any]:
+def _group(group: RuleGroup, options: Options) -> dict[str, Any]:
     head: dict[str, Any] = {"name": group.name}
     if group.interval is not None:
         head["interval"] = promql.duration(group.interval)
@@ -77,7 +77,7 @@ def _rule(rule: Recording | Alert, options: Options) -> Iterator[tuple[str, Any]
 
 
 class _Dumper(yaml.SafeDumper):
-    """Expressions of several lines as blocks, to be read."""
+    """Writes expressions of several lines as YAML blocks."""
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.alerting.report import Sample, answers, as_json, table, why_silent
+from exporter.alerting.prometheus_query import PrometheusSample
+from exporter.alerting.slo_report import as_json, explain_no_data, slo_statuses, table
 from exporter.cli import main
 from tests.alerting.pager import inbox_listening
 from tests.processes import PATIENCE, TGI_PROBE, free_port, running, wait_until
@@ -22,17 +23,17 @@ pytestmark = pytest.mark.xdist_group("Prometheus")  # in one process, which make
 NAMES = ("slo:objective:ratio", "slo:time_period:days", "slo:threshold:seconds")
 
 
-def recorded(slo: str, target: str, values: Sequence[float], **labels: str) -> Iterator[Sample]:
+def recorded(slo: str, target: str, values: Sequence[float], **labels: str) -> Iterator[PrometheusSample]:
     """The recordings of one SLO: objective, period, threshold, then its period's burn and that of 5m, when given."""
     for name, value in zip(NAMES, values, strict=False):
-        yield Sample({"__name__": name, "slo": slo, "target": target}, value)
+        yield PrometheusSample({"__name__": name, "slo": slo, "target": target}, value)
     own = {"slo": slo, "target": target, "job": "j", **labels}
     for name, value in zip(("slo:period_burn_rate:ratio", "slo:sli_error:ratio_rate5m"), values[3:], strict=False):
-        yield Sample({"__name__": name, **own}, value)
+        yield PrometheusSample({"__name__": name, **own}, value)
 
 
-def firing(name: str, **labels: str) -> Sample:
-    return Sample({"__name__": "ALERTS", "alertname": name, **labels}, 1)
+def firing(name: str, **labels: str) -> PrometheusSample:
+    return PrometheusSample({"__name__": "ALERTS", "alertname": name, **labels}, 1)
 
 
 def test_the_table_shows_the_state_of_every_slo_and_target() -> None:
@@ -46,7 +47,7 @@ def test_the_table_shows_the_state_of_every_slo_and_target() -> None:
         firing("TgiProbeTargetDown", target="qwen", severity="page", job="j"),
         firing("TgiProbeErrorBudgetBurn", slo="other", target="llama", severity="page", job="j"),
     ]
-    found = answers(facts, alerts, [Sample({"slo": "fast", "measure": "ttft"}, 1)])
+    found = slo_statuses(facts, alerts, [PrometheusSample({"slo": "fast", "measure": "ttft"}, 1)])
     # fmt: off
     assert table(found).splitlines() == [
         "SLO   TARGET  OBJECTIVE  THRESHOLD     PERIOD  GOOD      BUDGET LEFT  BURN 5m           ALERTS",
@@ -62,19 +63,19 @@ def test_targets_of_one_name_are_told_apart_by_what_differs() -> None:
         *recorded("fast", "default", (0.99, 30, 0.2, 0.5, 0.002), instance="a:9477"),
         *list(recorded("fast", "default", (0.99, 30, 0.2, 2.0, 0.02), instance="b:9477"))[3:],
     ]
-    shown = table(answers(facts, [], [])).splitlines()[1:]
+    shown = table(slo_statuses(facts, [], [])).splitlines()[1:]
     assert [line.split("  ")[1] for line in shown] == ["default (instance=a:9477)", "default (instance=b:9477)"]
     assert [line.split()[-2] for line in shown] == ["met", "MISSED"]
 
 
 def test_what_there_is_no_data_of_is_named_with_where_to_look() -> None:
     facts = [*recorded("fast", "llama", (0.99, 30, 0.2)), *recorded("up", "qwen", (0.999, 7))]
-    assert why_silent(answers(facts, [], [])) == (
+    assert explain_no_data(slo_statuses(facts, [], [])) == (
         "no data: fast of target llama, up of target qwen: Prometheus has no metrics of the daemon that probes them; "
         "look at its Status > Targets page"
     )
-    scraped = [Sample({"slo": "fast", "measure": "ttft"}, 1)]
-    assert why_silent(answers(facts[:3], [], scraped)) == (
+    scraped = [PrometheusSample({"slo": "fast", "measure": "ttft"}, 1)]
+    assert explain_no_data(slo_statuses(facts[:3], [], scraped)) == (
         "no data: fast of target llama: nothing was judged yet; look at the daemon's own page (/) whether the target "
         "is up, and wait two scrapes"
     )
@@ -237,23 +238,23 @@ def test_series_of_others_with_the_same_names_are_passed_over() -> None:
     ours = list(recorded("fast", "llama", FAST))
     own = {"slo": "fast", "target": "llama"}
     foreign = [
-        Sample({"__name__": f"{RATIO}_total", **own}, 7),
-        Sample({"__name__": f"{RATIO}5x", **own}, 7),
-        Sample({"__name__": f"{RATIO}_by_service:5m", **own}, 7),
-        Sample({"__name__": f"{RATIO}5m", "slo": "fast"}, 7),
-        Sample({"__name__": "slo:objective:ratio", "sloth_slo": "x"}, 0.9),
-        Sample({"__name__": "slo:objective:ratio", "slo": "theirs", "target": "x"}, 99.9),
-        Sample({"__name__": "slo:objective:ratio", "slo": "theirs", "target": "y"}, float("nan")),
-        Sample({"__name__": "slo:objective:ratio", "slo": "theirs", "target": "z"}, 1),
-        Sample(own, 7),
+        PrometheusSample({"__name__": f"{RATIO}_total", **own}, 7),
+        PrometheusSample({"__name__": f"{RATIO}5x", **own}, 7),
+        PrometheusSample({"__name__": f"{RATIO}_by_service:5m", **own}, 7),
+        PrometheusSample({"__name__": f"{RATIO}5m", "slo": "fast"}, 7),
+        PrometheusSample({"__name__": "slo:objective:ratio", "sloth_slo": "x"}, 0.9),
+        PrometheusSample({"__name__": "slo:objective:ratio", "slo": "theirs", "target": "x"}, 99.9),
+        PrometheusSample({"__name__": "slo:objective:ratio", "slo": "theirs", "target": "y"}, float("nan")),
+        PrometheusSample({"__name__": "slo:objective:ratio", "slo": "theirs", "target": "z"}, 1),
+        PrometheusSample(own, 7),
     ]
-    alerts = [Sample({"alertstate": "firing", "target": "llama"}, 1)]
-    assert answers([*foreign, *ours, *foreign], alerts, [Sample({}, 1)]) == answers(ours, [], [])
+    alerts = [PrometheusSample({"alertstate": "firing", "target": "llama"}, 1)]
+    assert slo_statuses([*foreign, *ours, *foreign], alerts, [PrometheusSample({}, 1)]) == slo_statuses(ours, [], [])
 
 
 def test_an_slo_that_is_recorded_twice_is_told_once() -> None:
     twice = [*recorded("fast", "llama", FAST), *recorded("fast", "llama", FAST)]
-    assert answers(twice, [], []) == answers(list(recorded("fast", "llama", FAST)), [], [])
+    assert slo_statuses(twice, [], []) == slo_statuses(list(recorded("fast", "llama", FAST)), [], [])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -262,7 +263,7 @@ def test_a_number_that_is_none_is_no_data_of_its_daemon_alone(value: float) -> N
         *recorded("fast", "llama", (0.99, value, value, 0.5, 0.002), instance="a"),
         *list(recorded("fast", "llama", (0.99, 30, 0.2, value, value), instance="b"))[3:],
     ]
-    found = answers(facts, [], [])
+    found = slo_statuses(facts, [], [])
     assert [(one.labels["instance"], one.verdict, one.threshold) for one in found] == [
         ("a", "met", None),
         ("b", "no data", None),
@@ -294,7 +295,7 @@ def answering(status: int, body: str | bytes, kind: str = "application/json", **
         thread.join()
 
 
-def vector(*samples: Sample) -> str:
+def vector(*samples: PrometheusSample) -> str:
     result = [{"metric": dict(one.labels), "value": [1, str(one.value)]} for one in samples]
     return json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}})
 

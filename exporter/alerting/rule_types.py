@@ -1,9 +1,9 @@
-"""What a rule file is made of. Pure."""
+"""The parts of a rule file: recordings, alerts, groups, and the options of `tgi-probe rules`. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from exporter.alerting.burn import DAY, HOUR, MINUTE
+from exporter.alerting.burn_rates import DAY, HOUR, MINUTE
 
 # Labels of the alert, as its texts name them.
 TARGET, WORKLOAD, BATCH_SIZE = "{{ $labels.target }}", "{{ $labels.workload }}", "{{ $labels.batch_size }}"
@@ -12,7 +12,7 @@ INSTANCE, JOB = "{{ $labels.instance }}", "{{ $labels.job }}"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the rules must know besides the settings. Seconds; `time_scale` shortens all windows and waits."""
+    """The options of `tgi-probe rules`. Times in seconds; `time_scale` shortens all windows and waits."""
 
     scrape_interval: float = 15.0
     time_scale: float = 1.0
@@ -23,16 +23,16 @@ class Options:
     startup_grace: float = 900.0
 
     def dropped(self, *labels: str) -> str:
-        """The labels to sum away, as PromQL lists them."""
+        """A list for `sum without (…)`: these labels and those that the user drops."""
         return ", ".join((*labels, *self.drop_labels))
 
     @property
     def same_exporter(self) -> str:
-        """The labels that say which daemon a series comes from."""
+        """A list for `on (…)`: the labels of the daemon."""
         return self.on()
 
     def on(self, *labels: str) -> str:
-        """These labels and the daemon's, as PromQL lists them to match."""
+        """A list for `on (…)`: these labels and those of the daemon."""
         return ", ".join((*labels, *(label for label in ("job", "instance") if label not in self.drop_labels)))
 
     @property
@@ -70,7 +70,7 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class RuleGroup:
     """Rules evaluated together and in order; `interval` in seconds, None = as Prometheus is set up."""
 
     name: str

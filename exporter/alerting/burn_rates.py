@@ -1,11 +1,10 @@
-"""The arithmetic of burn rates with few probes: which windows, and how many bad probes fire. Pure; seconds throughout.
+"""The arithmetic of burn rates with few probes: the windows, and how many bad probes fire. Pure; all times in seconds.
 
-A burn rate of 1 spends the error budget exactly in its period. The pairs are those of the SRE workbook, chapter 5, for
-30 days: the long window makes an alert mean something, the short one ends it soon after the trouble.
+A burn rate of 1 spends the error budget exactly in its period. The pairs of windows are those of the SRE workbook,
+chapter 5, for 30 days: the long window keeps short errors from firing, the short one ends the alert soon after.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,12 +19,12 @@ PAIRS: tuple[tuple[Severity, float, float, float], ...] = (
     ("ticket", 3.0, 2 * HOUR, DAY),
     ("ticket", 1.0, 6 * HOUR, 3 * DAY),
 )
-# A window must hold a few probes, or it jumps between all good, all bad and nothing; and a rate needs a few scrapes.
+# A window must hold a few probes, or its ratio jumps between 0 and 1; and a rate needs a few scrapes.
 SHORT_ROUNDS, LONG_ROUNDS, SCRAPES = 4, 12, 6
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class WindowPair:
     """Fires when the budget burns `factor` times too fast, in the last `short` and in the last `long` seconds.
 
     `narrow`: what `long` would be with any number of probes.
@@ -39,8 +38,8 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What one objective judges of one target: a probe of each batch size in every `interval` seconds."""
+class ProbeSchedule:
+    """The probes that one SLO judges at one target: each batch size once in `interval` seconds."""
 
     interval: float
     batch_sizes: tuple[int, ...]
@@ -66,7 +65,9 @@ def between_probes(workload: Workload) -> float:
             return 0.0
 
 
-def pairs(period: float, interval: float, scrape_interval: float, time_scale: float = 1.0) -> tuple[Pair, ...]:
+def window_pairs(
+    period: float, interval: float, scrape_interval: float, time_scale: float = 1.0
+) -> tuple[WindowPair, ...]:
     """The four pairs for a period, with windows wide enough for the interval between probes and between scrapes.
 
     The windows scale with the period and the factors stay, so that an alert always stands for the same share of the
@@ -74,19 +75,19 @@ def pairs(period: float, interval: float, scrape_interval: float, time_scale: fl
     """
     scale = period / MONTH * time_scale
     return tuple(
-        Pair(
+        WindowPair(
             severity,
             factor,
-            whole(max(short * scale, SHORT_ROUNDS * interval, SCRAPES * scrape_interval)),
-            whole(max(long * scale, LONG_ROUNDS * interval, 2 * SCRAPES * scrape_interval)),
-            whole(max(long * scale, 2 * SCRAPES * scrape_interval)),
+            rounded_up(max(short * scale, SHORT_ROUNDS * interval, SCRAPES * scrape_interval)),
+            rounded_up(max(long * scale, LONG_ROUNDS * interval, 2 * SCRAPES * scrape_interval)),
+            rounded_up(max(long * scale, 2 * SCRAPES * scrape_interval)),
         )
         for severity, factor, short, long in PAIRS
     )
 
 
-def whole(seconds: float) -> float:
-    """Rounded up to what reads well: whole seconds, below ten seconds tenths."""
+def rounded_up(seconds: float) -> float:
+    """Rounded up to whole seconds, below ten seconds to tenths."""
     digits = 1 if seconds < 10 else 0
     return math.ceil(round(seconds * float(10**digits), 6)) / float(10**digits)
 
@@ -96,64 +97,64 @@ def budget(objective: float) -> float:
     return round(1 - objective, 12)
 
 
-def rounds(window: float, load: Load) -> int:
-    """How often each batch size is probed in a window. Endless for back to back probes: nobody knows before."""
-    return math.floor(round(window / load.interval, 6)) if load.interval else 10**9
+def rounds(window: float, schedule: ProbeSchedule) -> int:
+    """How often each batch size is probed in a window; a huge number for back-to-back probes."""
+    return math.floor(round(window / schedule.interval, 6)) if schedule.interval else 10**9
 
 
-def bad_probes(window: float, load: Load, allowed: float) -> int | None:
+def bad_probes(window: float, schedule: ProbeSchedule, allowed: float) -> int | None:
     """The fewest bad probes whose requests are more than `allowed` (a ratio) of the window's. None: not even all."""
-    left = allowed * rounds(window, load) * load.requests
+    left = allowed * rounds(window, schedule) * schedule.requests
     probes = 0
-    for size in sorted(load.batch_sizes, reverse=True):
+    for size in sorted(schedule.batch_sizes, reverse=True):
         needed = math.floor(round(left / size, 9)) + 1
-        if needed <= rounds(window, load):
+        if needed <= rounds(window, schedule):
             return probes + needed
-        probes += rounds(window, load)
-        left -= rounds(window, load) * size
+        probes += rounds(window, schedule)
+        left -= rounds(window, schedule) * size
     return None
 
 
 @dataclass(frozen=True, slots=True)
-class Firing:
-    """What it takes to fire one pair: bad probes in each window, and the seconds after which a total outage fires."""
+class FiringThreshold:
+    """The bad probes in each window that fire one pair, and the seconds after which a total outage does."""
 
-    pair: Pair
+    pair: WindowPair
     short: int
     long: int
     outage: float
 
     @property
     def single(self) -> bool:
-        """By the ratios alone one bad probe would do; the rules then wait for a second one."""
+        """Whether one bad probe would fire by the ratios alone. The rules then wait for a second one."""
         return max(self.short, self.long) == 1
 
     @property
-    def probes(self) -> int:
-        return max(self.short, self.long, 2)
+    def bad_short(self) -> int:
+        """Bad probes in the short window from which the rules fire."""
+        return max(self.short, 2)
+
+    @property
+    def bad_long(self) -> int:
+        return max(self.long, 2)
 
 
-def firing(pair: Pair, load: Load, objective: float) -> Firing | None:
+def firing_threshold(pair: WindowPair, schedule: ProbeSchedule, objective: float) -> FiringThreshold | None:
     """None for a pair that cannot fire, because its factor times the budget is more than all requests."""
     allowed = pair.factor * budget(objective)
-    short, long = bad_probes(pair.short, load, allowed), bad_probes(pair.long, load, allowed)
+    short, long = bad_probes(pair.short, schedule, allowed), bad_probes(pair.long, schedule, allowed)
     if short is None or long is None or allowed >= 1:
         return None
-    return Firing(pair, short, long, max(allowed * pair.long, 2 * load.interval))
+    return FiringThreshold(pair, short, long, max(allowed * pair.long, 2 * schedule.interval))
 
 
-def alive(candidates: Sequence[Pair], objective: float) -> tuple[Pair, ...]:
-    """Without the pairs that not even a total outage would fire."""
-    return tuple(pair for pair in candidates if pair.factor * budget(objective) < 1)
-
-
-def longest_interval(pair: Pair, load: Load, objective: float) -> float:
+def longest_interval(pair: WindowPair, schedule: ProbeSchedule, objective: float) -> float:
     """The interval up to which one bad probe alone does not fire the pair."""
-    needed = math.ceil(round(load.largest / (pair.factor * budget(objective) * load.requests), 6))
+    needed = math.ceil(round(schedule.largest / (pair.factor * budget(objective) * schedule.requests), 6))
     return pair.narrow / needed
 
 
-def highest_objective(pair: Pair, load: Load) -> float:
+def highest_objective(pair: WindowPair, schedule: ProbeSchedule) -> float:
     """The objective up to which one bad probe alone does not fire the pair; rounded down to four digits."""
-    share = load.largest / (rounds(pair.long, load) * load.requests)
+    share = schedule.largest / (rounds(pair.long, schedule) * schedule.requests)
     return math.floor(round((1 - share / pair.factor) * 10_000, 6)) / 10_000

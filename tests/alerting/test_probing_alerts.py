@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from exporter.alerting.guards import BECAUSE, groups, stale_after
-from exporter.alerting.rule import Options
+from exporter.alerting.probing_alerts import SKIP_TEXTS, groups, stale_after
+from exporter.alerting.rule_types import Options
 from exporter.config.settings import Settings
 from exporter.config.target import LIMITS
 from exporter.observation import SkipReason
@@ -37,7 +37,7 @@ def test_a_success_may_be_so_old(workload: dict[str, Any], seconds: float) -> No
 
 
 def test_every_reason_to_skip_has_words_in_the_alerts() -> None:
-    assert set(BECAUSE) == set(SkipReason)
+    assert set(SKIP_TEXTS) == set(SkipReason)
 
 
 def test_the_alert_of_a_quarantine_names_every_limit_that_releases_it() -> None:
