@@ -16,7 +16,8 @@ from pydantic_core import PydanticUndefined
 
 from exporter.analysis.certainty import Measure
 from exporter.config.settings import Settings
-from exporter.config.sources import PREFIX, Sidecar
+from exporter.config.sidecar import Sidecar
+from exporter.config.variables import PREFIX
 from exporter.metrics.catalogue import layout
 from exporter.metrics.record import Metrics
 from exporter.observation import NOT_JUDGED, Outcome, SkipReason

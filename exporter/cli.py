@@ -11,9 +11,10 @@ from pathlib import Path
 
 from exporter import __version__
 from exporter.config.arguments import Parser
+from exporter.config.errors import SettingsError
 from exporter.config.notation import counted
 from exporter.config.settings import Settings
-from exporter.config.sources import SettingsError, load
+from exporter.config.sources import load
 from exporter.plan.targets import plans, sent_in_the_open, too_frequent, too_large, too_short, without_limit
 from exporter.wire import grpc_env
 

@@ -16,7 +16,7 @@ from exporter.alerting.rule_types import (
     RuleGroup,
 )
 from exporter.config.settings import Settings
-from exporter.config.target import LIMITS
+from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.observation import NOT_JUDGED, Outcome, SkipReason
 
@@ -265,8 +265,8 @@ def _quarantined(settings: Settings, options: Options) -> Iterator[Alert]:
         description=(
             f"{{{{ $value | humanize }}}} batch sizes of workload {WORKLOAD} are not sent to {TARGET}, because "
             "it ended during a probe of such a batch or of a smaller one. The log of tgi-probe says which and when. "
-            f"They are not measured, and not judged by an SLO, until {', '.join(LIMITS[:-1])} or {LIMITS[-1]} of the "
-            "target is changed. Set it to what the server can take."
+            f"They are not measured, and not judged by an SLO, until one of {', '.join(Target.LIMITS)} "
+            "of the target is changed. Set it to what the server can take."
         ),
         wait=options.minutes(1),
     )

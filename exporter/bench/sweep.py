@@ -23,9 +23,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from exporter.analysis.certainty import Recorded, mean, recorded
+from exporter.config.errors import SettingsError, lines
 from exporter.config.notation import counted
-from exporter.config.sources import SettingsError, lines
-from exporter.config.target import LIMITS, Target
+from exporter.config.target import Target
 from exporter.config.workload import Parameters, Workload
 from exporter.observation import Failure, Observation, Outcome, Series
 from exporter.plan.targets import deadlock, excess
@@ -182,7 +182,7 @@ def observe(
 def as_flags(text: str) -> str:
     """A message about keys of a target in the words of this command."""
     text = text.replace("kv_cache: ", "--kv-cache ")
-    for key in LIMITS:
+    for key in Target.LIMITS:
         text = re.sub(rf"(?<!tgi_)\b{key}\b", f"--{key.replace('_', '-')}", text)
     return text
 
@@ -259,7 +259,7 @@ def _settings(options: argparse.Namespace) -> tuple[Target, Workload]:
     address = options.target if ":" in options.target else f"unix://{options.target}"
     try:
         target = Target.model_validate(
-            {"name": "bench", "address": address} | {key: getattr(options, key) for key in ("kv_cache", *LIMITS)}
+            {"name": "bench", "address": address} | {key: getattr(options, key) for key in ("kv_cache", *Target.LIMITS)}
         )
         given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
         keys = ("sequence_length", "decode_length", "warmups", "timeout")

@@ -1,16 +1,17 @@
-"""The command line's words: what is misspelt is told with what was probably meant, and the usage of its own command."""
+"""An argument parser whose errors name the option or command that was probably meant."""
 
 import argparse
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+from exporter.config.errors import closest
 
 NEGATIVE_NUMBER = re.compile(r"-\d+(\.\d*)?|-\.\d+")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, which of itself hands the options that a command does not know to the usage of the whole program."""
+    """argparse with better errors for unknown options, and the usage of the command that they belong to."""
 
     commands: "argparse._SubParsersAction[Parser] | None" = None
 
@@ -34,17 +35,17 @@ class Parser(argparse.ArgumentParser):
     def _check_command(self, first: Sequence[str], names: Iterable[str]) -> None:
         for word in first:
             if word.startswith("-") and not any(option.startswith(word) for option in self._options()):
-                mend = _meant(word, self._options()) or f"; the command comes first: {self.prog} check {word} …"
+                mend = _did_you_mean(word, self._options()) or f"; the command comes first: {self.prog} check {word} …"
                 self.error(f"no such option here: {word}{mend}")
             if not word.startswith("-") and word not in names:
-                self.error(f"no such command: {word}{_meant(word, names) or '; there is: ' + ', '.join(names)}")
+                self.error(f"no such command: {word}{_did_you_mean(word, names) or '; there is: ' + ', '.join(names)}")
 
     def _check_options(self, words: Iterable[str]) -> None:
         options = self._options()
         for word in _options_in(words):
             name = word.partition("=")[0]
             if not any(option.startswith(name) for option in options):
-                self.error(f"no such option: {name}{_meant(name, options)}")
+                self.error(f"no such option: {name}{_did_you_mean(name, options)}")
 
     def _options(self) -> list[str]:
         return [option for action in self._actions for option in action.option_strings]
@@ -58,8 +59,8 @@ def _options_in(words: Iterable[str]) -> Iterator[str]:
             yield word
 
 
-def _meant(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), 1)
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    near = closest(word, known)
     if re.fullmatch("-[a-z]", word):
-        near = [option for option in known if option.startswith(f"-{word}")]
-    return f"; did you mean {near[0]}?" if near else ""
+        near = next((option for option in known if option.startswith(f"-{word}")), None)
+    return f"; did you mean {near}?" if near else ""

@@ -1,4 +1,4 @@
-"""A mapping that goes into JSON: it holds nothing that JSON has not, at any depth."""
+"""A mapping that can be written as JSON, checked at every depth."""
 
 import math
 from collections.abc import Iterator
@@ -6,37 +6,28 @@ from datetime import date
 from itertools import islice
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import BeforeValidator
 
-# Deeper nesting and more values come of a mistake, such as an anchor that holds itself.
+from exporter.config.errors import Place, raise_problems
+
+# More than that is an error, such as a YAML anchor that holds itself.
 DEEPEST = 64
 MOST_VALUES = 10_000
 MOST_PROBLEMS = 10
 LONGEST_INTEGER_BITS = 1024
-Place = tuple[str | int, ...]
-Problem = tuple[Place, str]
 
 
 def _checked(value: object) -> object:
     if isinstance(value, dict):
-        problems = list(islice(not_json(value), MOST_PROBLEMS))
-        if problems:
-            raise ValidationError.from_exception_data(
-                "json",
-                [
-                    InitErrorDetails(type=PydanticCustomError("json", "{mend}", {"mend": mend}), loc=place, input=None)
-                    for place, mend in problems
-                ],
-            )
+        raise_problems(islice(not_json(value), MOST_PROBLEMS), "json", "json")
     return value
 
 
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_checked)]
 
 
-def not_json(value: object) -> Iterator[Problem]:
-    """What JSON cannot hold in there: the place, and the mend."""
+def not_json(value: object) -> Iterator[tuple[Place, str]]:
+    """The values that JSON cannot hold: the place of each, and what to do."""
     values = 0
     waiting: list[tuple[Place, object]] = [((), value)]
     while waiting:

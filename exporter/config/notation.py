@@ -1,6 +1,7 @@
 """How values are written in the configuration: durations, addresses, names, lists. Pure.
 
-Every function raises PydanticCustomError with the mend as its message.
+The functions raise PydanticCustomError, whose message says what to write instead. Where the message begins with the
+key (`address: must be …`), the error's type is one of `errors.NAMES_ITS_KEY`.
 """
 
 import re
@@ -11,8 +12,6 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from pydantic_core import PydanticCustomError
 
-# Errors found by a check of a whole block: their message begins with the key, `address: must be …`.
-INNER_PLACE = frozenset({"address", "listen_address", "label", "twice", "key"})
 DURATION = re.compile(
     r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII
 )
@@ -62,8 +61,8 @@ def listed(value: object) -> object:
     return value
 
 
-def no_truth(value: object) -> object:
-    """Python takes true for 1; an operator who writes it where a number belongs has mistaken the key."""
+def no_boolean(value: object) -> object:
+    """Refuses true and false, which Python would take for 1 and 0."""
     if isinstance(value, bool):
         raise PydanticCustomError("number", "must be a number")
     return value
@@ -81,14 +80,14 @@ def positive(value: float) -> float:
     return value
 
 
-def repetition(value: float) -> float:
+def interval(value: float) -> float:
     if 0 < value < 0.01:
         raise PydanticCustomError("interval", "must be 10ms or longer, or 0s for back to back")
     return value
 
 
 def unicode_text(value: object) -> object:
-    """Text that can be written out again: a page or a log with half a character in it fails as a whole."""
+    """Refuses half surrogate pairs, which no page or log could be written with."""
     if isinstance(value, str):
         try:
             value.encode()
@@ -116,22 +115,22 @@ def budget_period(value: float) -> float:
     return value
 
 
-# What fits into a socket's address; the kernel's own limit, with its closing zero.
+# The kernel's limit for a socket's address, less the closing zero.
 SOCKET_PATH_BYTES = 107
 ADDRESS = "address: must be unix:///absolute/path of the socket, or host:port"
 HOST = re.compile(r"[A-Za-z0-9._-]+")
 LONGEST_HOST = 253
-# The two editions of the standard (IDNA 2003 and 2008) make different hosts of a name with one of these.
-TWO_MEANINGS = re.compile("[\u00df\u03c2\u200c\u200d]")
-LABELS = "{key}: must be a host name whose parts between dots have 1 to 63 characters"
-CHARACTERS = (
+# With one of these characters, IDNA 2003 and IDNA 2008 give different hosts.
+AMBIGUOUS = re.compile("[\u00df\u03c2\u200c\u200d]")
+HOST_LABELS = "{key}: must be a host name whose parts between dots have 1 to 63 characters"
+HOST_CHARACTERS = (
     "{key}: must be a host name as DNS has it, of letters, digits, dots and hyphens (international ones: xn--…)"
 )
 
 
 def ascii_host(name: str) -> str:
-    """An international host name as DNS has it (xn--…). Unchanged where there is no such form: `check_host` tells."""
-    if name.isascii() or len(name) > LONGEST_HOST or TWO_MEANINGS.search(name.lower()):
+    """An international host name as DNS has it (xn--…). Unchanged where there is no such form, see `check_host`."""
+    if name.isascii() or len(name) > LONGEST_HOST or AMBIGUOUS.search(name.lower()):
         return name
     try:
         return name.encode("idna").decode()
@@ -140,9 +139,9 @@ def ascii_host(name: str) -> str:
 
 
 def ascii_address(text: str) -> str:
-    """An address as it goes over the network: the host as DNS has it, the path of a URL with percent-encoding.
+    """An address as it is sent: the host as DNS has it, the path of a URL with percent-encoding.
 
-    Unchanged where it is in ASCII already, or cannot be: the checks tell what is wrong with it.
+    Unchanged where it is ASCII already, or wrong: `check_address` and `split_url` raise the errors.
     """
     if text.startswith("unix:"):
         return text
@@ -165,11 +164,11 @@ def ascii_address(text: str) -> str:
 def check_host(name: str, key: str) -> None:
     """Errors: PydanticCustomError, which names `key`."""
     if not HOST.fullmatch(name) and not _is_ip_address(name):
-        raise PydanticCustomError("address", CHARACTERS, {"key": key})
+        raise PydanticCustomError("address", HOST_CHARACTERS, {"key": key})
     try:
         name.encode("idna")
     except UnicodeError:
-        raise PydanticCustomError("address", LABELS, {"key": key}) from None
+        raise PydanticCustomError("address", HOST_LABELS, {"key": key}) from None
 
 
 def _is_ip_address(text: str) -> bool:
@@ -205,9 +204,7 @@ LOOPBACK_HOSTS = ("127.0.0.1", "::1", "0.0.0.0", "::")  # a client that connects
 
 
 def canonical_address(address: str) -> str:
-    """The same text for every way to write one gRPC address, as far as that is known without asking the system:
-    `unix:/path` or `host:port`. The address is one that `check_address` takes.
-    """
+    """One text for all ways to write a valid gRPC address, as far as known without DNS: `unix:/path` or `host:port`."""
     if address.startswith("unix:"):
         path = address.removeprefix("unix://").removeprefix("unix:")
         return "unix:/" + "/".join(part for part in path.split("/") if part not in ("", "."))
@@ -220,7 +217,7 @@ def canonical_host(host: str) -> str:
     host = host.strip("[]").lower().rstrip(".")
     if host in LOOPBACK_NAMES or host.endswith(".localhost"):
         return "localhost"
-    number = _v4(host)
+    number = _ipv4(host)
     try:
         found = ip_address(host if number is None else number)
     except ValueError:
@@ -229,9 +226,9 @@ def canonical_host(host: str) -> str:
     return "localhost" if short in LOOPBACK_HOSTS else short
 
 
-def _v4(host: str) -> int | None:
-    """An IPv4 address as resolvers read it: one to four numbers, decimal, octal (0…) or hexadecimal (0x…); the last one
-    fills what is left.
+def _ipv4(host: str) -> int | None:
+    """An IPv4 address as resolvers read it: one to four numbers, decimal, octal (0…) or hexadecimal (0x…). The last
+    number fills the remaining bytes.
     """
     numbers = []
     for part in host.split("."):
@@ -296,7 +293,7 @@ def split_url(url: str, key: str = "address") -> SplitResult:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether what is sent to this host stays on the machine, as far as its name says."""
+    """Whether the name or address is this machine's loopback."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

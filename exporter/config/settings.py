@@ -1,24 +1,22 @@
-"""Every key of the configuration: its unit, default and bound. Frozen; `sources` reads it.
+"""The whole configuration: all blocks, and the checks between blocks. Frozen; `sources` reads it."""
 
-The blocks are in files of their own; here is the whole, and what has to fit between the blocks.
-"""
-
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import BeforeValidator, Field, model_validator
 
 from exporter.config import notation
-from exporter.config.section import Real, Section
+from exporter.config.errors import Place, raise_problems
+from exporter.config.fields import Real, SettingsBlock
 from exporter.config.slo import Slo
-from exporter.config.target import LIMITS, Api, Kind, Target, Tls
-from exporter.config.workload import Load, Parameters, Workload
+from exporter.config.target import Target
+from exporter.config.workload import Workload
 
-__all__ = ["LIMITS", "Api", "Kind", "Load", "Parameters", "Settings", "Slo", "Target", "Tls", "Web", "Workload"]
+Problem = tuple[Place, str]
 
 
-class Web(Section):
+class Web(SettingsBlock):
     listen_address: str = Field(":9477", description="host:port of the HTTP side; without a host: every interface")
     config_file: Path | None = Field(
         None,
@@ -33,7 +31,7 @@ class Web(Section):
         return self
 
 
-class Settings(Section):
+class Settings(SettingsBlock):
     """The whole configuration of one daemon."""
 
     targets: Annotated[tuple[Target, ...], BeforeValidator(notation.listed)] = ()
@@ -51,38 +49,31 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*_repeated_names(self), *_same_shards(self), *_dangling_names(self), *_not_for_shards(self)]
-        if not self.targets:
-            problems.append(("targets", "must hold at least one target (or set TGI_PROBE_TARGET)"))
-        if not self.workloads:
-            problems.append(("workloads", "must hold at least one workload (or set TGI_PROBE_TARGET)"))
-        if problems:
-            raise ValidationError.from_exception_data(
-                "settings",
-                [
-                    InitErrorDetails(
-                        type=PydanticCustomError("reference", "{mend}", {"mend": mend}), loc=(place,), input=None
-                    )
-                    for place, mend in problems
-                ],
-            )
+        problems = [
+            *_repeated_names(self),
+            *_same_shards(self),
+            *_unknown_targets(self),
+            *_wrong_slos(self),
+            *_not_for_shards(self),
+        ]
+        for block in ("targets", "workloads"):
+            if not getattr(self, block):
+                problems.append(((block,), f"must hold at least one {block[:-1]} (or set TGI_PROBE_TARGET)"))
+        raise_problems(problems, "settings", "reference")
         return self
 
 
-def _repeated_names(settings: Settings) -> list[tuple[str, str]]:
-    found = []
+def _repeated_names(settings: Settings) -> Iterator[Problem]:
     for block in ("targets", "workloads", "slos"):
         seen: set[str] = set()
         for number, item in enumerate(getattr(settings, block)):
             if item.name in seen:
-                found.append((f"{block}.{number}.name", f"{item.name} is the name of an earlier entry; choose another"))
+                yield (block, number, "name"), f"{item.name} is the name of an earlier entry; choose another"
             seen.add(item.name)
-    return found
 
 
-def _same_shards(settings: Settings) -> list[tuple[str, str]]:
-    """Two targets at one address would keep each other from probing: a shard takes one prober at a time."""
-    found = []
+def _same_shards(settings: Settings) -> Iterator[Problem]:
+    """Two targets with one address would block each other: a shard takes one prober at a time."""
     seen: dict[str, str] = {}
     for number, target in enumerate(settings.targets):
         if target.kind != "shard":
@@ -90,50 +81,44 @@ def _same_shards(settings: Settings) -> list[tuple[str, str]]:
         address = notation.canonical_address(target.address)
         if (other := seen.setdefault(address, target.name)) != target.name:
             mend = f"targets {other} and {target.name} are the same shard; keep one, and give it the workloads of both"
-            found.append((f"targets.{number}.address", mend))
-    return found
+            yield ("targets", number, "address"), mend
 
 
-def _dangling_names(settings: Settings) -> list[tuple[str, str]]:
-    found = []
+def _unknown_targets(settings: Settings) -> Iterator[Problem]:
     targets = {target.name for target in settings.targets}
-    workloads = {workload.name: workload for workload in settings.workloads}
     known = ", ".join(sorted(targets)) or "there are none"
     for block in ("workloads", "slos"):
         for number, item in enumerate(getattr(settings, block)):
             for place, name in enumerate(item.targets or ()):
                 if name not in targets:
-                    found.append(
-                        (f"{block}.{number}.targets.{place}", f"no target is called {name} (there is: {known})")
-                    )
+                    yield (block, number, "targets", place), f"no target is called {name} (there is: {known})"
+
+
+def _wrong_slos(settings: Settings) -> Iterator[Problem]:
+    """SLOs of workloads, batch sizes or tokens that there are not."""
+    workloads = {workload.name: workload for workload in settings.workloads}
     for number, slo in enumerate(settings.slos):
         workload = workloads.get(slo.workload)
         if workload is None:
             names = ", ".join(sorted(workloads)) or "there are none"
-            found.append((f"slos.{number}.workload", f"no workload is called {slo.workload} (there is: {names})"))
+            yield ("slos", number, "workload"), f"no workload is called {slo.workload} (there is: {names})"
             continue
         for place, size in enumerate(slo.batch_sizes or ()):
             if size not in workload.batch_sizes:
                 sizes = ", ".join(map(str, workload.batch_sizes))
-                found.append(
-                    (
-                        f"slos.{number}.batch_sizes.{place}",
-                        f"workload {workload.name} does not probe {size} (it probes {sizes})",
-                    )
+                yield (
+                    ("slos", number, "batch_sizes", place),
+                    f"workload {workload.name} does not probe {size} (it probes {sizes})",
                 )
         if workload.decode_length == 1 and slo.measure in ("inter_token_latency", "time_per_output_token"):
-            found.append(
-                (
-                    f"slos.{number}.{slo.measure}",
-                    f"workload {workload.name} has decode_length 1: there is no second token",
-                )
+            yield (
+                ("slos", number, slo.measure),
+                f"workload {workload.name} has decode_length 1: there is no second token",
             )
-    return found
 
 
-def _not_for_shards(settings: Settings) -> list[tuple[str, str]]:
-    """A shard takes whole batches past any queue and cache: what needs a router must not be sent to it."""
-    found = []
+def _not_for_shards(settings: Settings) -> Iterator[Problem]:
+    """A shard has no queue and no prefix cache: workloads that need them need a router."""
     for number, workload in enumerate(settings.workloads):
         key = "load" if workload.is_load else "prompt_cache" if workload.prompt_cache == "hit" else None
         for target in settings.targets:
@@ -141,7 +126,6 @@ def _not_for_shards(settings: Settings) -> list[tuple[str, str]]:
                 continue
             if key:
                 mend = f"needs a router, and target {target.name} is a shard; name targets of kind fmaas or http"
-                found.append((f"workloads.{number}.{key}", mend))
+                yield ("workloads", number, key), mend
             for name, mend in workload.parameters.over_vocabulary().items():
-                found.append((f"workloads.{number}.parameters.{name}", f"{mend} for target {target.name}"))
-    return found
+                yield ("workloads", number, "parameters", name), f"{mend} for target {target.name}"

@@ -6,13 +6,13 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from exporter.config import notation
-from exporter.config.section import BatchSizes, Name, Names, PositiveSeconds, Real, Seconds, Section
+from exporter.config.fields import BatchSizes, Name, Names, PositiveSeconds, Real, Seconds, SettingsBlock
 
 BudgetPeriod = Annotated[Seconds, AfterValidator(notation.budget_period)]
 MEASURES = ("ttft", "inter_token_latency", "time_per_output_token", "request_duration", "availability")
 
 
-class Slo(Section):
+class Slo(SettingsBlock):
     """One objective for one workload: exactly one of the measures, and the share of requests that must meet it."""
 
     name: Name

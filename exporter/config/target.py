@@ -1,20 +1,19 @@
 """The keys of a target, and of its TLS."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from exporter.config import notation
+from exporter.config.fields import Name, SettingsBlock, Whole
 from exporter.config.json_object import JsonObject
 from exporter.config.secrets import masked
-from exporter.config.section import Name, Section, Whole
 
 Kind = Literal["shard", "fmaas", "http"]
 Api = Literal["tgi", "completions", "chat"]
 KvCache = Literal["exclusive", "reserved_block"]
-# The keys of a target that bound what is sent. Whoever changes one says that the server can take it.
-LIMITS = ("max_batch_tokens", "max_prefill_tokens", "max_total_tokens")
 Address = Annotated[str, AfterValidator(notation.ascii_address)]
 VariableName = Annotated[str, AfterValidator(notation.variable_name)]
 FileName = Annotated[str, AfterValidator(notation.file_name)]
@@ -25,7 +24,7 @@ RESERVED_LABELS = frozenset(
         *("protocol", "model", "dtype", "device", "attention", "ranks", "le", "quantile", "job", "instance", "version"),
     }
 )
-# The keys of a target that not every kind has.
+# The keys that only some kinds of target have.
 KEYS_OF_KINDS: dict[str, tuple[Kind, ...]] = {
     "kv_cache": ("shard",),
     "model_id": ("fmaas",),
@@ -40,8 +39,8 @@ KEYS_OF_KINDS: dict[str, tuple[Kind, ...]] = {
 }
 
 
-class Tls(Section):
-    """How to trust the server, and who we are. Files are PEM; they are read at each connection."""
+class Tls(SettingsBlock):
+    """Which certificates to trust, and the own one. Files are PEM; they are read at each connection."""
 
     ca_file: FileName | None = Field(None, description="certificates to trust; those of the system when left out")
     cert_file: FileName | None = Field(None, description="our own certificate (mTLS)")
@@ -57,8 +56,11 @@ class Tls(Section):
         return self
 
 
-class Target(Section):
+class Target(SettingsBlock):
     """One server to probe."""
+
+    # The keys that bound what is sent. A change of one says that the server can take it.
+    LIMITS: ClassVar = ("max_batch_tokens", "max_prefill_tokens", "max_total_tokens")
 
     name: Name
     kind: Kind = Field("shard", description="what the server speaks")
@@ -106,7 +108,13 @@ class Target(Section):
 
     @field_serializer("extra_body", when_used="json")
     def _masked(self, body: dict[str, Any]) -> Any:
-        return masked(body)  # /config shows it; requests are made of the field itself
+        return masked(body)  # for /config; requests use the field itself
+
+    def unused_keys(self) -> Iterator[str]:
+        """The keys that have no meaning for this target."""
+        yield from (key for key, kinds in KEYS_OF_KINDS.items() if self.kind not in kinds)
+        if not self.model_id:
+            yield "model_id"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

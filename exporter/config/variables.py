@@ -1,10 +1,9 @@
-"""The environment as a source of settings: which variables are ours, and what their text means.
+"""The environment as a source of settings: the variables that are read, and what their text means.
 
 `TGI_PROBE_...`, nested with `__`, list items by number. A mapping may be written as JSON. A key inside `extra_body` is
 JSON (`true`, `7`) where it can be read so, else text.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,9 +11,11 @@ from typing import Any
 
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
+from exporter.config.errors import closest
+
 PREFIX = "TGI_PROBE_"
-# What Kubernetes puts into every container for each Service of the namespace, after the Service's name.
-OF_SERVICES = re.compile(r"(?P<service>\w+?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+# The variables that Kubernetes sets in every container for each Service of the namespace.
+SERVICE_VARIABLE = re.compile(r"(?P<service>\w+?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://.*", re.IGNORECASE)
 # The keys that hold mappings, in the items of each list.
 MAPPINGS = {"targets": ("labels", "extra_body", "tls"), "workloads": ("parameters", "load"), "slos": ()}
@@ -24,11 +25,11 @@ class WrongVariable(Exception):
     """The variable and the mend."""
 
 
-def ours(environ: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:
+def own(environ: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:
     """The variables with our prefix, without those that Kubernetes has set. `known`: first words of keys, upper case.
 
-    A Service may be called as one of our keys is, such as `tgi-probe-web--x`: its variables are told by the address
-    that one of them holds. Where no key of ours begins so, the form of the name is enough.
+    A variable of a Service is recognised by its name. Where the name could be a key too (Service `tgi-probe-web--x`),
+    it is one if another variable holds the address of that Service.
     """
     firsts = set(known)
     found = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
@@ -39,7 +40,7 @@ def ours(environ: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:
     }
 
     def injected(name: str) -> bool:
-        match = OF_SERVICES.fullmatch(name)
+        match = SERVICE_VARIABLE.fullmatch(name)
         return match is not None and (
             name.removeprefix(PREFIX).split("__")[0] not in firsts
             or any(name.startswith(f"{service}_") for service in services)
@@ -49,19 +50,19 @@ def ours(environ: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:
 
 
 def unknown(names: Iterable[str], known: Iterable[str]) -> Iterator[str]:
-    """A line for each variable that stands for no key."""
+    """A line for each variable that sets no key."""
     firsts = sorted(known)
     for name in sorted(names):
         first = name.removeprefix(PREFIX).split("__")[0]
         if first not in firsts:
-            near = difflib.get_close_matches(first, firsts, 1)
+            near = closest(first, firsts)
             listed = ", ".join(PREFIX + other for other in firsts)
-            mend = f"did you mean {name.replace(first, near[0], 1)}?" if near else f"known are {listed}"
+            mend = f"did you mean {name.replace(first, near, 1)}?" if near else f"known are {listed}"
             yield f"{name}: is not a known variable; {mend}"
 
 
-def twice(names: Iterable[str]) -> Iterator[str]:
-    """A line for each variable that sets a whole block, of which another sets one key."""
+def conflicts(names: Iterable[str]) -> Iterator[str]:
+    """A line for each variable that sets a block of which another variable sets a key."""
     ordered = sorted(names)
     for name in ordered:
         inner = next((other for other in ordered if other.startswith(f"{name}__")), None)
@@ -107,7 +108,7 @@ def _value(block: str, number: str, key: str, value: object) -> object:
 
 
 def _mapping(value: object, *place: str) -> object:
-    """What a text in JSON says; what is no text, or does not begin as a mapping, as it is."""
+    """The mapping in a JSON text. Any other value is returned as it is."""
     if not isinstance(value, str) or not value.strip().startswith("{"):
         return value
     try:
@@ -126,7 +127,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _scalar(value: object) -> object:
-    """`true`, `7`, `"7"`, `[1, 2]` as JSON has them; any other text as it is."""
+    """The JSON value of a text such as `true`, `7`, `"7"` or `[1, 2]`. Any other text is returned as it is."""
     if isinstance(value, dict):
         return {key: _scalar(inner) for key, inner in value.items()}
     try:

@@ -1,12 +1,12 @@
-"""The keys of a workload: what is sent, with which sampling, and how the requests come."""
+"""The keys of a workload: what is sent, with which sampling, and when."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from exporter.config.section import (
+from exporter.config.fields import (
     BatchSizes,
     Interval,
     Name,
@@ -14,24 +14,23 @@ from exporter.config.section import (
     PositiveSeconds,
     Real,
     RequestsPerSecond,
-    Section,
+    SettingsBlock,
     Whole,
 )
 
-# Beyond what any server holds: such a batch would cost us gigabytes of text, and come to nothing.
+# More than any server holds. The text of such a batch would take gigabytes of our memory.
 LARGEST_BATCH_TOKENS = 1 << 24
-# A shard ends when it is asked for more likely tokens than its vocabulary has, and tells nobody how many that are. No
-# vocabulary is smaller than that of a model of bytes.
+# A shard ends when top_k or top_n_tokens is over the size of its vocabulary, which it does not tell. No vocabulary is
+# smaller than that of a model of bytes.
 SMALLEST_VOCABULARY = 256
-# The keys of a load that not every mode has, and the keys of a workload that has one.
+# The keys of a load that only one mode has.
 KEYS_OF_MODES = {"rate": "open", "arrivals": "open", "max_in_flight": "open", "users": "closed"}
-NOT_OF_LOADS = ("batch_sizes", "interval")
 
 
-class Parameters(Section):
+class Parameters(SettingsBlock):
     """Sampling, named as the TGI benchmark names it. The defaults are neutral: greedy, nothing penalised."""
 
-    # The bounds keep what is set a number, and not 0, in the 32 bits that the wire has for it.
+    # Within these bounds a value neither overflows nor becomes 0 as the 32-bit number of the protocol.
     temperature: Real = Field(1.0, ge=1e-6, le=1000)
     top_k: Whole = Field(0, ge=0, le=2**32 - 1)
     top_p: Real = Field(1.0, ge=1e-6, le=1)
@@ -43,7 +42,7 @@ class Parameters(Section):
     top_n_tokens: Whole = Field(0, ge=0, le=1000)
 
     def over_vocabulary(self) -> dict[str, str]:
-        """The keys that must not be sent to a shard as they are, each with the mend."""
+        """The keys that may end a shard, each with what to do."""
         return {
             key: f"is {value}, and a shard ends when it is over the model's vocabulary; must be ≤ {SMALLEST_VOCABULARY}"
             for key in ("top_k", "top_n_tokens")
@@ -51,10 +50,8 @@ class Parameters(Section):
         }
 
 
-class Load(Section):
-    """How the requests of a workload come: as batches (the default), at a rate (open), or from so many users
-    (closed).
-    """
+class Load(SettingsBlock):
+    """When requests are sent: in batches (the default), at a rate (open), or by a number of users (closed)."""
 
     mode: Literal["batch", "open", "closed"] = "batch"
     rate: RequestsPerSecond | None = Field(None, description="open: requests per second on average, such as 2/s")
@@ -80,7 +77,7 @@ class Load(Section):
         return self
 
 
-class Workload(Section):
+class Workload(SettingsBlock):
     """What is sent: prompt and answer lengths in tokens, batch sizes, and how often."""
 
     name: Name
@@ -105,10 +102,16 @@ class Workload(Section):
         """Whether requests come one by one, as a background load, instead of in batches."""
         return self.load.mode != "batch"
 
+    def unused_keys(self) -> Iterator[tuple[str, ...]]:
+        """The places of the keys that have no meaning for this workload."""
+        yield from (("load", key) for key, mode in KEYS_OF_MODES.items() if self.load.mode != mode)
+        if self.is_load:
+            yield from (("batch_sizes",), ("interval",))
+
     @model_validator(mode="before")
     @classmethod
     def _one_by_one(cls, given: object) -> object:
-        """A load's requests are batches of one, unless someone says so wrongly."""
+        """The default of batch_sizes beside a load: one request at a time."""
         if isinstance(given, Mapping) and "batch_sizes" not in given:
             load = given.get("load")
             mode = load.get("mode") if isinstance(load, Mapping) else getattr(load, "mode", None)
@@ -118,10 +121,12 @@ class Workload(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.is_load and self.batch_sizes != (1,):
-            raise PydanticCustomError("key", "batch_sizes: has no meaning beside load; remove it")
-        if self.is_load and "interval" in self.model_fields_set:
-            raise PydanticCustomError("key", "interval: has no meaning beside load; remove it")
+        for key, given in (
+            ("batch_sizes", self.batch_sizes != (1,)),
+            ("interval", "interval" in self.model_fields_set),
+        ):
+            if self.is_load and given:
+                raise PydanticCustomError("key", "{key}: has no meaning beside load; remove it", {"key": key})
         if self.prompt_cache == "hit" and self.warmups == 0:
             raise PydanticCustomError(
                 "key", "warmups: must be ≥ 1 with prompt_cache: hit, or the first probe would be a miss"

@@ -15,9 +15,10 @@ from types import FrameType
 
 from exporter import __version__
 from exporter.config import dump
+from exporter.config.errors import SettingsError
 from exporter.config.notation import counted
 from exporter.config.settings import Settings
-from exporter.config.sources import SettingsError, load, stamp
+from exporter.config.sources import load, stamp
 from exporter.config.target import Target
 from exporter.daemon.journal import logger, set_up
 from exporter.daemon.ledger import Recorder

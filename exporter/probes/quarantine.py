@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from exporter.config.target import LIMITS, Target
+from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.observation import Series, legible
 from exporter.plan.targets import Facts, Plan, cache_tokens, excess
@@ -108,7 +108,7 @@ class Quarantine:
         """For people: what died, when, of what, and how to release it."""
         return (
             f"{self.death}. No batch that large is sent again until a limit of target {self.target.name} "
-            f"({', '.join(LIMITS)}) is changed (now {limits(self.target)}) and the configuration is read again"
+            f"({', '.join(Target.LIMITS)}) is changed (now {limits(self.target)}) and the configuration is read again"
         )
 
     def applies_to(self, target: Target) -> bool:
@@ -148,7 +148,7 @@ def _deaths(kept: Mapping[str, Any]) -> list[tuple[str, Death]]:
 
 def _are_limits(text: str) -> bool:
     return text == NO_LIMITS or (
-        text.startswith(LIMITS) and text.isascii() and text.isprintable() and len(text) <= LONGEST_LIMITS
+        text.startswith(Target.LIMITS) and text.isascii() and text.isprintable() and len(text) <= LONGEST_LIMITS
     )
 
 
@@ -168,5 +168,5 @@ def _death(data: object) -> Death | None:
 
 
 def limits(target: Target) -> str:
-    shown = [f"{key}: {value}" for key in LIMITS if (value := getattr(target, key))]
+    shown = [f"{key}: {value}" for key in Target.LIMITS if (value := getattr(target, key))]
     return ", ".join(shown) or NO_LIMITS

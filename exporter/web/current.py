@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from ssl import SSLContext
 
-from exporter.config.sources import SettingsError, Stamp, stamp
+from exporter.config.errors import SettingsError
+from exporter.config.sources import Stamp, stamp
 from exporter.web.tls import context, problem
 from exporter.web.web_file import WebConfig, load
 

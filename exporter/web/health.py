@@ -5,7 +5,7 @@ import ssl
 
 from exporter.config.notation import split_listen_address
 from exporter.config.settings import Settings
-from exporter.config.sources import read_yaml
+from exporter.config.yaml_file import read_yaml
 
 ANY_INTERFACE = ("", "0.0.0.0", "::")
 

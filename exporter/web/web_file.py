@@ -10,8 +10,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from exporter.config.section import Seconds
-from exporter.config.sources import SettingsError, explain, read_yaml
+from exporter.config.errors import SettingsError, explain
+from exporter.config.fields import Seconds
+from exporter.config.yaml_file import read_yaml
 
 Version = Literal["TLS10", "TLS11", "TLS12", "TLS13"]
 VERSIONS = ("TLS10", "TLS11", "TLS12", "TLS13")

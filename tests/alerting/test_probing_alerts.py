@@ -7,7 +7,7 @@ import pytest
 from exporter.alerting.probing_alerts import SKIP_TEXTS, groups, stale_after
 from exporter.alerting.rule_types import Options
 from exporter.config.settings import Settings
-from exporter.config.target import LIMITS
+from exporter.config.target import Target
 from exporter.observation import SkipReason
 
 
@@ -45,4 +45,4 @@ def test_the_alert_of_a_quarantine_names_every_limit_that_releases_it() -> None:
     settings = Settings.model_validate({"targets": targets, "workloads": [{"name": "w"}]})
     rules = [rule for group in groups(settings, Options()) for rule in group.rules]
     [alert] = [rule for rule in rules if getattr(rule, "name", "") == "TgiProbeQuarantined"]
-    assert all(limit in str(alert) for limit in LIMITS)
+    assert all(limit in str(alert) for limit in Target.LIMITS)

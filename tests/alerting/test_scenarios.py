@@ -439,8 +439,8 @@ def test_a_stale_batch_size_is_told_by_what_was_observed(tmp_path: Path) -> None
 def test_skipped_probes_are_told_with_their_reasons(tmp_path: Path) -> None:
     description = (
         "66.67% of the probes of workload chat, batch size 1, that were due in the last 1h were skipped (25 % may be), "
-        "so the SLOs have less data than they need: 120 were skipped because the target was busy. Probe less often, with "
-        "fewer batch sizes or shorter answers."
+        "so the SLOs have less data than they need: 120 were skipped because the target was busy. Probe less often, "
+        "with fewer batch sizes or shorter answers."
     )
     labels = {"workload": "chat", "target": "llama", "job": "tgi-probe", "instance": "probe:9477", "batch_size": "1"}
     alert = {

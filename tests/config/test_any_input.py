@@ -9,8 +9,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from exporter.config.errors import SettingsError
 from exporter.config.settings import Settings
-from exporter.config.sources import SettingsError, load
+from exporter.config.sources import load
 
 WORDS = st.sampled_from(
     [

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from exporter.config import variables
+from exporter.config.errors import SettingsError
 from exporter.config.settings import Settings
 from exporter.config.slo import Slo
-from exporter.config.sources import SettingsError, load
+from exporter.config.sources import load
 from exporter.config.target import Target
 from exporter.config.workload import Workload
 
@@ -217,6 +218,10 @@ def test_a_mapping_by_variable_overrules_single_keys_of_the_file(
             " remove one of the two",
         ),
         (TARGET | {"WEB__PORT": "1"}, "TGI_PROBE_WEB__PORT: is not a known key; check the spelling, or remove it"),
+        (
+            TARGET | {"WORKLOADS__0__BATCH_SIZE": "1"},
+            "TGI_PROBE_WORKLOADS__0__BATCH_SIZE: is not a known key; did you mean batch_sizes?",
+        ),
         (
             {"TARGETS": "[{"},
             "TGI_PROBE_TARGETS: is not JSON; write a JSON value, or set one key each,"

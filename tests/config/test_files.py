@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from exporter.cli import main
+from exporter.config.errors import SettingsError
 from exporter.config.settings import Settings
-from exporter.config.sources import SettingsError, load
+from exporter.config.sources import load
 
 HERE = Path(__file__).parent
 GOOD = sorted(HERE.glob("good/*.yaml"))
@@ -80,7 +81,7 @@ def test_a_binary_file_is_one_line(tmp_path: Path, content: bytes, line: str) ->
 
 
 def test_a_file_that_never_ends_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.config.sources.LARGEST_FILE", 1 << 20)
+    monkeypatch.setattr("exporter.config.yaml_file.LARGEST_FILE", 1 << 20)
     assert refusal(Path("/dev/zero")) == ["/dev/zero: is larger than 1 MiB; is it the right file?"]
 
 

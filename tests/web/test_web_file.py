@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.config.sources import SettingsError
+from exporter.config.errors import SettingsError
 from exporter.web.current import Current
 from exporter.web.web_file import load
 

@@ -1,4 +1,4 @@
-"""What all blocks of the configuration have in common: how they are read, and the types of their values."""
+"""The types of configuration values, and the base class of all blocks."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -11,9 +11,9 @@ Seconds = Annotated[
     float, BeforeValidator(notation.parse_duration), PlainSerializer(notation.write_duration, when_used="json")
 ]
 PositiveSeconds = Annotated[Seconds, AfterValidator(notation.positive)]
-Whole = Annotated[int, BeforeValidator(notation.no_truth)]
-Real = Annotated[float, BeforeValidator(notation.no_truth), Field(allow_inf_nan=False)]
-Interval = Annotated[Seconds, AfterValidator(notation.repetition)]
+Whole = Annotated[int, BeforeValidator(notation.no_boolean)]
+Real = Annotated[float, BeforeValidator(notation.no_boolean), Field(allow_inf_nan=False)]
+Interval = Annotated[Seconds, AfterValidator(notation.interval)]
 Name = Annotated[str, AfterValidator(notation.name)]
 BatchSizes = Annotated[
     tuple[Annotated[Whole, Field(ge=1, le=4096)], ...], BeforeValidator(notation.listed), Field(min_length=1)
@@ -27,7 +27,7 @@ RequestsPerSecond = Annotated[
 ]
 
 
-class Section(BaseModel):
+class SettingsBlock(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     @field_validator("*", mode="before")

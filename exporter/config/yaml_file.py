@@ -1,13 +1,19 @@
-"""YAML as we read and write it: a key given twice is refused, and a number is what it looks like. Pure.
+"""YAML files, read and written: a repeated key is an error, and a number is what it looks like.
 
 PyYAML reads YAML 1.1, where `0644` is 420 and `1:30` is 90: both are refused. `1e3` is a number here, as in YAML 1.2.
 """
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from exporter.config.errors import SettingsError
+
+# No configuration is that large; a file that never ends, such as /dev/zero, would fill the memory.
+LARGEST_FILE = 64 * 1024 * 1024
 INTEGER, FLOAT, MERGE = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:merge"
 OCTAL = re.compile(r"[-+]?0[0-7]+")
 EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?|\.[0-9]+)(?:[0-9]+)?[eE][-+]?[0-9]+")
@@ -71,3 +77,37 @@ for _either in (Loader, Dumper):
 
 def dump(document: object) -> str:
     return yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """The mapping in a YAML file; `keys` are those that an error names. Errors: SettingsError."""
+    try:
+        document = yaml.load(_text(path), Loader=Loader)
+    except OSError as error:
+        raise SettingsError([f"{path}: cannot be read: {error.strerror}; check the path and its permissions"]) from None
+    except UnicodeDecodeError:
+        raise SettingsError([f"{path}: is not UTF-8 text; save it as UTF-8"]) from None
+    except yaml.reader.ReaderError as error:
+        raise SettingsError([f"{path}: is not YAML: {error.reason} (character {error.position})"]) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        what = "" if isinstance(error, Ambiguous) else "is not YAML: "
+        raise SettingsError([f"{place}: {what}{getattr(error, 'problem', None) or error}"]) from None
+    except RecursionError:
+        raise SettingsError([f"{path}: is nested too deeply; write it flatter"]) from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # PyYAML's own, for a date such as 2026-13-01
+        raise SettingsError([f"{path}: holds a value that cannot be read: {' '.join(str(error).split())}"]) from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise SettingsError([f"{path}: must be a mapping" + (f" with the keys {', '.join(keys)}" if keys else "")])
+    return {str(key): value for key, value in document.items()}
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise SettingsError([f"{path}: is larger than {LARGEST_FILE >> 20} MiB; is it the right file?"])
+    return data.decode()
