@@ -17,7 +17,7 @@ import grpc
 
 from benchmarks.processes import Process
 from exporter.pb import generate_v3_pb2 as pb
-from exporter.plan import workload as work
+from exporter.plan import shard_prompts
 
 SERVICE = "/generate.v3.TextGenerationService/"
 ENDLESS = 2**31
@@ -54,9 +54,9 @@ class Bare:
         self._prefill: Stub = self._channel.unary_unary(f"{SERVICE}Prefill")
         self._decode: Stub = self._channel.unary_unary(f"{SERVICE}Decode")
         rng = random.Random()
-        batch = pb.Batch(id=work.batch_id(rng), size=batch_size)
-        texts = texts or work.prompts(batch_size, sequence_length, rng)
-        for request_id, text in zip(work.request_ids(batch_size, rng), texts, strict=True):
+        batch = pb.Batch(id=shard_prompts.batch_id(rng), size=batch_size)
+        texts = texts or shard_prompts.prompts(batch_size, sequence_length, rng)
+        for request_id, text in zip(shard_prompts.request_ids(batch_size, rng), texts, strict=True):
             request = batch.requests.add(id=request_id, inputs=text, truncate=sequence_length)
             request.input_chunks.chunks.add(text=text)
             request.parameters.CopyFrom(pb.NextTokenChooserParameters(temperature=1, top_p=1, typical_p=1))

@@ -13,7 +13,7 @@ from benchmarks.report import Part, Ratio, Table, median, milliseconds
 from exporter.analysis import timeline
 from exporter.config.target import Target
 from exporter.config.workload import Workload
-from exporter.plan.prompts import WORDS
+from exporter.plan.words import WORDS
 from exporter.probes.shard.prober import ShardProber
 
 SEQUENCE_LENGTH = 512

@@ -23,7 +23,8 @@ from typing import Any
 
 from benchmarks import router_doors
 from benchmarks.report import Part, Ratio, Table, milliseconds, quantile
-from exporter.plan.prompts import WORDS, Prompts
+from exporter.plan.prompts import Prompts
+from exporter.plan.words import WORDS
 
 TOOLS = Path(".cache/load-tools")
 STREAMS = (64, 500)

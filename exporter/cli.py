@@ -15,7 +15,9 @@ from exporter.config.errors import SettingsError
 from exporter.config.notation import counted
 from exporter.config.settings import Settings
 from exporter.config.sources import load
-from exporter.plan.targets import plans, sent_in_the_open, too_frequent, too_large, too_short, without_limit
+from exporter.plan.check_warnings import sent_in_the_open, too_frequent, too_short, without_limit
+from exporter.plan.safety import too_large
+from exporter.plan.targets import plans
 from exporter.wire import grpc_env
 
 # Why writing to the terminal, a pipe or a file fails, whatever is written.

@@ -1,7 +1,7 @@
-"""The waist of the program: what a probe saw, as frozen raw facts.
+"""What a probe saw, as frozen raw facts: probes make an `Observation`; metrics, SLOs, tables and logs read it.
 
-Nothing in here is derived. Instants are seconds of one monotonic clock (`time.perf_counter`), comparable with each
-other inside one process and with nothing else. `timeline` computes durations and rates from them.
+Nothing here is derived: `analysis` computes durations and rates. Instants are seconds of one monotonic clock
+(`time.perf_counter`), which can only be compared inside one process.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Self
 
 
 class Instant(float):
-    """An instant that is known from above: what it dates happened then, or at most `late` seconds before."""
+    """The latest instant at which something happened; it may have happened up to `late` seconds earlier."""
 
     __slots__ = ("late",)
     late: float
@@ -22,7 +22,7 @@ class Instant(float):
 
 
 def lateness(instant: float) -> float:
-    """Of an instant that does not say, nothing is known to be late."""
+    """How many seconds earlier it may have happened; 0 for a plain float."""
     return instant.late if isinstance(instant, Instant) else 0.0
 
 
@@ -42,9 +42,8 @@ class Outcome(StrEnum):
 
     @property
     def judged(self) -> bool:
-        """Whether it says something about the server's service. The others are our own doing, or no measurement:
-        nothing was sent (refused, quarantined), the server had not been warmed up yet, or this process or its machine
-        was held up while the probe ran.
+        """Whether SLOs count it. They do not where nothing was sent (refused, quarantined), the server was not warmed
+        up yet, or this process or its machine was stopped or lacked CPU while the probe ran (disturbed).
         """
         return self not in NOT_JUDGED
 
@@ -86,7 +85,7 @@ class Step:
     (stream). `tokens` counts the new tokens of all requests of the stream: with speculation a step carries several.
     `requests` is how many of them were in it; None: all of the stream.
 
-    Both instants are the latest possible ones, because this process may have been held up: the first of the tokens may
+    Both instants are the latest possible ones, because this process may have read late: the first of the tokens may
     have arrived up to `late` seconds before `arrived`, and the waiting may have begun `asked_late` before `asked`.
     """
 
@@ -105,13 +104,13 @@ class Stream:
 
     A shard answers all `requests` of a batch in the same call, so they share every instant. `sent` is when the first
     call or message left, `ended` when the last answer was in. The first step is the prefill, the others are decode.
-    `intended` is when a background load wanted it sent, where that is what its waiting counts from; `declined` how long
-    the server had had it before it said that it had not begun it, so that it was sent once more. `prompt_estimated`:
-    the server counts no prompts, so `prompt_tokens` is one for each word. `generated_estimated`: it gave no count of
-    the generated tokens that can be true.
+    `intended` is when a background load wanted it sent, if durations count from that. `declined` is how long the server
+    held the request before it answered that it had not begun it, and it was sent again. `prompt_estimated`: the server
+    does not count prompts, so `prompt_tokens` is one per word. `generated_estimated`: its count of the generated tokens
+    is missing or impossible.
 
-    It may have left up to `sent_late` seconds later than `sent` and the server allowed, and have ended up to
-    `ended_late` before `ended`. `read_delay` is the longest that an arrival may have lain unread.
+    The request may have been sent up to `sent_late` seconds after `sent`, and ended up to `ended_late` before `ended`.
+    `read_delay` is the longest time that an arrival may have waited to be read.
     """
 
     requests: int
@@ -134,7 +133,7 @@ class Stream:
 class Setup:
     """One connection that had to be opened: from the first packet to the instant at which a request could be sent.
 
-    We were held up for at most `late` seconds of it.
+    This process may have been stopped for up to `late` seconds of it.
     """
 
     begun: float
@@ -153,12 +152,12 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One attempt: who, when, what arrived, how it ended.
+    """One attempt: of which series, when, what arrived, how it ended.
 
-    `due` is when the schedule wanted it, `started` when it really began, `ended` when it was over. `code` is the gRPC
-    or HTTP status name. `detail` is one line for people, empty when all went well. `streams` is empty where nothing
-    was sent. `trace_id` is what the server was told, 32 hexadecimal digits. `corrections` counts the requests that only
-    found out, or put right, how long prompts are.
+    `due` is when the schedule wanted it, `started` when it began, `ended` when it was over. `code` is the gRPC or HTTP
+    status name. `detail` is one line for people, empty for a success. `streams` is empty where nothing was sent.
+    `trace_id` is the one sent to the server, 32 hexadecimal digits. `corrections` counts the requests that were only
+    sent to find or correct the length of prompts.
     """
 
     series: Series
@@ -174,14 +173,14 @@ class Observation:
     corrections: int = 0
 
 
-# Characters, at most: of a detail, which is one line of a log, and of one thing that a server says of itself.
+# The most characters of a detail, and of one fact that a server tells about itself.
 LONGEST_DETAIL = 1000
 LONGEST_FACT = 200
 
 
 def legible(text: str, longest: int) -> str:
-    """Text from outside as one line of at most so many characters that can be written anywhere: half surrogate pairs,
-    control characters, and what turns the direction of writing or takes no place become U+FFFD.
+    """Text from outside as one printable line of at most `longest` characters. Half surrogate pairs, control characters,
+    and characters without width or that change the writing direction become U+FFFD.
     """
     line = " ".join(text[: 4 * longest].split())
     if len(line) > longest or len(text) > 4 * longest:
@@ -190,10 +189,10 @@ def legible(text: str, longest: int) -> str:
 
 
 class Failure(Exception):
-    """An attempt that ended early: raised inside a probe, turned into data at the attempt's border.
+    """An attempt that ended early. A probe raises it, and the attempt turns it into an `Observation`.
 
-    Its detail may hold what a server said: it is made `legible` here. `corrections`: see `Observation`.
-    `may_have_ended_server`: the server got the request and then failed or went, so the request may be the reason.
+    The detail may hold text of the server, so it is made `legible`. `corrections`: see `Observation`.
+    `may_have_ended_server`: the server got the request and then failed or closed, so the request may be the reason.
     """
 
     def __init__(

@@ -1,9 +1,8 @@
-"""Which of a probe's numbers are certain enough to be recorded, and which are withheld. Pure.
+"""Which of a probe's durations are certain enough to be recorded, and which are withheld. Pure.
 
-A process that is stopped, or waits for a CPU, reads late, and then an arrival may be older than it looks (see
-`Instant`). Each number here comes with how much too long or too short it may be; what may be wrong by more than
-TOLERANCE is no measurement. Withholding is for what is uncertain, never for what is slow: nothing here depends on how
-long the server took, but for the share.
+A process that is stopped, or waits for a CPU, reads late. An arrival may then be older than its instant (see `Instant`).
+So each duration has bounds for how much too long or too short it may be, and one that may be wrong by more than the
+tolerance is not recorded. A slow answer alone is never a reason to withhold.
 """
 
 import math
@@ -16,10 +15,10 @@ from itertools import pairwise
 from exporter.analysis import timeline
 from exporter.observation import Observation, Outcome, Step, Stream
 
-# A number is recorded when it is wrong by no more than both together.
+# A duration is recorded when it is wrong by at most the sum of both.
 TOLERANCE_SECONDS = 0.0025
 TOLERANCE_SHARE = 0.015
-# Beside that, what each further call of a sum of calls may have added: as much as the thinnest client adds to one
+# For a sum of calls, what each further call may add: as much as the thinnest client adds to one
 # (`python -m benchmarks added-delay`).
 TOLERANCE_PER_CALL = 0.0003
 
@@ -39,13 +38,13 @@ class Measure(StrEnum):
     SETUP = "connection_setup"
 
 
-# What only a shard has, and what only a router has.
+# The measures of shards only, and of routers only.
 OF_SHARDS = frozenset({Measure.OVERHEAD})
 OF_ROUTERS = frozenset({Measure.SPREAD, Measure.SETUP})
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class UncertainDuration:
     """Seconds. The true ones may be up to `less` fewer or up to `more` more. A sum of several `calls` to a shard adds
     up what is uncertain about each.
     """
@@ -70,100 +69,102 @@ class Value:
 # --- one stream
 
 
-def time_to_first_token(stream: Stream) -> Value | None:
+def time_to_first_token(stream: Stream) -> UncertainDuration | None:
     seconds = timeline.time_to_first_token(stream)
-    return None if seconds is None else Value(seconds, stream.steps[0].late + _begun_late(stream))
+    return None if seconds is None else UncertainDuration(seconds, stream.steps[0].late + _begun_late(stream))
 
 
-def inter_token_latencies(stream: Stream) -> Iterator[Value]:
+def inter_token_latencies(stream: Stream) -> Iterator[UncertainDuration]:
     steps = (step for step in stream.steps[1:] if step.tokens)
     for seconds, step in zip(timeline.inter_token_latencies(stream), steps, strict=True):
-        yield Value(seconds, step.late, step.asked_late)
+        yield UncertainDuration(seconds, step.late, step.asked_late)
 
 
-def time_per_output_token(stream: Stream) -> Value | None:
-    """Where the first arrival had several tokens, when it began also decides how many came after the first."""
+def time_per_output_token(stream: Stream) -> UncertainDuration | None:
+    """If the first arrival had several tokens, its instant also decides how many tokens came after the first one."""
     seconds = timeline.time_per_output_token(stream)
     if seconds is None:
         return None
     less, more = _decoding_late(stream.steps)
     tokens = sum(step.tokens for step in stream.steps[1:]) / stream.requests
-    return Value(seconds, less / tokens, more / tokens if stream.steps[0].tokens <= stream.requests else more)
+    return UncertainDuration(
+        seconds, less / tokens, more / tokens if stream.steps[0].tokens <= stream.requests else more
+    )
 
 
-def request_duration(stream: Stream) -> Value:
-    before = [step.late for step, _ in _breaks(stream.steps)]
+def request_duration(stream: Stream) -> UncertainDuration:
+    before = [step.late for step, _ in _pauses(stream.steps)]
     last = stream.steps[-1].late if stream.steps and stream.steps[-1].arrived == stream.ended else stream.ended_late
     less = last + sum(before) + _begun_late(stream)
-    return Value(timeline.request_duration(stream), less, calls=1 + len(before))
+    return UncertainDuration(timeline.request_duration(stream), less, calls=1 + len(before))
 
 
 def _begun_late(stream: Stream) -> float:
-    """How much later than the instant that its waiting counts from a request may have left, but for the time that a
-    server took which then did not begin it.
+    """How much later than the instant that its waiting counts from a request may have been sent. The time that a
+    server held a request before it declined it does not count.
     """
     ours = stream.sent - stream.declined if stream.intended is not None else stream.sent
     return ours + stream.sent_late - timeline.counted_from(stream)
 
 
-def _breaks(steps: Sequence[Step]) -> Iterator[tuple[Step, Step]]:
-    """Steps whose next one was asked for later: calls to a shard. A stream has none: its waits follow each other."""
+def _pauses(steps: Sequence[Step]) -> Iterator[tuple[Step, Step]]:
+    """Pairs of steps with a pause in between, as between calls to a shard. A stream has no such pauses."""
     return ((step, after) for step, after in pairwise(steps) if after.asked != step.arrived)
 
 
 def _decoding_late(steps: Sequence[Step]) -> tuple[float, float]:
-    """How much less and how much more the time of the steps after the first may be. There are two at least."""
-    less = steps[-1].late + sum(step.late for step, _ in _breaks(steps[1:]))
+    """How much shorter and longer the time of the steps after the first may be. There are at least two steps."""
+    less = steps[-1].late + sum(step.late for step, _ in _pauses(steps[1:]))
     return less, steps[0].late if steps[1].asked == steps[0].arrived else 0.0
 
 
 # --- one probe
 
 
-def prefill_duration(observation: Observation) -> Value | None:
+def prefill_duration(observation: Observation) -> UncertainDuration | None:
     seconds = timeline.prefill_duration(observation)
     if seconds is None:
         return None
     streams = [stream for stream in observation.streams if stream.steps]
     late = max(stream.steps[0].late for stream in streams) + max(map(_begun_late, streams))
-    return Value(seconds, late + _apart(observation.streams))
+    return UncertainDuration(seconds, late + _send_spread(observation.streams))
 
 
-def decode_duration(observation: Observation) -> Value | None:
+def decode_duration(observation: Observation) -> UncertainDuration | None:
     seconds = timeline.decode_duration(observation)
     if seconds is None:
         return None
     streams = [stream for stream in observation.streams if len(stream.steps) > 1]
     late = [_decoding_late(stream.steps) for stream in streams]
-    less = max(less for less, _ in late) + _apart(observation.streams)
-    calls = max(1 + sum(1 for _ in _breaks(stream.steps[1:])) for stream in streams)
-    return Value(seconds, less, max(more for _, more in late), calls)
+    less = max(less for less, _ in late) + _send_spread(observation.streams)
+    calls = max(1 + sum(1 for _ in _pauses(stream.steps[1:])) for stream in streams)
+    return UncertainDuration(seconds, less, max(more for _, more in late), calls)
 
 
-def _apart(streams: Sequence[Stream]) -> float:
-    """How far what was meant to be sent together was sent apart: of the batch's durations, so much is ours."""
+def _send_spread(streams: Sequence[Stream]) -> float:
+    """From the first request sent to the last: that part of the batch's durations is our own."""
     sent = [stream.sent for stream in streams]
     return max(sent) - min(sent) if sent else 0.0
 
 
-def start_spread(observation: Observation) -> Value | None:
+def start_spread(observation: Observation) -> UncertainDuration | None:
     seconds = timeline.start_spread(observation)
     if seconds is None:
         return None
     late = max(stream.sent_late for stream in observation.streams)
-    return Value(seconds, late, late)
+    return UncertainDuration(seconds, late, late)
 
 
-def overhead(step: Step) -> Value | None:
+def overhead(step: Step) -> UncertainDuration | None:
     """Wall time of a call minus the server's own total; None where the server does not tell."""
     if step.server is None or step.server.total is None:
         return None
-    return Value(max(0.0, step.arrived - step.asked - step.server.total), step.late)
+    return UncertainDuration(max(0.0, step.arrived - step.asked - step.server.total), step.late)
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What of one probe is certain: seconds, rates in tokens per second. `withheld` counts what is not."""
+    """The certain values of one probe: seconds, rates in tokens per second. `withheld` counts the uncertain ones."""
 
     first: tuple[float, ...]
     gaps: tuple[float, ...]
@@ -180,13 +181,15 @@ class Recorded:
 
 
 def recorded(observation: Observation) -> Recorded:
-    """Of a probe that was disturbed everything is withheld, of one that failed there is nothing."""
+    """A failed probe has no values. Those of a disturbed probe are all withheld."""
     withheld: Counter[Measure] = Counter()
     whole = observation.outcome in (Outcome.OK, Outcome.DISTURBED)
     streams = observation.streams if whole else ()
     observation = replace(observation, streams=streams)
 
-    def kept(measure: Measure, value: Value | None, ok: bool = observation.outcome is Outcome.OK) -> float | None:
+    def kept(
+        measure: Measure, value: UncertainDuration | None, ok: bool = observation.outcome is Outcome.OK
+    ) -> float | None:
         if value is None:
             return None
         if ok and value.certain:
@@ -194,12 +197,12 @@ def recorded(observation: Observation) -> Recorded:
         withheld[measure] += 1
         return None
 
-    def all_kept(measure: Measure, values: Iterator[Value | None]) -> tuple[float, ...]:
+    def all_kept(measure: Measure, values: Iterator[UncertainDuration | None]) -> tuple[float, ...]:
         return tuple(seconds for value in values if (seconds := kept(measure, value)) is not None)
 
     prefill, decode = prefill_duration(observation), decode_duration(observation)
     calls = [(number, overhead(step)) for stream in streams for number, step in enumerate(stream.steps)]
-    setups = (Value(setup.ready - setup.begun, setup.late) for setup in observation.setups)
+    setups = (UncertainDuration(setup.ready - setup.begun, setup.late) for setup in observation.setups)
     return Recorded(
         all_kept(Measure.TTFT, map(time_to_first_token, streams)),
         all_kept(Measure.INTER_TOKEN, (gap for stream in streams for gap in inter_token_latencies(stream))),
@@ -221,22 +224,24 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def doubt(stream: Stream) -> float:
-    """By how much it is uncertain when the first token came, where that leaves nothing to record; else 0.
+    """How uncertain the instant of the first token is, in seconds, where nothing of the request can be recorded; else 0.
 
-    A request that merely left late is none of this: it has no time to first token, but its gaps are as good as any.
+    A request that was only sent late has no time to first token, but its other durations can be recorded.
     """
     first = time_to_first_token(stream)
     if first is None or first.certain:
         return 0.0
-    arrived = Value(first.seconds, stream.steps[0].late)
+    arrived = UncertainDuration(first.seconds, stream.steps[0].late)
     return 0.0 if arrived.certain and any(gap.certain for gap in inter_token_latencies(stream)) else first.less
 
 
 def disturbed(streams: Sequence[Stream]) -> float:
-    """The doubt about a probe's first tokens, in seconds; 0 where one of its requests leaves something to record, and
-    the requests left together: else it is no batch of that size.
+    """By how many seconds a probe is uncertain as a whole; 0 where the requests were sent together and at least one of
+    them can be recorded.
     """
-    apart = _apart(streams)
-    if apart > TOLERANCE_SECONDS + TOLERANCE_SHARE * max((stream.ended - stream.sent for stream in streams), default=0):
-        return apart
+    spread = _send_spread(streams)
+    if spread > TOLERANCE_SECONDS + TOLERANCE_SHARE * max(
+        (stream.ended - stream.sent for stream in streams), default=0
+    ):
+        return spread
     return min((doubt(stream) for stream in streams if stream.steps), default=0.0)

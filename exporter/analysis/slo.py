@@ -35,9 +35,9 @@ def thresholds(settings: Settings) -> tuple[float, ...]:
 
 
 def judge(slo: Slo, observation: Observation) -> Verdicts:
-    """Count the requests. A failed or timed-out request is bad; see `Outcome.judged` for what is not judged at all.
+    """Count the requests. A failed or timed-out request is bad; see `Outcome.judged` for probes that are not judged.
 
-    Nor is a request of which it is not certain on which side of the threshold it was.
+    A request that may be on either side of the threshold is not judged either.
     """
     if not observation.outcome.judged:
         return Verdicts(0, 0)

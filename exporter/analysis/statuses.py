@@ -1,4 +1,4 @@
-"""What a status means: gRPC codes and HTTP statuses to outcomes. Pure; the one table of each."""
+"""gRPC codes and HTTP statuses to outcomes: the only tables of them. Pure."""
 
 import re
 from http import HTTPStatus
@@ -25,7 +25,7 @@ GRPC_CODES = (
     "DATA_LOSS",
     "UNAUTHENTICATED",
 )
-# Not in the table: UNKNOWN and the rest are what the server said of a request it had understood: rejected.
+# Any other code means that the server understood the request and rejected it.
 _GRPC_OUTCOMES = {
     "OK": Outcome.OK,
     "DEADLINE_EXCEEDED": Outcome.TIMEOUT,

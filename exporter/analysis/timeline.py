@@ -1,7 +1,6 @@
-"""From raw instants to the field's numbers. Pure: no clock, no I/O.
+"""From raw instants to latencies and throughput. Pure: no clock, no I/O.
 
-All durations are seconds, all rates tokens per second. A number that the facts cannot give is None or left out, never
-0.
+All durations are seconds, all rates tokens per second. A number that the facts do not give is None or left out, never 0.
 """
 
 from collections.abc import Iterator
@@ -11,9 +10,9 @@ from exporter.observation import Observation, Step, Stream
 
 
 def counted_from(stream: Stream) -> float:
-    """The instant at which the waiting began: when the schedule wanted it sent, else when it was sent.
+    """The instant from which durations count: when the schedule wanted the request sent, else when it was sent.
 
-    A load that counted from the sending would leave out the waiting that a slow server itself has caused.
+    In a background load, counting from the sending would leave out the delay that a slow server has caused.
     """
     return stream.sent if stream.intended is None else stream.intended
 
@@ -41,18 +40,15 @@ def generated_tokens(stream: Stream) -> int:
 
 
 def between_calls(stream: Stream) -> float:
-    """The time in which nothing was asked: our own work, and FilterBatch, between two Decodes of a shard.
-
-    A streaming server is waited for all the time: there it is 0, exactly.
-    """
+    """The time between two Decodes of a shard: our own work, and FilterBatch. For a stream it is exactly 0."""
     return sum(step.asked - before.arrived for before, step in pairwise(stream.steps))
 
 
 def time_per_output_token(stream: Stream) -> float | None:
     """(last token - first token) / (tokens - 1), tokens counted per request; None with fewer than two tokens.
 
-    For a shard it is the sum of its Decode calls / (tokens - 1). A batch of a shard counts until its last request has
-    ended. They end together but with speculation, where it is the time per token of the batch as a whole.
+    For a shard it is the sum of its Decode calls / (tokens - 1), until the last request of the batch has ended. With
+    speculation the requests end at different steps: it is the time per token of the batch as a whole.
     """
     if len(stream.steps) < 2:
         return None
@@ -67,9 +63,7 @@ def request_duration(stream: Stream) -> float:
 
 
 def start_spread(observation: Observation) -> float | None:
-    """From the first stream sent to the last: how far a batch was from starting at once; None where all is one
-    stream.
-    """
+    """From the first stream sent to the last; None where there is only one."""
     sent = [stream.sent for stream in observation.streams]
     return max(sent) - min(sent) if len(sent) > 1 else None
 

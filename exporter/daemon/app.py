@@ -29,8 +29,9 @@ from exporter.metrics.catalogue import layout
 from exporter.metrics.pages import prepare
 from exporter.metrics.pauses import Pauses
 from exporter.metrics.record import Metrics
+from exporter.plan.safety import too_large
 from exporter.plan.schedule import phase
-from exporter.plan.targets import Plan, change, plans, too_large
+from exporter.plan.targets import Plan, change, plans
 from exporter.probes.interface import OwnRequests
 from exporter.probes.opening import open_background, open_prober
 from exporter.probes.quarantine import Quarantine

@@ -6,7 +6,8 @@ from exporter.daemon.scoreboard import Scoreboard
 from exporter.daemon.target_state import Standing
 from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Series, SkipReason
-from exporter.plan.targets import Facts, deadlock
+from exporter.plan.safety import deadlock
+from exporter.plan.targets import Facts
 
 
 class Recorder:

@@ -16,9 +16,9 @@ from functools import partial
 
 from exporter.config.workload import Workload
 from exporter.observation import Failure, Observation, Outcome, Series, Setup, SkipReason
-from exporter.plan.schedule import Skip, Start, Wait, Window, backoff_after, rest_after
-from exporter.plan.targets import Facts, Plan, cache_tokens, excess, too_large
-from exporter.plan.timetable import CHECK_INTERVAL, timetable
+from exporter.plan.safety import cache_tokens, excess, too_large
+from exporter.plan.schedule import CHECK_INTERVAL, Skip, Start, Wait, Window, backoff_after, pause_after, timetable
+from exporter.plan.targets import Facts, Plan
 from exporter.probes.interface import Abandoned, Asked, GiveWay, Ledger, Occupied, Prober, Result, TooLarge
 from exporter.probes.quarantine import Death, Quarantine
 from exporter.wire.delays import PROCESS
@@ -368,22 +368,22 @@ class Runner:
         now = self._clock.now()
         busy = now - observation.started
         self._timetable.lasted(series, busy)
-        rest_until = now + rest_after(busy, self.plan.max_duty_cycle)
+        pause_until = now + pause_after(busy, self.plan.max_duty_cycle)
         backoff = 0.0
         if observation.outcome is Outcome.OK or not observation.outcome.judged:
             if observation.outcome is not Outcome.DISTURBED:  # which says nothing of the server
                 self._failures, self._failed_in_probe = 0, False
             if observation.outcome is Outcome.REFUSED and self._workloads[series].interval == 0:
-                rest_until = max(rest_until, now + CHECK_INTERVAL)
+                pause_until = max(pause_until, now + CHECK_INTERVAL)
             if observation.outcome is Outcome.NOT_READY:
-                rest_until = max(rest_until, now + NOT_READY_SECONDS)
+                pause_until = max(pause_until, now + NOT_READY_SECONDS)
         else:
             self._failures += 1
             self._failed_in_probe |= self._connected
             if observation.outcome is Outcome.UNREACHABLE:
                 self._lost()
             backoff = backoff_after(self._failures, BACKOFF_FIRST, BACKOFF_LONGEST, self._random.random())
-        self._window = Window(busy_until=now, backoff_until=now + backoff, rest_until=rest_until)
+        self._window = Window(busy_until=now, backoff_until=now + backoff, pause_until=pause_until)
 
     def _check(self) -> None:
         """Between probes: is it there? So that `tgi_probe_target_up` does not wait for a long interval."""

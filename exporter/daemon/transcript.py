@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from exporter.analysis.certainty import Value, mean, recorded
+from exporter.analysis.certainty import UncertainDuration, mean, recorded
 from exporter.config.notation import counted
 from exporter.config.workload import Workload
 from exporter.observation import Observation, Outcome, Stream
@@ -45,7 +45,7 @@ def _steps(stream: Stream) -> Iterator[str]:
             server = f", the server says {_ms(step.server.total)}"
         what = "first token" if number == 0 else f"step {number}"
         late = max(step.late, step.asked_late)
-        doubt = f" (uncertain by {_ms(late)})" if not Value(step.arrived - step.asked, late).certain else ""
+        doubt = f" (uncertain by {_ms(late)})" if not UncertainDuration(step.arrived - step.asked, late).certain else ""
         yield (
             f"{(step.arrived - stream.sent) * 1000:10.3f} ms  {what}: {counted(step.tokens, 'token')} after "
             f"{_ms(step.arrived - step.asked)}{doubt}{server}"

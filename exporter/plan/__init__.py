@@ -1,7 +1,11 @@
 """What is probed and when. Pure: no I/O, no clock.
 
-targets     the settings of one target and its workloads; what a server says of itself; what must not be sent to it
-workload    how many words and tokens a workload sends
-schedule    when each probe is due; pauses after failures
-arrivals    when each request of a background load is due
+targets         what one target is probed with, and what it says about itself
+safety          what must not be sent to a target
+check_warnings  warnings of `tgi-probe check`
+schedule        when each probe is due; pauses after probes and failures
+arrivals        when each request of a background load is due
+prompts         prompts for routers; `prompt_lengths`: how many words make a prompt of so many tokens
+shard_prompts   prompts and ids for shards
+words           the words of all prompts
 """

@@ -1,7 +1,7 @@
-"""When requests of a background load are due. Pure: no clock; randomness comes in as an argument.
+"""When requests of a background load are due. Pure: no clock; randomness is an argument.
 
-The names do not lie: `constant` is exactly periodic, `poisson` a Poisson process (gaps drawn from an exponential
-distribution, independent of each other and of how long any answer takes).
+`constant` is exactly periodic. `poisson` is a Poisson process: gaps from an exponential distribution, independent of
+each other and of how long any answer takes.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from random import Random
 
 
 def constant(rate: float, start: float) -> Iterator[float]:
-    """Instants without end, `1 / rate` seconds apart; the first is one gap after `start`. No error adds up."""
+    """Endless instants, `1 / rate` seconds apart, the first one gap after `start`. Rounding errors do not add up."""
     number = 1
     while True:
         yield start + number / rate
@@ -17,7 +17,7 @@ def constant(rate: float, start: float) -> Iterator[float]:
 
 
 def poisson(rate: float, start: float, random: Random) -> Iterator[float]:
-    """Instants without end, on average `rate` in a second."""
+    """Endless instants, on average `rate` per second."""
     at = start
     while True:
         at += random.expovariate(rate)

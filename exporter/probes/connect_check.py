@@ -15,7 +15,8 @@ from exporter.config.settings import Settings
 from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.observation import NOT_JUDGED, Failure, Outcome, Series
-from exporter.plan.targets import Facts, Plan, cache_tokens, deadlock, excess, over_limits, plans
+from exporter.plan.safety import cache_tokens, deadlock, excess, over_limits
+from exporter.plan.targets import Facts, Plan, plans
 from exporter.probes.ending import ended_by
 from exporter.probes.interface import GiveWay, Prober, Result
 from exporter.probes.opening import open_prober

@@ -8,7 +8,8 @@ from typing import Any
 from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.observation import Series, legible
-from exporter.plan.targets import Facts, Plan, cache_tokens, excess
+from exporter.plan.safety import cache_tokens, excess
+from exporter.plan.targets import Facts, Plan
 
 # A server that fails a call and then ends answers no longer than this.
 END_SECONDS = 1.0

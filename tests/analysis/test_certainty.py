@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.analysis import certainty, slo
-from exporter.analysis.certainty import TOLERANCE_SECONDS, TOLERANCE_SHARE, Measure, Value
+from exporter.analysis.certainty import TOLERANCE_SECONDS, TOLERANCE_SHARE, Measure, UncertainDuration
 from exporter.config.slo import Slo
 from exporter.observation import Instant, Observation, Outcome, Series, ServerTimings, Setup, Step, Stream
 from exporter.probes.disturbed import after_stops
@@ -127,9 +127,9 @@ def test_a_reader_that_is_awake_withholds_nothing(read: Read) -> None:
 
 def test_withholding_is_for_what_is_uncertain_and_not_for_what_is_slow() -> None:
     for seconds in (0.001, 1.0, 100.0, 10_000.0):
-        assert Value(seconds, 0.002, 0.002).certain
-        assert not Value(seconds, 0.01 + 0.02 * seconds).certain
-        assert not Value(seconds, 0.0, 0.01 + 0.02 * seconds).certain
+        assert UncertainDuration(seconds, 0.002, 0.002).certain
+        assert not UncertainDuration(seconds, 0.01 + 0.02 * seconds).certain
+        assert not UncertainDuration(seconds, 0.0, 0.01 + 0.02 * seconds).certain
 
 
 def test_a_shards_calls_are_each_as_certain_as_they_are() -> None:
@@ -196,16 +196,16 @@ def test_where_the_first_arrival_had_several_tokens_its_doubt_is_not_spread_over
 @pytest.mark.parametrize(
     ("value", "threshold", "verdict"),
     [
-        (Value(1.0, 0.5), 0.4, False),  # whatever it was, it was more
-        (Value(1.0, 0.5), 0.7, None),
-        (Value(1.0, 0.5), 1.0, True),
-        (Value(1.0, 0.0, 0.5), 1.2, None),
-        (Value(1.0, 0.0, 0.5), 1.5, True),
-        (Value(1.0, 0.001), 0.9995, False),  # as certain as we measure: as the histogram counts it
+        (UncertainDuration(1.0, 0.5), 0.4, False),  # whatever it was, it was more
+        (UncertainDuration(1.0, 0.5), 0.7, None),
+        (UncertainDuration(1.0, 0.5), 1.0, True),
+        (UncertainDuration(1.0, 0.0, 0.5), 1.2, None),
+        (UncertainDuration(1.0, 0.0, 0.5), 1.5, True),
+        (UncertainDuration(1.0, 0.001), 0.9995, False),  # as certain as we measure: as the histogram counts it
     ],
 )
 def test_an_uncertain_value_is_judged_where_both_ends_are_on_one_side(
-    value: Value, threshold: float, verdict: bool | None
+    value: UncertainDuration, threshold: float, verdict: bool | None
 ) -> None:
     assert value.within(threshold) is verdict
 

@@ -10,7 +10,7 @@ from exporter.config import dump
 from exporter.config.settings import Settings
 from exporter.config.target import Target
 from exporter.config.workload import Workload
-from exporter.plan.targets import sent_in_the_open
+from exporter.plan.check_warnings import sent_in_the_open
 from exporter.probes.router.hints import doubled_paths
 
 BODY = {

@@ -10,8 +10,8 @@ import pytest
 from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome, SkipReason
+from exporter.plan.schedule import CHECK_INTERVAL
 from exporter.plan.targets import Facts
-from exporter.plan.timetable import CHECK_INTERVAL
 from exporter.probes.interface import Result
 from exporter.probes.quarantine import Death, Quarantine
 from tests.daemon.virtual import FACTS, Script, unreachable, watched

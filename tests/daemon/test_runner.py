@@ -12,7 +12,7 @@ from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.daemon.runner import BACKOFF_LONGEST
 from exporter.observation import Failure, Outcome, SkipReason
-from exporter.plan.timetable import CHECK_INTERVAL
+from exporter.plan.schedule import CHECK_INTERVAL
 from exporter.probes.interface import Abandoned
 from tests.daemon.virtual import unreachable, watched
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.observation import SkipReason
-from exporter.plan.schedule import Skip, Start, Timetable, Wait, Window, rest_after, spread
+from exporter.plan.schedule import Skip, Start, Timetable, Wait, Window, pause_after, spread
 
 INTERVAL = 30.0
 
@@ -42,7 +42,7 @@ def run(
                 seen.starts.append((now, start))
                 busy = lasts(start.key)
                 now += busy
-                window = Window(busy_until=now, rest_until=now + rest_after(busy, table.max_duty_cycle))
+                window = Window(busy_until=now, pause_until=now + pause_after(busy, table.max_duty_cycle))
     return seen
 
 
@@ -124,7 +124,7 @@ def test_when_all_fit_each_member_uses_its_own_due_times() -> None:
 
 def test_the_skip_that_makes_room_says_what_the_one_that_starts_had_to_wait_for() -> None:
     plan = Timetable([(10.0, ["a", "b"])], [], 0.0, max_duty_cycle=0.5)
-    closed = Window(rest_until=1.0)
+    closed = Window(pause_until=1.0)
     assert plan.next(0.0, closed) == Wait(5.0)
     assert plan.next(5.0, closed) == Start("a", 5.0), "b is due, but a was passed over before"
     seen = [plan.next(20.0, Window(busy_until=100.0)) for _ in range(2)]

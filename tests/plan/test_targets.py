@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from exporter.config.settings import Settings
 from exporter.config.target import Target
 from exporter.config.workload import Workload
-from exporter.plan.targets import Facts, Plan, change, deadlock, excess, refusal, too_frequent, too_short
+from exporter.plan.check_warnings import too_frequent, too_short
+from exporter.plan.safety import deadlock, excess, refusal
+from exporter.plan.targets import Facts, Plan, change
 
 PLANS = st.builds(
     lambda address, interval, share: Plan(

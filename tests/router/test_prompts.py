@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.plan.prompts import WORDS, Lengths, Prompts
+from exporter.plan.prompt_lengths import PromptLengths
+from exporter.plan.prompts import Prompts
+from exporter.plan.words import WORDS
 from exporter.probes.router.composer import TRIES
 
 
@@ -59,7 +61,7 @@ TOKENIZERS: dict[str, Callable[[str], int]] = {
 }
 
 
-def found(lengths: Lengths, prompts: Prompts, wanted: int, count: Callable[[str], int | None]) -> int:
+def found(lengths: PromptLengths, prompts: Prompts, wanted: int, count: Callable[[str], int | None]) -> int:
     """Finds a length out; answers how many texts that took."""
     asked = 0
     while not lengths.settled(wanted):
@@ -77,7 +79,7 @@ def found(lengths: Lengths, prompts: Prompts, wanted: int, count: Callable[[str]
 def test_a_few_texts_tell_how_many_words_make_a_length_or_that_none_do(
     tokenizer: Callable[[str], int], added: int, wanted: int, truncates: bool
 ) -> None:
-    prompts, lengths = Prompts(random.Random(5)), Lengths(truncates)
+    prompts, lengths = Prompts(random.Random(5)), PromptLengths(truncates)
 
     def count(text: str) -> int:
         return min(wanted, tokenizer(text) + added) if truncates else tokenizer(text) + added
@@ -97,7 +99,7 @@ def test_a_few_texts_tell_how_many_words_make_a_length_or_that_none_do(
 def test_no_text_that_is_counted_is_much_longer_than_wanted() -> None:
     """It could be over the server's limits."""
     for wanted in (10, 64, 4000):
-        prompts, lengths = Prompts(random.Random(5)), Lengths()
+        prompts, lengths = Prompts(random.Random(5)), PromptLengths()
         seen: list[int] = []
 
         def count(text: str, seen: list[int] = seen) -> int:
@@ -109,7 +111,7 @@ def test_no_text_that_is_counted_is_much_longer_than_wanted() -> None:
 
 
 def test_the_fewest_tokens_of_a_prompt_are_told_with_what_the_server_adds() -> None:
-    lengths = Lengths()
+    lengths = PromptLengths()
     assert found(lengths, Prompts(random.Random(1)), 10, lambda text: 36 + len(text.split())) <= 3
     assert lengths.least(10) == (37, 36)
     assert lengths.least(64) is None
@@ -126,21 +128,21 @@ NO_COUNTS: dict[str, Callable[[str], int | None]] = {
 
 @pytest.mark.parametrize("count", NO_COUNTS.values(), ids=NO_COUNTS)
 def test_what_cannot_be_a_count_is_none_and_the_length_is_estimated(count: Callable[[str], int | None]) -> None:
-    lengths = Lengths()
+    lengths = PromptLengths()
     assert found(lengths, Prompts(random.Random(1)), 64, count) <= 3
     assert lengths.estimated
     assert (lengths.words(64), lengths.tokens(64, 64)) == (64, 64)
 
 
 def test_a_server_that_cuts_to_the_length_needs_no_count() -> None:
-    lengths = Lengths(truncates=True)
+    lengths = PromptLengths(truncates=True)
     assert found(lengths, Prompts(random.Random(1)), 64, lambda text: None) == 1
     assert not lengths.estimated
     assert (lengths.words(64), lengths.tokens(64, 64)) == (64, 64)
 
 
 def test_another_length_at_the_same_server_takes_one_text_more() -> None:
-    lengths, prompts = Lengths(), Prompts(random.Random(1))
+    lengths, prompts = PromptLengths(), Prompts(random.Random(1))
     found(lengths, prompts, 512, lambda text: 36 + len(text.split()))
     assert found(lengths, prompts, 100, lambda text: 36 + len(text.split())) == 1
     assert lengths.words(100) == 64
@@ -148,7 +150,7 @@ def test_another_length_at_the_same_server_takes_one_text_more() -> None:
 
 @pytest.mark.parametrize("added", [36, 40, 136])
 def test_a_server_that_came_back_is_asked_again_and_one_that_is_another_is_learned_anew(added: int) -> None:
-    lengths, prompts = Lengths(), Prompts(random.Random(1))
+    lengths, prompts = PromptLengths(), Prompts(random.Random(1))
     found(lengths, prompts, 512, lambda text: 36 + len(text.split()))
     lengths.forget()
     asked = found(lengths, prompts, 512, lambda text: added + len(text.split()))
@@ -158,7 +160,7 @@ def test_a_server_that_came_back_is_asked_again_and_one_that_is_another_is_learn
 
 @given(st.integers(1, 400), st.lists(st.none() | st.integers(0, 10**12), min_size=TRIES, max_size=20), st.booleans())
 def test_whatever_is_counted_there_is_a_length_to_send(wanted: int, counts: list[int | None], truncates: bool) -> None:
-    lengths = Lengths(truncates)
+    lengths = PromptLengths(truncates)
     for tokens in counts:
         words = lengths.next_words(wanted)
         assert 1 <= words <= 20 * wanted + 256

@@ -8,8 +8,11 @@ from weakref import WeakKeyDictionary
 from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome, Stream, lateness
-from exporter.plan.prompts import WORDS, Lengths, Prompts
-from exporter.plan.targets import Facts, over_limits
+from exporter.plan.prompt_lengths import PromptLengths
+from exporter.plan.prompts import Prompts
+from exporter.plan.safety import over_limits
+from exporter.plan.targets import Facts
+from exporter.plan.words import WORDS
 from exporter.probes.deadline import DEADLINE_EXCEEDED, out_of_time
 from exporter.probes.router.front import Ask, Front, Told
 from exporter.wire.client import Connection, Flight
@@ -31,7 +34,7 @@ class Composer:
         self._random = random.Random(seed)
         self._order = self._random.sample(WORDS, len(WORDS))
         self._prompts: dict[tuple[str, int] | None, Prompts] = {}
-        self._lengths = Lengths(front.truncates)
+        self._lengths = PromptLengths(front.truncates)
         self._texts: WeakKeyDictionary[Flight, str] = WeakKeyDictionary()
         # prompt_cache: hit: what was counted of a text when it was sent for the first time.
         self._first_counts: dict[str, int] = {}

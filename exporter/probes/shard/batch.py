@@ -14,7 +14,7 @@ from exporter.config.target import Target
 from exporter.config.workload import Parameters, Workload
 from exporter.observation import Failure, Outcome, ServerTimings
 from exporter.pb import generate_v2_pb2, generate_v3_pb2
-from exporter.plan import workload as work
+from exporter.plan import shard_prompts
 from exporter.plan.targets import Facts
 
 PROTOCOLS: dict[str, ModuleType] = {"generate.v3": generate_v3_pb2, "generate.v2": generate_v2_pb2}
@@ -55,13 +55,13 @@ class Batch:
         batch_size = len(texts)
         tokens = workload.sequence_length + workload.decode_length - 1 + facts.speculate
         batch = pb.Batch(
-            id=work.batch_id(rng),
+            id=shard_prompts.batch_id(rng),
             size=batch_size,
             max_tokens=batch_size * (workload.sequence_length + workload.decode_length),
         )
         reserved = target.kv_cache == "reserved_block" and not facts.requires_padding
-        blocks, slots = work.blocks_of_reserved(tokens, facts.block_size) if reserved else ([], [])
-        for request_id, text in zip(work.request_ids(batch_size, rng), texts, strict=True):
+        blocks, slots = shard_prompts.blocks_of_reserved(tokens, facts.block_size) if reserved else ([], [])
+        for request_id, text in zip(shard_prompts.request_ids(batch_size, rng), texts, strict=True):
             request = batch.requests.add(
                 id=request_id,
                 inputs=text,
@@ -88,7 +88,7 @@ class Batch:
     ) -> "Batch":
         """One request whose answer names the tokens of its prompt. It ends at once, and is no larger than a probe."""
         values = {
-            "sequence_length": min(work.ASKED_TOKENS, workload.sequence_length),
+            "sequence_length": min(shard_prompts.ASKED_TOKENS, workload.sequence_length),
             "decode_length": 1,
             "parameters": Parameters(),
         }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome
-from exporter.plan import workload as work
+from exporter.plan import shard_prompts
 
 logger = logging.getLogger("tgi_probe")
 # A shard is serial: the request may wait behind a user's long prefill.
@@ -22,7 +22,7 @@ class Calibration:
         self.forget()
 
     def forget(self) -> None:
-        self.vocabulary = work.UNKNOWN
+        self.vocabulary = shard_prompts.UNKNOWN
         self._tokens = 0
         self._in_vain = 0
 
@@ -32,12 +32,12 @@ class Calibration:
         A longer prompt may bring more words: it is asked again before the first one.
         """
         tokens = _tokens(workload)
-        if self._in_vain >= TRIES or tokens <= max(self._tokens, work.LEAST_WORDS + 1):
+        if self._in_vain >= TRIES or tokens <= max(self._tokens, shard_prompts.LEAST_WORDS + 1):
             return None
-        return work.words_to_ask_for(tokens, rng)
+        return shard_prompts.words_to_ask_for(tokens, rng)
 
     def learn(self, workload: Workload, words: Sequence[str], pieces: Sequence[str]) -> None:
-        found = work.learned(words, pieces)
+        found = shard_prompts.learned(words, pieces)
         if found is None:
             logger.debug("prompts stay longer than needed: %d tokens for %d words say nothing", len(pieces), len(words))
             self._in_vain += 1
@@ -57,4 +57,4 @@ class Calibration:
 
 
 def _tokens(workload: Workload) -> int:
-    return min(work.ASKED_TOKENS, workload.sequence_length)
+    return min(shard_prompts.ASKED_TOKENS, workload.sequence_length)

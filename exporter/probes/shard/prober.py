@@ -14,8 +14,9 @@ from exporter.config.notation import counted
 from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome, Step, Stream
-from exporter.plan import workload as work
-from exporter.plan.targets import Facts, cache_tokens, refusal
+from exporter.plan import shard_prompts
+from exporter.plan.safety import cache_tokens, refusal
+from exporter.plan.targets import Facts
 from exporter.probes.deadline import DEADLINE_EXCEEDED, out_of_time
 from exporter.probes.disturbed import mark_disturbed
 from exporter.probes.ending import has_ended
@@ -239,7 +240,7 @@ class ShardProber:
         steps: list[Step],
     ) -> Result:
         """`steps` take in what has come so far."""
-        texts = work.prompts(batch_size, workload.sequence_length, self._random, self._calibration.vocabulary)
+        texts = shard_prompts.prompts(batch_size, workload.sequence_length, self._random, self._calibration.vocabulary)
         batch = Batch.build(PROTOCOLS[ranks.protocol], self._target, facts, workload, texts, self._random)
         self._debts.add(batch.id, ranks)
         if self.quarantine.holds(cache_tokens(facts, workload, batch_size)):  # as another prober has just noted

@@ -1,24 +1,22 @@
-"""What is sent: prompts that no cache has seen, and ids that no router uses. Pure; randomness comes in as an
-argument.
+"""Prompts for shards, which no cache has seen, and ids that no router uses. Pure; randomness is an argument.
 
-A shard tokenises all the text that it gets and truncates afterwards, so text that is too long makes its Prefill longer.
-How many tokens a word is, only the shard knows: it is asked once, with one small request (see `Vocabulary`).
+A shard tokenises the whole text and truncates it afterwards, so a text that is too long makes its Prefill longer. Only
+the shard knows how many tokens a word is. One small request asks for that (see `Vocabulary`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from exporter.plan import prompts as texts
+from exporter.plan.words import WORDS
 
 UPPER_HALF = 1 << 63
-# What stands for a space in the text of a token, where it is shown at all.
+# Some tokenizers write a space in the text of a token as one of these characters.
 SPACES = str.maketrans("\u2581\u0120", "  ")
-# The request that asks: at most so many words, of which at most so many tokens are kept. Its answer costs the server
-# memory for each of them.
+# The request that asks has at most this many words, truncated to this many tokens: each costs the server memory.
 ASKED_WORDS = 48
 ASKED_TOKENS = 64
-# With fewer words to choose from, prompts would soon repeat themselves.
+# With fewer words to choose from, prompts would soon repeat.
 LEAST_WORDS = 8
 # After the prompt a server may name tokens that it generated.
 MOST_GENERATED = 3
@@ -32,49 +30,49 @@ class Vocabulary:
     tokens: int = 1
 
     def count(self, tokens: int) -> int:
-        """How many words are at least so many tokens. 1 % more than that, so that a server which joins two words now
-        and then still gets enough: it never pads.
+        """How many words are at least so many tokens. One per cent more, because a tokenizer may join two words, and
+        a prompt must not be too short: the server would not pad it.
         """
         words = -(-tokens // self.tokens)
         # Where a space is a token of its own, the first word has none.
         return words + words // 100 + (self.tokens > 1)
 
 
-# Every word is at least one token in any tokenizer that does not merge across spaces, so n words are at least n tokens.
+# In any tokenizer that does not merge across spaces, n words are at least n tokens.
 UNKNOWN = Vocabulary(tuple(f"{letter}{digit}" for letter in "abcdefghijklmnopqrstuvwxyz" for digit in range(10)))
 
 
 def prompts(count: int, tokens: int, random: Random, vocabulary: Vocabulary = UNKNOWN) -> list[str]:
     """`count` texts of at least `tokens` tokens each, different in every place of every probe.
 
-    One random text is made and each request gets it turned round by another share: a long prompt for a large batch
-    would otherwise cost more time than the probe. Where there are more requests than turns, each has words of its own.
+    Each request gets the same random text, rotated by another number of words: independent texts for a large batch
+    would take longer than the probe. Where there are more requests than words, each has words of its own.
     """
     size = vocabulary.count(tokens)
     if count > size:
         return [" ".join(random.choices(vocabulary.words, k=size)) for _ in range(count)]
     words = random.choices(vocabulary.words, k=size)
-    twice = words + words
-    turns = [number * size // count for number in range(count)]
-    return [" ".join(twice[turn : turn + size]) for turn in turns]
+    starts = [number * size // count for number in range(count)]
+    words += words
+    return [" ".join(words[start : start + size]) for start in starts]
 
 
 def words_to_ask_for(tokens: int, random: Random) -> list[str]:
-    """Words of a text, in their order, whose tokens a server shall name; it keeps so many tokens of it."""
-    return random.sample(texts.WORDS, min(ASKED_WORDS, tokens))
+    """The words of a text whose tokens the server is asked for; it truncates the text to `tokens`."""
+    return random.sample(WORDS, min(ASKED_WORDS, tokens))
 
 
 def learned(words: Sequence[str], pieces: Sequence[str]) -> Vocabulary | None:
-    """What the tokens of a text say of its words; None where too few of them can be understood.
+    """The tokens per word, learned from the tokens of a text; None where too few words can be recognised.
 
-    `pieces` are the texts of the tokens, with or without their spaces. They may begin in the middle of the text, or
-    with special tokens, and end with tokens that were generated.
+    `pieces` are the texts of the tokens, with or without their spaces. They may begin in the middle of the text or with
+    special tokens, and end with generated tokens.
     """
     bare = [piece.translate(SPACES).strip() for piece in pieces]
     if any(" " in piece and piece.rsplit(" ", 1)[1] in words for piece in bare):
-        return None  # it joins words, and a prompt of them could become too short
+        return None  # the tokenizer joins words, and a prompt could become too short
     ends = range(len(bare), max(0, len(bare) - MOST_GENERATED) - 1, -1)
-    # The first word has no space before it, and the last one's end is uncertain.
+    # Not the first word, which has no space before it, nor the last one, whose end is not known.
     lengths = max((_lengths(words[1:], bare[:end]) for end in ends), key=len)
     lengths.pop(words[-1], None)
     for tokens in sorted(set(lengths.values())):
