@@ -15,8 +15,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from exporter.analysis.certainty import Measure
+from exporter.config import sidecar
 from exporter.config.settings import Settings
-from exporter.config.sidecar import Sidecar
 from exporter.config.variables import PREFIX
 from exporter.metrics.catalogue import layout
 from exporter.metrics.record import Metrics
@@ -174,7 +174,7 @@ def configuration() -> str:
         "For a sidecar. They make a target and a workload, both called `default`, and an SLO called `ttft`.\n",
         "| variable | stands for |",
         "|---|---|",
-        *(f"| `{PREFIX}{name.upper()}` | {SIDECAR[name]} |" for name in Sidecar.model_fields),
+        *(f"| `{PREFIX}{name}` | {SIDECAR[name.lower()]} |" for name in sidecar.KEYS),
     ]
     return "\n".join(parts) + "\n"
 

@@ -179,8 +179,9 @@ LONGEST_FACT = 200
 
 
 def legible(text: str, longest: int) -> str:
-    """Text from outside as one printable line of at most `longest` characters. Half surrogate pairs, control characters,
-    and characters without width or that change the writing direction become U+FFFD.
+    """Text from outside as one printable line of at most `longest` characters.
+
+    Half surrogate pairs, control characters, and invisible or direction-changing characters become U+FFFD.
     """
     line = " ".join(text[: 4 * longest].split())
     if len(line) > longest or len(text) > 4 * longest:

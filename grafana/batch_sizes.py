@@ -1,12 +1,12 @@
-"""Which batch size should I run? The TGI benchmark's screen, live."""
+"""Which batch size should I run? The tables and charts of the TGI benchmark, live."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana import colours, frame, promql
-from grafana.distributions import bars
 from grafana.frame import BATCH_SIZE, TARGET, WORKLOAD, Row
+from grafana.histograms import bars
 from grafana.panels import lines, numbers
-from grafana.points import Axis, scatter
+from grafana.scatter import Axis, scatter
 from grafana.style import TOKENS_PER_SECOND, Panel, Query, Text, steps
 from grafana.tables import Column, rows
 
@@ -41,9 +41,9 @@ def limits(measure: str) -> str:
 
 
 def kept() -> str:
-    """Batch sizes that keep the latency limits of all SLOs of their workload, whichever batch sizes those judge.
+    """Batch sizes that meet the latency limits of all SLOs of their workload, whichever batch sizes those judge.
 
-    Every limit is a bucket's edge, so the share of what was fast enough is exact.
+    Every limit is a bucket's edge, so the share of fast requests is exact.
     """
     margins = []
     for measure, histogram in MEASURES.items():
@@ -76,7 +76,7 @@ def of_chosen(value: str) -> str:
 
 
 def unreached() -> str:
-    """A row that says so where no batch size keeps the SLOs of a workload."""
+    """A row with batch size `none` for each workload whose SLOs no batch size meets."""
     judged = 'max by (workload) (tgi_probe_slo_info{measure!="availability", workload=~"$workload"})'
     missing = f"{judged} unless on (workload) ({kept()})"
     return promql.named(promql.named(missing, "goal", WITHIN), "batch_size", "none")

@@ -1,10 +1,10 @@
-"""Can I believe it? The daemon's own honesty: was it on time, did it skip, is it starved."""
+"""Can I believe it? Whether probes started on time or were skipped, and whether the daemon has enough CPU."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana import colours, frame, promql
-from grafana.distributions import buckets
 from grafana.frame import BATCH_SIZE, INSTANCE, TARGET, WORKLOAD, Row
+from grafana.histograms import buckets
 from grafana.panels import lines, numbers
 from grafana.style import Panel, Query, Text, steps
 
@@ -15,7 +15,7 @@ SKIPS = "tgi_probe_skipped_total"
 OURS = 'instance=~"$instance"'
 CHOSEN = f"{OURS}, {promql.CHOSEN}"
 TARGETS = f'{OURS}, target=~"$target"'
-# Later than this, a probe meets another moment of the server than the one it was meant for.
+# A start that is later than this is not on time.
 LATE_SECONDS = 0.01
 
 
@@ -38,8 +38,7 @@ def verdicts() -> list[Panel]:
         numbers(
             Text(
                 "Probes skipped",
-                "Share of the due probes that were not sent; above a few per cent the numbers stand on less than "
-                "configured.",
+                "Share of the due probes that were not sent; above a few per cent there is less data than configured.",
                 "percentunit",
             ),
             [Query(f"{promql.increase(SKIPS, 'instance', where=CHOSEN)} / ({due} > 0)", "{{instance}}")],
@@ -70,7 +69,7 @@ def daemon() -> list[Panel]:
             [Query(f"1000 * max(tgi_probe_config_last_reload_success_timestamp_seconds{{{OURS}}})")],
         ),
         numbers(
-            Text("Version", "Which version the numbers come from; several at once are a roll-out under way.", "none"),
+            Text("Version", "The running version; there are several during a roll-out.", "none"),
             [
                 Query(
                     f"count by (version, python_version) (tgi_probe_build_info{{{OURS}}})",
@@ -90,7 +89,7 @@ def daemon() -> list[Panel]:
         numbers(
             Text(
                 "Running since",
-                "A start more recent than you know of is a crash, or somebody's deployment; counters began again then.",
+                "A start that you did not expect is a crash or a deployment; counters began again then.",
                 "dateTimeFromNow",
             ),
             [Query(f"1000 * max(process_start_time_seconds{{{OURS}}})")],
@@ -127,7 +126,7 @@ def punctual() -> list[Panel]:
         buckets(
             Text(
                 "How late probes start, all of them",
-                "One band at the bottom is a daemon on time; scattered cells above are its machine's hiccups.",
+                "One band at the bottom: the daemon is on time; single cells above: its machine paused.",
                 "s",
             ),
             promql.zoomed_buckets(LATENESS, promql.RATE, TARGETS),
@@ -147,7 +146,7 @@ def punctual() -> list[Panel]:
         lines(
             Text(
                 "Probes by outcome",
-                "Per minute; ok is what latencies stand on: too few, and a p99 is a guess.",
+                "Per minute; latencies come from the ok probes: with few of them a p99 is a guess.",
                 "short",
             ),
             [Query(f"60 * {promql.rate(ATTEMPTS, 'outcome', where=CHOSEN)}", "{{outcome}}")],
@@ -184,7 +183,7 @@ def resources() -> list[Panel]:
         lines(
             Text(
                 "Open files",
-                "Must be flat over days; growth towards the limit of the system ends in refused connections.",
+                "Must be flat over days; at the limit of the system, connections are refused.",
                 "short",
             ),
             [Query(f"sum by (instance) (process_open_fds{{{OURS}}})", "{{instance}}")],

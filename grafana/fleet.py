@@ -1,4 +1,4 @@
-"""Which replica is off? Targets side by side, compared with the others and with themselves a while ago."""
+"""Which replica is off? Targets compared with each other, and with themselves some time ago."""
 
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import dashboard as models
@@ -32,12 +32,12 @@ def against_fleet(histogram: str, window: str) -> str:
 
 
 def newest(name: str, when: str = "") -> str:
-    """The newest probes of all workloads and batch sizes, averaged: what is missing for a while shifts no mix."""
+    """The average of the newest value of each workload and batch size, so that a gap in one does not change the mix."""
     return f"avg by (target) (tgi_probe_last_{name}{{{promql.CHOSEN}}} {when} >= 0)"
 
 
 def even(histogram: str) -> str:
-    """The mean over the time range of every workload and batch size, averaged, however often each was probed."""
+    """The average of the means of each workload and batch size, however often each was probed."""
     return f"avg by (target) ({promql.mean(histogram, SERIES)})"
 
 

@@ -1,4 +1,4 @@
-"""Writes grafana/dashboards/*.json. `--check`: only says what differs from the files, and fails if anything does."""
+"""Writes grafana/dashboards/*.json. With `--check` it writes nothing, and fails if a file differs."""
 
 import json
 import sys

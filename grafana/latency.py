@@ -1,10 +1,10 @@
-"""Where does the time go? The server's own account beside what is seen from outside."""
+"""Where does the time go? The durations that the server reports, beside those measured from outside."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana import colours, frame, promql
-from grafana.distributions import buckets
 from grafana.frame import BATCH_SIZE, TARGET, WORKLOAD, Row
+from grafana.histograms import buckets
 from grafana.panels import lines
 from grafana.style import Panel, Query, Text
 
@@ -104,7 +104,7 @@ def overhead() -> list[Panel]:
             Text(
                 f"Overhead of a {call}",
                 "Wall time minus the server's own total: tens of milliseconds mean that calls wait behind others, or "
-                "a slow way there.",
+                "a slow network.",
                 "s",
                 empty=NO_TIMES,
             ),
@@ -124,8 +124,8 @@ def through_routers() -> list[Panel]:
         lines(
             Text(
                 "Opening a connection, average since the exporter's start",
-                "TLS included, and never part of any other latency: hundreds of milliseconds are the way there, or a "
-                "busy door.",
+                "TLS included, and never part of any other latency: hundreds of milliseconds are the network, or a "
+                "busy server.",
                 "s",
                 empty=NO_ROUTER_TARGET,
             ),
@@ -165,7 +165,7 @@ def by_batch_size() -> list[Panel]:
         panel(
             Text(
                 "Forward pass of a decode step, average",
-                "The server's own word: if it grows as token latency does, the model is the cause.",
+                "As the server reports it: if it grows with the token latency, the model is the cause.",
                 "s",
                 empty=NO_TIMES,
             ),
@@ -175,7 +175,7 @@ def by_batch_size() -> list[Panel]:
 
 
 def live() -> list[Panel]:
-    """TGI's own router metrics, whatever job scrapes them: they carry no label of ours."""
+    """TGI's own router metrics, from any scrape job: they have none of our labels."""
 
     def gauge(title: str, description: str, name: str) -> Panel:
         text = Text(title, description, empty=NO_ROUTER)

@@ -22,7 +22,7 @@ from grafana.style import (
     words,
 )
 
-# Sparse probes leave gaps in rates; a line goes on over them unless they are longer than this.
+# Sparse probes leave gaps in rates. A line bridges gaps up to this length.
 BRIDGED_GAP_MILLISECONDS = 5 * 60 * 1000
 LIMIT: Properties = {
     "color": fixed(colours.BAD),

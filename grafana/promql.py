@@ -1,4 +1,4 @@
-"""Small PromQL building blocks. Everything answers an expression as text."""
+"""Parts of PromQL expressions, as text."""
 
 from collections.abc import Sequence
 
@@ -27,9 +27,9 @@ def mean(histogram: str, by: str, window: str = RANGE, where: str = CHOSEN) -> s
 
 
 def quantile(q: float, histogram: str, by: str = "", window: str = RANGE, where: str = CHOSEN) -> str:
-    """Off the buckets, to a millionth; no sample where there was no observation, so that lines bridge the gap.
+    """A quantile of a histogram, to a millionth; no sample where there was no observation, so that lines bridge gaps.
 
-    q = 0 would be the edge of an empty bucket, so the lowest is asked for as a very small q.
+    For the lowest value use `LOWEST`: q = 0 would be the edge of an empty bucket.
     """
     edges = increase(f"{histogram}_bucket", f"le, {by}" if by else "le", window, where)
     return f"round(histogram_quantile({q:.9g}, {edges}), 0.000001) >= 0"
@@ -39,7 +39,7 @@ LOWEST, HIGHEST = 1e-9, 1.0
 
 
 def within(value: str, condition: str, on: str) -> str:
-    """Only those that are among the condition's, by these labels."""
+    """The samples of `value` whose labels `on` are among those of `condition`."""
     return f"({value}) and on ({on}) ({condition})"
 
 
@@ -48,14 +48,14 @@ def named(value: str, label: str, text: str) -> str:
 
 
 def whole(value: str) -> str:
-    """Prometheus 2 keeps the client's way to write a whole bucket edge: "1.0", where count_values says "1"."""
+    """Writes whole bucket edges as Prometheus 2 stores them: "1.0", where count_values gives "1"."""
     return f'label_replace({value}, "le", "$1.0", "le", "([0-9]+)")'
 
 
 def edges(per_decade: int, decade: Sequence[float] = FINE_DECADE) -> str:
-    """A matcher for so many bucket edges in each factor of ten, for panels where each bucket needs room."""
+    """A matcher for fewer bucket edges, `per_decade` in each factor of ten, for panels without room for all."""
     step = round(len(decade) / per_decade)
-    # Without one that would stand too close to the 1 of the next decade.
+    # Not the last ones, which would be too close to the 1 of the next decade.
     digits = [f"{edge:g}".replace(".", "") for edge in decade[: len(decade) - step // 2 : step]]
     written = "|".join("[.]?".join(digit) for digit in digits)
     return f'le=~"[0.]*({written})[0.]*|[+]Inf"'
@@ -64,8 +64,8 @@ def edges(per_decade: int, decade: Sequence[float] = FINE_DECADE) -> str:
 def zoomed_buckets(histogram: str, window: str, where: str = CHOSEN) -> str:
     """Cumulative buckets of a heatmap, without the empty ones below the lowest and above the highest of the time range.
 
-    The highest edge that matters comes as a value from histogram_quantile, and count_values makes it a label again.
-    Rounding takes off what the interpolation adds.
+    histogram_quantile gives the highest edge as a value, and count_values makes it a label again. Rounding removes what
+    the interpolation adds.
     """
     name = f"{histogram}_bucket"
     seen = f"sum by (le) (increase({name}{{{where}}}[{RANGE}] @ end()))"

@@ -1,10 +1,10 @@
-"""Are the objectives kept, and for how long? Works without recording rules: everything comes from the counters."""
+"""Are the SLOs met, and how fast are their budgets spent? All from counters, without recording rules."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana import colours, frame, promql
-from grafana.distributions import buckets
 from grafana.frame import BATCH_SIZE, SLO, TARGET, WORKLOAD, Row
+from grafana.histograms import buckets
 from grafana.panels import lines, numbers
 from grafana.style import Panel, Query, Text, steps
 from grafana.tables import Column, rows
@@ -16,7 +16,7 @@ SERIES = "target, workload, batch_size"
 OBJECTIVE = 'max by (slo) (tgi_probe_slo_objective_ratio{slo=~"$slo"})'
 CELLS = f"{promql.CHOSEN}, {promql.edges(6)}"
 PERIOD = "30d"
-# Both windows of a pair above its factor: somebody is called at night (page), or looks tomorrow (ticket).
+# Both windows of a pair above its factor: a page, or a ticket.
 PAGES = ((14.4, "5m", "1h"), (6, "30m", "6h"))
 TICKETS = ((3, "2h", "1d"), (1, "6h", "3d"))
 WINDOWS = (("5m", 14.4), ("30m", 6), ("1h", 14.4), ("2h", 3), ("6h", 6), ("1d", 3), ("3d", 1))
@@ -65,7 +65,7 @@ def verdicts() -> list[Panel]:
             Text(
                 "State now",
                 "Page: act now; ticket: look today; fine: nothing to do; raw burn of a budget of 30 days, without the "
-                "guards of the rules (own period, few probes, a start), so that fewer alerts may fire.",
+                "conditions of the rules (own period, few probes, a start), so that fewer alerts may fire.",
                 "none",
             ),
             [Query(state(), "{{slo}}")],
@@ -116,7 +116,7 @@ def burning() -> list[Panel]:
             Text(
                 "Burn rate per window",
                 "1× spends the budget in exactly 30 days; a cell is coloured above the factor at which its window "
-                "takes part in an alert of an SLO over 30 days; the rules scale windows and add guards.",
+                "takes part in an alert of an SLO over 30 days; the rules scale windows and add conditions.",
             ),
             [Query(burn(window)) for window, _ in WINDOWS],
             [
@@ -175,7 +175,7 @@ def seen() -> list[Panel]:
         lines(
             Text(
                 "Time to first token and its limits",
-                "A p99 line above its dashed limit means bad requests, an ocean of room below it a limit too lax.",
+                "A p99 line above its dashed limit means bad requests; one far below it, a limit that is too lax.",
                 "s",
             ),
             [
@@ -219,7 +219,7 @@ def failing() -> list[Panel]:
         lines(
             Text(
                 "Bad requests by SLO and target",
-                "Names the target that spends the budget: 100 % is an outage, a few per cent a slow server.",
+                "The target that spends the budget: 100 % is an outage, a few per cent a slow server.",
                 "percentunit",
             ),
             [Query(share("bad", promql.RATE, "slo, target"), "{{slo}} on {{target}}")],
@@ -243,8 +243,7 @@ def failing() -> list[Panel]:
         rows(
             Text(
                 "Firing alerts",
-                "What Prometheus would call somebody for right now, by the rules that `tgi-probe rules` prints; a "
-                "row named none: all is quiet.",
+                "The alerts of `tgi-probe rules` that fire now; a row named none: no alert fires.",
             ),
             [
                 Query(f"{ALERTS} or {promql.named(f'absent({ALERTS})', 'alertname', 'none')}"),

@@ -77,7 +77,7 @@ def _absent(settings: Settings, options: Options) -> Iterator[Alert]:
 
 def _exporter_down(options: Options) -> Alert:
     """A scrape target that does not answer and was a tgi-probe in the last day, whatever its job is called."""
-    same, before = options.same_exporter or "job", promql.duration(options.days(1))
+    same, before = options.on() or "job", promql.duration(options.days(1))
     return Alert(
         "TgiProbeExporterDown",
         f"up == 0\nand on ({same})\ncount by ({same}) (last_over_time(tgi_probe_build_info[{before}]))",
@@ -146,7 +146,7 @@ def _stale(workload: Workload, settings: Settings, options: Options) -> Iterator
     after = stale_after(workload, settings, options)
     limit, wait = promql.number(after), options.minutes(2)
     newest = f'tgi_probe_last_success_timestamp_seconds{{workload="{workload.name}"}}'
-    same = options.same_exporter
+    same = options.on()
     grace = f"and on ({same}) time() - tgi_probe_config_last_reload_success_timestamp_seconds > {limit}"
     not_starting = startup_grace.unless_starting(options)
     since = "{{ if gt $value 1e9 }}since the daemon started{{ else }}for {{ $value | humanizeDuration }}{{ end }}"

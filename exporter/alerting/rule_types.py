@@ -26,11 +26,6 @@ class Options:
         """A list for `sum without (…)`: these labels and those that the user drops."""
         return ", ".join((*labels, *self.drop_labels))
 
-    @property
-    def same_exporter(self) -> str:
-        """A list for `on (…)`: the labels of the daemon."""
-        return self.on()
-
     def on(self, *labels: str) -> str:
         """A list for `on (…)`: these labels and those of the daemon."""
         return ", ".join((*labels, *(label for label in ("job", "instance") if label not in self.drop_labels)))

@@ -1,8 +1,8 @@
 """Which of a probe's durations are certain enough to be recorded, and which are withheld. Pure.
 
-A process that is stopped, or waits for a CPU, reads late. An arrival may then be older than its instant (see `Instant`).
-So each duration has bounds for how much too long or too short it may be, and one that may be wrong by more than the
-tolerance is not recorded. A slow answer alone is never a reason to withhold.
+A process that is stopped, or waits for a CPU, reads late, and an arrival may then be older than its instant (see
+`Instant`). So each duration has bounds for how much too long or too short it may be, and one that may be wrong by more
+than the tolerance is not recorded. A slow answer alone is never a reason to withhold.
 """
 
 import math
@@ -45,9 +45,7 @@ OF_ROUTERS = frozenset({Measure.SPREAD, Measure.SETUP})
 
 @dataclass(frozen=True, slots=True)
 class UncertainDuration:
-    """Seconds. The true ones may be up to `less` fewer or up to `more` more. A sum of several `calls` to a shard adds
-    up what is uncertain about each.
-    """
+    """Seconds. The true duration may be up to `less` shorter or `more` longer. It is a sum of that many `calls`."""
 
     seconds: float
     less: float = 0.0
@@ -224,7 +222,7 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def doubt(stream: Stream) -> float:
-    """How uncertain the instant of the first token is, in seconds, where nothing of the request can be recorded; else 0.
+    """How uncertain the instant of the first token is, in seconds, where nothing can be recorded; else 0.
 
     A request that was only sent late has no time to first token, but its other durations can be recorded.
     """

@@ -1,6 +1,6 @@
 """From raw instants to latencies and throughput. Pure: no clock, no I/O.
 
-All durations are seconds, all rates tokens per second. A number that the facts do not give is None or left out, never 0.
+All durations are seconds, all rates tokens per second. A missing number is None or left out, never 0.
 """
 
 from collections.abc import Iterator

@@ -1,28 +1,20 @@
-"""`tgi-probe bench`: one sweep over batch sizes, and the tables that users of TGI's benchmark tool know.
+"""`tgi-probe bench`: one sweep over batch sizes, with the tables of TGI's benchmark tool.
 
-Other than that tool it clears its batches when it is stopped half-way, takes its percentiles of sorted values, does a
-decode length of 1, and gives its results as JSON or CSV too. Percentiles interpolate between runs: with 10 runs a p99
-is close to the highest.
+Unlike that tool it clears its batches when it is interrupted, sorts values for percentiles, takes a decode length of 1,
+and can write JSON or CSV. Percentiles interpolate between runs: with 10 runs a p99 is close to the highest.
 """
 
 import argparse
-import csv
-import io
-import json
-import math
 import re
 import signal
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 from pydantic import ValidationError
 
-from exporter.analysis.certainty import Recorded, mean, recorded
+from exporter.bench.tables import FORMATS, Row, Sweep, latency_rows, throughput_rows
 from exporter.config.errors import SettingsError, lines
 from exporter.config.notation import counted
 from exporter.config.target import Target
@@ -34,85 +26,13 @@ from exporter.probes.interface import Abandoned, Result
 from exporter.probes.shard.prober import ShardProber
 
 SAMPLING = tuple(Parameters.model_fields)
-# How often a probe is sent whose values were uncertain, because this process was held up.
+# How often a probe is sent whose values are uncertain, because this process was stopped or lacked CPU.
 TRIES = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of a table: a step at a batch size. Latency in milliseconds, throughput in tokens per second."""
-
-    step: str
-    batch_size: int
-    average: float
-    lowest: float
-    highest: float
-    p50: float
-    p90: float
-    p99: float
-
-
-def summary(step: str, batch_size: int, values: Sequence[float]) -> Row:
-    """Raises ValueError for no values."""
-    ordered = sorted(values)
-    p50, p90, p99 = (percentile(ordered, share) for share in (0.5, 0.9, 0.99))
-    return Row(step, batch_size, math.fsum(ordered) / len(ordered), ordered[0], ordered[-1], p50, p90, p99)
-
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """Of sorted values, interpolated between the two nearest; a single value is all its percentiles."""
-    if not ordered:
-        raise ValueError("no values")
-    if len(ordered) == 1:
-        return ordered[0]
-    return statistics.quantiles(ordered, n=100, method="inclusive")[round(share * 100) - 1]
-
-
-def latency_rows(batch_size: int, observations: Sequence[Observation]) -> Iterator[Row]:
-    """Prefill, Decode (token), Decode (total), in milliseconds, of what is certain; no decode rows where nothing was
-    decoded.
-    """
-    steps: dict[str, Callable[[Recorded], float | None]] = {
-        "Prefill": lambda seen: seen.prefill,
-        "Decode (token)": lambda seen: mean(seen.per_output_token),
-        "Decode (total)": lambda seen: seen.decode,
-    }
-    yield from _rows(batch_size, steps, observations, 1000.0)
-
-
-def _rows(
-    batch_size: int,
-    steps: Mapping[str, Callable[[Recorded], float | None]],
-    observations: Sequence[Observation],
-    factor: float = 1.0,
-) -> Iterator[Row]:
-    seen = [recorded(observation) for observation in observations]
-    for step, measure in steps.items():
-        values = [value * factor for one in seen if (value := measure(one)) is not None]
-        if values:
-            yield summary(step, batch_size, values)
-
-
-def throughput_rows(batch_size: int, observations: Sequence[Observation]) -> Iterator[Row]:
-    """Prefill and Decode, in tokens per second."""
-    yield from _rows(
-        batch_size, {"Prefill": lambda seen: seen.prefill_rate, "Decode": lambda seen: seen.decode_rate}, observations
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """What one sweep found. `stopped` says why it ended before its last batch size, None when it did not."""
-
-    parameters: dict[str, Any]
-    latency: list[Row]
-    throughput: list[Row]
-    stopped: str | None
-
-
 def sweep(target: Target, workload: Workload, runs: int, prober: ShardProber, stopping: Callable[[], bool]) -> Sweep:
-    """Probe every batch size in turn, alone: a daemon makes room until the prober is closed. The first failure ends it:
-    the next batch would be larger still.
+    """Probe every batch size in turn. A daemon pauses until the prober is closed. The first failure ends the sweep,
+    because the next batch would be larger.
     """
     latency: list[Row] = []
     throughput: list[Row] = []
@@ -140,7 +60,7 @@ def sweep(target: Target, workload: Workload, runs: int, prober: ShardProber, st
 def probed(
     workload: Workload, batch_size: int, prober: ShardProber, stopping: Callable[[], bool]
 ) -> tuple[float, Result]:
-    """When the last try began, and what came of it. Raises Failure, Abandoned."""
+    """When the last try began, and its result. Raises Failure, Abandoned."""
     for tries_left in reversed(range(TRIES)):
         started = time.perf_counter()
         result = prober.probe(workload, batch_size, stopping)
@@ -154,8 +74,9 @@ def probed(
 def observe(
     target: Target, workload: Workload, batch_size: int, prober: ShardProber, stopping: Callable[[], bool]
 ) -> Observation:
-    """One probe, safe requests only, once no other prober has the shard; again where this process was held up
-    meanwhile. Raises Failure, Abandoned.
+    """One probe, when it is safe and no other prober has the shard; repeated where it was disturbed.
+
+    Raises Failure, Abandoned.
     """
     if stopping():
         raise Abandoned
@@ -180,7 +101,7 @@ def observe(
 
 
 def as_flags(text: str) -> str:
-    """A message about keys of a target in the words of this command."""
+    """A message about keys of a target, with the names of this command's options."""
     text = text.replace("kv_cache: ", "--kv-cache ")
     for key in Target.LIMITS:
         text = re.sub(rf"(?<!tgi_)\b{key}\b", f"--{key.replace('_', '-')}", text)
@@ -220,8 +141,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0 when the sweep is complete, 1 when it ended early, 2 for wrong options (SettingsError), 130 after Ctrl-C (128 +
-    the signal's number). What was finished by then is printed all the same.
+    """Print the results, also of a sweep that ended early.
+
+    The exit code is 0 for a complete sweep, 1 when it ended early, 2 for wrong options (SettingsError), and 128 + the
+    signal's number after a signal (130 for Ctrl-C).
     """
     target, workload = _settings(options)
     stop: list[int] = []
@@ -275,47 +198,8 @@ def _settings(options: argparse.Namespace) -> tuple[Target, Workload]:
 
 
 def _as_flag(line: str) -> str:
-    """`parameters.top_p: must …` as `--top-p: must …`: the place that the user wrote."""
+    """`parameters.top_p: must …` as `--top-p: must …`, the option that the user wrote."""
     place, mend = line.split(": ", 1)
     key = place.removeprefix("parameters.").split(".")[0]
     flag = {"batch_sizes": "batch-size", "address": "target"}.get(key, key.replace("_", "-"))
     return f"--{flag}: {mend}"
-
-
-# --- the tables
-
-
-def as_table(result: Sweep) -> str:
-    from tabulate import tabulate
-
-    def table(rows: list[Row], unit: str, columns: Sequence[str]) -> str:
-        cells = [
-            [row.step, row.batch_size, *(f"{getattr(row, column):.2f} {unit}" for column in columns)] for row in rows
-        ]
-        headers = ["Step", "Batch Size", *(column if column[0] == "p" else column.capitalize() for column in columns)]
-        return tabulate(cells, headers, tablefmt="github", stralign="right")
-
-    parameters = [(name.replace("_", " ").capitalize(), value) for name, value in result.parameters.items()]
-    parts = [
-        tabulate(parameters, ["Parameter", "Value"], tablefmt="github", disable_numparse=True),
-        table(result.latency, "ms", ("average", "lowest", "highest", "p50", "p90", "p99")),
-        table(result.throughput, "tokens/s", ("average", "lowest", "highest")),
-    ]
-    return "\n\n".join(parts)
-
-
-def as_json(result: Sweep) -> str:
-    return json.dumps(asdict(result), indent=2)
-
-
-def as_csv(result: Sweep) -> str:
-    out = io.StringIO()
-    columns = list(Row.__dataclass_fields__)
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["measure", "unit", *columns])
-    for measure, unit, rows in (("latency", "ms", result.latency), ("throughput", "tokens/s", result.throughput)):
-        writer.writerows([measure, unit, *(getattr(row, column) for column in columns)] for row in rows)
-    return out.getvalue().rstrip()
-
-
-FORMATS = {"table": as_table, "json": as_json, "csv": as_csv}

@@ -18,7 +18,6 @@ from pydantic_settings import SettingsError as PydanticSettingsError
 from exporter.config import paths, sidecar, variables
 from exporter.config.errors import SettingsError, explain
 from exporter.config.settings import Settings
-from exporter.config.sidecar import Sidecar
 from exporter.config.variables import PREFIX
 from exporter.config.yaml_file import read_yaml
 
@@ -27,12 +26,12 @@ def load(path: Path | None) -> Settings:
     """The settings from a file, if any, and the environment. Errors: SettingsError, a line for each problem."""
     document = paths.absolute_in_file(read_yaml(path, list(Settings.model_fields)), path.parent) if path else {}
     source = str(path) if path else None
-    known = [name.upper() for name in (*Settings.model_fields, *Sidecar.model_fields)]
+    known = [name.upper() for name in Settings.model_fields] + list(sidecar.KEYS)
     environ = variables.own(os.environ, known)
     wrong = [*variables.unknown(environ, known), *variables.conflicts(environ)]
     if wrong:
         raise SettingsError(wrong)
-    blocks = Sidecar().blocks()
+    blocks = sidecar.blocks(environ)
     for block in blocks:
         if document.get(block):
             raise SettingsError([f"{source}: {block}: cannot stand beside {PREFIX}TARGET; remove one of the two"])
@@ -104,8 +103,8 @@ def _line(problem: ErrorDetails, source: str | None, from_sidecar: bool, environ
 def _written_at(place: str, source: str | None, from_sidecar: bool, environ: Mapping[str, str]) -> str:
     """Where the operator wrote it: in the variable for this place or for a block around it, else in the file."""
     if from_sidecar:
-        for start, name in sidecar.PLACES.items():
-            if place.startswith(start) and PREFIX + name in environ:
+        for name, key in sidecar.KEYS.items():
+            if place.startswith(key) and PREFIX + name in environ:
                 return PREFIX + name
     parts = place.upper().split(".")
     for length in range(len(parts), 0, -1):

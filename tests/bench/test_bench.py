@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import cli
-from exporter.bench import sweep
+from exporter.bench import tables
 from exporter.observation import Observation, Outcome, Series, Step, Stream
 from exporter.simulator import Shard
 from tests.end_to_end.parts import simulated_shard
@@ -39,14 +39,14 @@ def observation(prefill: float, decodes: list[float], requests: int = 2) -> Obse
 
 def test_the_tables_read_as_those_of_the_tgi_benchmark() -> None:
     seen = [observation(0.1, [0.010, 0.020]), observation(0.3, [0.030, 0.040])]
-    result = sweep.Sweep(
+    result = tables.Sweep(
         {"target": "unix:///x", "decode_length": 3},
-        list(sweep.latency_rows(2, seen)),
-        list(sweep.throughput_rows(2, seen)),
+        list(tables.latency_rows(2, seen)),
+        list(tables.throughput_rows(2, seen)),
         None,
     )
     assert (
-        sweep.as_table(result)
+        tables.as_table(result)
         == """\
 | Parameter     | Value     |
 |---------------|-----------|
@@ -68,7 +68,7 @@ def test_the_tables_read_as_those_of_the_tgi_benchmark() -> None:
 
 @given(st.lists(st.floats(0.001, 1000), min_size=1))
 def test_percentiles_are_of_sorted_values_and_in_order(values: list[float]) -> None:
-    row = sweep.summary("Prefill", 1, values)
+    row = tables.summary("Prefill", 1, values)
     assert row.p50 == pytest.approx(statistics.median(values))
     order = [row.lowest, row.p50, row.p90, row.p99, row.highest]
     assert (row.lowest, row.highest) == (min(values), max(values))

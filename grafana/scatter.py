@@ -11,12 +11,12 @@ from grafana_foundation_sdk.models import xychart as xychart_options
 
 from grafana.style import DATASOURCE, IN_ORDER, LEGEND, Panel, Query, Text, as_numbers, fixed, properties, target
 
-# Grafana takes an xychart without a version, or with one below 11.1, for one of the old kind, and breaks it on load.
+# Grafana migrates an xychart without a version, or with one below 11.1, and breaks it.
 PLUGIN_VERSION = "11.1.0"
 
 
 class Versioned(Builder[models.Panel]):
-    """A panel with the version of its kind, which the SDK's builders cannot say."""
+    """A panel with the version of its plugin, which the SDK's builders cannot set."""
 
     def __init__(self, panel: Panel, version: str) -> None:
         self._panel, self._version = panel, version
