@@ -15,9 +15,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from exporter.analysis.certainty import Measure
-from exporter.config import sidecar
 from exporter.config.settings import Settings
-from exporter.config.variables import PREFIX
+from exporter.config.variables import PREFIX, SINGLE_TARGET
 from exporter.metrics.catalogue import layout
 from exporter.metrics.record import Metrics
 from exporter.observation import NOT_JUDGED, Outcome, SkipReason
@@ -174,7 +173,7 @@ def configuration() -> str:
         "For a sidecar. They make a target and a workload, both called `default`, and an SLO called `ttft`.\n",
         "| variable | stands for |",
         "|---|---|",
-        *(f"| `{PREFIX}{name}` | {SIDECAR[name.lower()]} |" for name in sidecar.KEYS),
+        *(f"| `{PREFIX}{name}` | {SIDECAR[name.lower()]} |" for name in SINGLE_TARGET),
     ]
     return "\n".join(parts) + "\n"
 

@@ -1,49 +1,49 @@
-"""What must not be in a line for people, though others may repeat it to us. Pure."""
+"""Hides secrets in texts for people, in any form in which a server may repeat them. Pure."""
 
 import re
 from collections.abc import Mapping
 
 HIDDEN = "…"
-# In the names of keys whose text is likely to be one.
-TELLING = ("key", "token", "secret", "password", "authorization")
-# How JSON and HTML write these where they are not written as they are; any character may be a number instead.
+# A key with one of these words in its name probably holds a secret.
+SECRET_KEYS = ("key", "token", "secret", "password", "authorization")
+# HTML entities. Any character may also be written as a number.
 _SHORT = {'"': "&quot;", "&": "&amp;", "<": "&lt;", ">": "&gt;", "'": "&apos;"}
 # JSON inside JSON has several backslashes. Bounded, so that a page full of them costs no time.
 _BACKSLASHES = r"\\{1,8}"
-_LONGEST_WRITING = 16
+_LONGEST_SPELLING = 16
 
 
-# What may be left of a writing where a text was cut.
-_CUT_WRITING = re.compile(r"(?:\\{1,8}(?:u[0-9a-fA-F]{0,3})?|%[0-9a-fA-F]{0,3}|&\w*|&\#\w*)$")
+# A spelling of a character that was cut.
+_CUT_SPELLING = re.compile(r"(?:\\{1,8}(?:u[0-9a-fA-F]{0,3})?|%[0-9a-fA-F]{0,3}|&\w*|&\#\w*)$")
 
 
 class Secret:
-    """One text that is to be kept, of printable ASCII; empty: there is none."""
+    """One secret, of printable ASCII; empty: there is none."""
 
     def __init__(self, text: str) -> None:
-        self.longest = len(text) * _LONGEST_WRITING  # characters that it takes up at most
+        self.longest = len(text) * _LONGEST_SPELLING  # the most characters that it takes in a text
         parts = re.findall(r"\\+| +|[^\\ ]", text)
-        self._pattern = re.compile("".join(map(_writings, parts)))
-        # One by one there is no way back from a backslash that belongs to the next character.
-        self._parts = [re.compile(_writings(part, r"\\(?!u00)")) for part in parts]
+        self._pattern = re.compile("".join(map(_spellings, parts)))
+        # Matched one by one, a backslash of the next character could not be given back.
+        self._parts = [re.compile(_spellings(part, r"\\(?!u00)")) for part in parts]
 
     def hidden(self, text: str) -> str:
         """The text without the secret, as it is and as JSON, URLs and HTML write it, or any mix of them."""
         return self._pattern.sub(HIDDEN, text) if self.longest else text
 
     def hidden_cut(self, text: str) -> str:
-        """As `hidden`, of a line that was cut before, which its last character says: nor does a part of it stay."""
+        """As `hidden`, for a line that may be cut (its last character is `…`): a part of the secret is hidden too."""
         text = self.hidden(text)
         if not self.longest or not text.endswith(HIDDEN):
             return text
         kept = text[: -len(HIDDEN)]
-        for end in (len(kept), len(_CUT_WRITING.sub("", kept))):
-            begins = (begin for begin in range(end) if self._runs(kept[:end], begin))
+        for end in (len(kept), len(_CUT_SPELLING.sub("", kept))):
+            begins = (begin for begin in range(end) if self._continues(kept[:end], begin))
             kept = kept[: next(begins, len(kept))]
         return kept + HIDDEN
 
-    def _runs(self, text: str, begin: int) -> bool:
-        """Whether everything from there to the end is the beginning of the secret."""
+    def _continues(self, text: str, begin: int) -> bool:
+        """Whether the text from `begin` to its end is the beginning of the secret."""
         for part in self._parts:
             found = part.match(text, begin)
             if found is None:
@@ -54,7 +54,7 @@ class Secret:
         return False
 
 
-def _writings(part: str, backslash: str = r"\\") -> str:
+def _spellings(part: str, backslash: str = r"\\") -> str:
     """A pattern for one character of the secret, or for a run of backslashes or spaces."""
     code = f"{ord(part[0]):x}"
     numbers = rf"(?i:{_BACKSLASHES}u00{code}|%(?:25)?{code}|&\#x0*{code};)|&\#0*{ord(part[0])};"
@@ -67,18 +67,18 @@ def _writings(part: str, backslash: str = r"\\") -> str:
         spelled.append(_BACKSLASHES + part)
     if part in _SHORT:
         spelled.append(_SHORT[part])
-    spelled.append(re.escape(part))  # last: one by one there is no way back
+    spelled.append(re.escape(part))  # last, because matching one by one does not backtrack
     return f"(?:{'|'.join(spelled)})"
 
 
-def masked(value: object, telling: bool = False) -> object:
+def masked(value: object, hide: bool = False) -> object:
     """The same, with `<hidden>` for each text under a key that looks as if it held a secret, at any depth."""
     if isinstance(value, Mapping):
-        return {key: masked(inner, telling or _tells(str(key))) for key, inner in value.items()}
+        return {key: masked(inner, hide or _is_secret(str(key))) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [masked(inner, telling) for inner in value]
-    return "<hidden>" if telling and isinstance(value, str) else value
+        return [masked(inner, hide) for inner in value]
+    return "<hidden>" if hide and isinstance(value, str) else value
 
 
-def _tells(key: str) -> bool:
-    return any(word in key.lower() for word in TELLING)
+def _is_secret(key: str) -> bool:
+    return any(word in key.lower() for word in SECRET_KEYS)

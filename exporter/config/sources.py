@@ -1,7 +1,7 @@
 """Where settings come from: the environment first, then the YAML file.
 
 Environment: `TGI_PROBE_...`, nested with `__`, list items by number (see `variables`). The single-target variables
-(see `sidecar`) stand for the blocks targets, workloads and slos.
+stand for the blocks targets, workloads and slos.
 """
 
 import os
@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as PydanticSettingsError
 
-from exporter.config import paths, sidecar, variables
+from exporter.config import paths, variables
 from exporter.config.errors import SettingsError, explain
 from exporter.config.settings import Settings
 from exporter.config.variables import PREFIX
@@ -26,12 +26,12 @@ def load(path: Path | None) -> Settings:
     """The settings from a file, if any, and the environment. Errors: SettingsError, a line for each problem."""
     document = paths.absolute_in_file(read_yaml(path, list(Settings.model_fields)), path.parent) if path else {}
     source = str(path) if path else None
-    known = [name.upper() for name in Settings.model_fields] + list(sidecar.KEYS)
+    known = [name.upper() for name in Settings.model_fields] + list(variables.SINGLE_TARGET)
     environ = variables.own(os.environ, known)
     wrong = [*variables.unknown(environ, known), *variables.conflicts(environ)]
     if wrong:
         raise SettingsError(wrong)
-    blocks = sidecar.blocks(environ)
+    blocks = variables.single_target(environ)
     for block in blocks:
         if document.get(block):
             raise SettingsError([f"{source}: {block}: cannot stand beside {PREFIX}TARGET; remove one of the two"])
@@ -103,7 +103,7 @@ def _line(problem: ErrorDetails, source: str | None, from_sidecar: bool, environ
 def _written_at(place: str, source: str | None, from_sidecar: bool, environ: Mapping[str, str]) -> str:
     """Where the operator wrote it: in the variable for this place or for a block around it, else in the file."""
     if from_sidecar:
-        for name, key in sidecar.KEYS.items():
+        for name, key in variables.SINGLE_TARGET.items():
             if place.startswith(key) and PREFIX + name in environ:
                 return PREFIX + name
     parts = place.upper().split(".")

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
-from exporter.config.errors import closest
+from exporter.config.errors import SettingsError, closest
+from exporter.config.target import Target
 
 PREFIX = "TGI_PROBE_"
 # The variables that Kubernetes sets in every container for each Service of the namespace.
@@ -19,6 +20,19 @@ SERVICE_VARIABLE = re.compile(r"(?P<service>\w+?)_(SERVICE_HOST|SERVICE_PORT(_\w
 SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://.*", re.IGNORECASE)
 # The keys that hold mappings, in the items of each list.
 MAPPINGS = {"targets": ("labels", "extra_body", "tls"), "workloads": ("parameters", "load"), "slos": ()}
+# The single-target variables, without the prefix, and the key that each sets: a sidecar needs no file.
+SINGLE_TARGET = {
+    "TARGET": "targets.0.address",
+    "KIND": "targets.0.kind",
+    "KV_CACHE": "targets.0.kv_cache",
+    **{key.upper(): f"targets.0.{key}" for key in Target.LIMITS},
+    **{
+        key.upper(): f"workloads.0.{key}"
+        for key in ("batch_sizes", "sequence_length", "decode_length", "interval", "timeout")
+    },
+    "TTFT_SLO": "slos.0.ttft",
+    "TTFT_OBJECTIVE": "slos.0.objective",
+}
 
 
 class WrongVariable(Exception):
@@ -68,6 +82,31 @@ def conflicts(names: Iterable[str]) -> Iterator[str]:
         inner = next((other for other in ordered if other.startswith(f"{name}__")), None)
         if inner is not None and name != f"{PREFIX}WEB":
             yield f"{name}: cannot stand beside {inner}; remove one of the two"
+
+
+def single_target(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The blocks `targets`, `workloads` and `slos` that the single-target variables mean; empty where none is set.
+
+    Errors: SettingsError.
+    """
+    given = [name for name in SINGLE_TARGET if PREFIX + name in environ]
+    if given and "TARGET" not in given:
+        names = ", ".join(PREFIX + name for name in given)
+        raise SettingsError([f"{names}: works together with {PREFIX}TARGET only; set it to the address of the server"])
+    if "TTFT_OBJECTIVE" in given and "TTFT_SLO" not in given:
+        raise SettingsError(
+            [f"{PREFIX}TTFT_OBJECTIVE: works together with {PREFIX}TTFT_SLO only; set it, such as 200ms"]
+        )
+    found: dict[str, Any] = {}
+    if given:
+        found = {"targets": {"0": {"name": "default"}}, "workloads": {"0": {"name": "default"}}}
+    if "TTFT_SLO" in given:
+        found["slos"] = {"0": {"name": "ttft", "workload": "default"}}
+    for name in given:
+        block, number, key = SINGLE_TARGET[name].split(".")
+        if environ[PREFIX + name] or key != "objective":  # an empty objective is the default
+            found[block][number][key] = environ[PREFIX + name]
+    return found
 
 
 class Variables(EnvSettingsSource):
