@@ -6,18 +6,13 @@ from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import heatmap as heatmap_options
 
 from grafana import colours
-from grafana.style import DATASOURCE, Panel, Query, Text, target
+from grafana.style import Panel, Query, Text, framed, target
 
 
 def buckets(text: Text, expr: str, *, width: int = 12, height: int = 9) -> Panel:
     """A heatmap of cumulative buckets: the darker, the more requests."""
-    panel = (
-        heatmap.Panel()
-        .title(text.title)
-        .description(text.description)
-        .datasource(DATASOURCE)
-        .span(width)
-        .height(height)
+    return (
+        framed(heatmap.Panel(), text, width, height)
         .calculate(False)
         .color(
             heatmap.HeatmapColorOptions()
@@ -35,21 +30,15 @@ def buckets(text: Text, expr: str, *, width: int = 12, height: int = 9) -> Panel
         .tooltip(heatmap.HeatmapTooltip().mode(options.TooltipDisplayMode.SINGLE).y_histogram(True))
         .targets([target(Query(expr, "{{le}}"), 0, "buckets")])
     )
-    return panel if text.empty is None else panel.no_value(text.empty)
 
 
 def bars(text: Text, expr: str, *, width: int = 12, height: int = 9, colour: str = colours.NEUTRAL) -> Panel:
     """A histogram of the whole time range: one bar for each bucket, named by its upper edge."""
     return (
-        bargauge.Panel()
-        .title(text.title)
-        .description(text.description)
-        .datasource(DATASOURCE)
+        framed(bargauge.Panel(), text, width, height)
         .unit(text.unit)
         .decimals(0)
         .min(0)
-        .span(width)
-        .height(height)
         .orientation(options.VizOrientation.HORIZONTAL)
         .display_mode(options.BarGaugeDisplayMode.BASIC)
         .value_mode(options.BarGaugeValueMode.TEXT)

@@ -7,7 +7,6 @@ from grafana_foundation_sdk.models import common as options
 
 from grafana import colours
 from grafana.style import (
-    DATASOURCE,
     IN_ORDER,
     LEGEND,
     Panel,
@@ -16,6 +15,7 @@ from grafana.style import (
     Text,
     by_value,
     fixed,
+    framed,
     properties,
     steps,
     target,
@@ -52,13 +52,8 @@ def lines(
     `by_batch_size`: legends end in "batch 8" or another size, and have the colour of that size.
     """
     panel = (
-        timeseries.Panel()
-        .title(text.title)
-        .description(text.description)
-        .datasource(DATASOURCE)
+        framed(timeseries.Panel(), text, width, height)
         .unit(text.unit)
-        .span(width)
-        .height(height)
         .line_width(2 if not stacked else 1)
         .fill_opacity(35 if stacked else 0)
         .show_points(options.VisibilityMode.NEVER)
@@ -81,8 +76,6 @@ def lines(
         panel = panel.thresholds_style(
             common.GraphThresholdsStyleConfig().mode(options.GraphThresholdsStyleMode.DASHED)
         )
-    if text.empty is not None:
-        panel = panel.no_value(text.empty)
     for name, shade in (colour or {}).items():
         panel = panel.override_by_name(name, properties({"color": fixed(shade)}))
     for size, shade in (colours.BATCH_SIZES if by_batch_size else {}).items():
@@ -110,13 +103,8 @@ def numbers(
     """
     shown = options.BigValueTextMode.VALUE_AND_NAME if names else options.BigValueTextMode.VALUE
     panel = (
-        stat.Panel()
-        .title(text.title)
-        .description(text.description)
-        .datasource(DATASOURCE)
+        framed(stat.Panel(), text, width, height)
         .unit(text.unit)
-        .span(width)
-        .height(height)
         .graph_mode(options.BigValueGraphMode.NONE)
         .color_mode(options.BigValueColorMode.VALUE)
         .text_mode(options.BigValueTextMode.NAME if words_only else shown)
@@ -129,6 +117,4 @@ def numbers(
         panel = panel.mappings([words(says)])
     if decimals is not None:
         panel = panel.decimals(decimals)
-    if text.empty is not None:
-        panel = panel.no_value(text.empty)
     return panel

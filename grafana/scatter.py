@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import xychart as xychart_options
 
-from grafana.style import DATASOURCE, IN_ORDER, LEGEND, Panel, Query, Text, as_numbers, fixed, properties, target
+from grafana.style import IN_ORDER, LEGEND, Panel, Query, Text, as_numbers, fixed, framed, properties, target
 
 # Grafana migrates an xychart without a version, or with one below 11.1, and breaks it.
 PLUGIN_VERSION = "11.1.0"
@@ -52,14 +52,9 @@ def scatter(
     queries = [Query(axis.expr) for axis in (x, y) if axis.expr]
     across, up = ("Value #A", "Value #B") if x.expr else ("batch_size", "Value")
     panel = (
-        xychart.Panel()
-        .title(text.title)
-        .description(text.description)
-        .datasource(DATASOURCE)
+        framed(xychart.Panel(), text, width, height)
         .unit(y.unit)
         .axis_label(y.title)
-        .span(width)
-        .height(height)
         .mapping(xychart_options.SeriesMapping.AUTO)
         .show(xychart_options.XYShowMode.POINTS if x.expr else xychart_options.XYShowMode.POINTS_AND_LINES)
         .point_size(xychart.XychartFieldConfigPointSize().fixed(9))

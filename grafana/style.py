@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, Self, TypeVar
 
 from grafana_foundation_sdk.builders import common, dashboard, prometheus
 from grafana_foundation_sdk.cog.builder import Builder
@@ -34,6 +34,26 @@ class Text:
     unit: str = "short"
     # Why it may be empty, shown in its place. Without it the panel is never empty in normal operation.
     empty: str | None = None
+
+
+class _PanelBuilder(Protocol):
+    """What the SDK's builders of all kinds of panel have in common."""
+
+    def title(self, title: str, /) -> Self: ...
+    def description(self, description: str, /) -> Self: ...
+    def datasource(self, datasource: options.DataSourceRef, /) -> Self: ...
+    def span(self, width: int, /) -> Self: ...
+    def height(self, height: int, /) -> Self: ...
+    def no_value(self, text: str, /) -> Self: ...
+
+
+Kind = TypeVar("Kind", bound=_PanelBuilder)
+
+
+def framed(panel: Kind, text: Text, width: int, height: int) -> Kind:
+    """The panel with its text, size and data source."""
+    panel = panel.title(text.title).description(text.description).datasource(DATASOURCE).span(width).height(height)
+    return panel if text.empty is None else panel.no_value(text.empty)
 
 
 def target(query: Query, number: int, shape: Shape = "range") -> prometheus.Dataquery:

@@ -8,7 +8,7 @@ from grafana_foundation_sdk.builders import common, dashboard, table
 from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as models
 
-from grafana.style import DATASOURCE, Panel, Properties, Query, Text, as_numbers, properties, target, words
+from grafana.style import Panel, Properties, Query, Text, as_numbers, framed, properties, target, words
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +67,7 @@ def rows(
     }
     kept = "^(" + "|".join(names).replace("#", "\\#") + ")$"
     panel = (
-        table.Panel()
-        .title(text.title)
-        .description(text.description)
-        .datasource(DATASOURCE)
-        .span(width)
-        .height(height)
+        framed(table.Panel(), text, width, height)
         .min_width(min_width)
         .cell_height(options.TableCellHeight.SM)
         .show_header(True)
@@ -97,6 +92,4 @@ def rows(
             panel = panel.override_by_name(column.title, properties(found))
     if sort:
         panel = panel.sort_by([common.TableSortByFieldState().display_name(title).desc(desc) for title, desc in sort])
-    if text.empty is not None:
-        panel = panel.no_value(text.empty)
     return panel

@@ -24,7 +24,7 @@ from exporter.config.yaml_file import read_yaml
 
 def load(path: Path | None) -> Settings:
     """The settings from a file, if any, and the environment. Errors: SettingsError, a line for each problem."""
-    document = paths.absolute_in_file(read_yaml(path, list(Settings.model_fields)), path.parent) if path else {}
+    document = paths.absolute(read_yaml(path, list(Settings.model_fields)), path.parent.absolute()) if path else {}
     source = str(path) if path else None
     known = [name.upper() for name in Settings.model_fields] + list(variables.SINGLE_TARGET)
     environ = variables.own(os.environ, known)
@@ -66,7 +66,7 @@ def load(path: Path | None) -> Settings:
         raise SettingsError(
             [f"{name}: is not JSON; write a JSON value, or set one key each, such as {name}__0__NAME"]
         ) from None
-    return paths.absolute(Settings.model_construct(**{name: getattr(merged, name) for name in Settings.model_fields}))
+    return Settings.model_construct(**{name: getattr(merged, name) for name in Settings.model_fields})
 
 
 Stamp = tuple[tuple[str, int, int, int], ...]

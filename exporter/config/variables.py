@@ -7,10 +7,12 @@ JSON (`true`, `7`) where it can be read so, else text.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
+from exporter.config import paths
 from exporter.config.errors import SettingsError, closest
 from exporter.config.target import Target
 
@@ -117,15 +119,16 @@ class Variables(EnvSettingsSource):
         self.env_vars = {name.lower(): value for name, value in environ.items()}
 
     def __call__(self) -> dict[str, Any]:
-        """Errors: WrongVariable."""
+        """The values by block, with absolute file names. Errors: WrongVariable."""
         # A variable that sets a whole block is in JSON already.
         found = super().__call__()
-        return {
+        values = {
             block: _items(block, value)
             if block in MAPPINGS and f"{PREFIX}{block}".lower() not in self.env_vars
             else value
             for block, value in found.items()
         }
+        return paths.absolute(values, Path.cwd())
 
 
 def _items(block: str, items: dict[str, Any]) -> dict[str, Any]:
