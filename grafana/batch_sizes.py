@@ -129,7 +129,7 @@ def trade_offs() -> list[Panel]:
     by = f"target, {SHAPE}"
 
     def over_latency(text: Text, latency: Axis, throughput: Axis) -> Panel:
-        return scatter(text, latency, throughput, per="batch_size", says="batch ${__field.name}", colour=POINTS)
+        return scatter(text, latency, throughput, per="batch_size", legend="batch ${__field.name}", colour=POINTS)
 
     def by_size(text: Text, value: Axis) -> Panel:
         return scatter(text, Axis("Batch size", "short"), value, per="series", width=8)

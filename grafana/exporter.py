@@ -58,7 +58,7 @@ def daemon() -> list[Panel]:
             ),
             [Query(f"min(tgi_probe_config_last_reload_successful{{{OURS}}})")],
             by=steps((None, colours.BAD), (1, colours.GOOD)),
-            says=((0, "refused"), (1, "taken")),
+            texts=((0, "refused"), (1, "taken")),
         ),
         numbers(
             Text(

@@ -71,7 +71,7 @@ def now() -> list[Panel]:
             height=4,
             names=True,
             by=steps((None, colours.BAD), (1, colours.GOOD)),
-            says=((0, "down"), (1, "up")),
+            texts=((0, "down"), (1, "up")),
         ),
         rows(
             Text(

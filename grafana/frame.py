@@ -133,7 +133,7 @@ def number(built: models.Dashboard) -> None:
 
 
 def annotations() -> list[dashboard.AnnotationQuery]:
-    def annotation(name: str, colour: str, expr: str, says: str) -> dashboard.AnnotationQuery:
+    def annotation(name: str, colour: str, expr: str, text: str) -> dashboard.AnnotationQuery:
         return (
             dashboard.AnnotationQuery()
             .name(name)
@@ -143,7 +143,7 @@ def annotations() -> list[dashboard.AnnotationQuery]:
             .expr(expr)
             .step("15s")
             .title_format(name)
-            .text_format(says)
+            .text_format(text)
         )
 
     return [

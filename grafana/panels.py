@@ -19,7 +19,7 @@ from grafana.style import (
     properties,
     steps,
     target,
-    words,
+    value_texts,
 )
 
 # Sparse probes leave gaps in rates. A line bridges gaps up to this length.
@@ -92,12 +92,12 @@ def numbers(
     width: int = 6,
     height: int = 4,
     by: dashboard.ThresholdsConfig | None = None,
-    says: Sequence[tuple[float, str]] = (),
+    texts: Sequence[tuple[float, str]] = (),
     decimals: int | None = None,
     names: bool = False,
     words_only: bool = False,
 ) -> Panel:
-    """The newest values, large. `by` colours them, `says` shows words instead of numbers.
+    """The newest values, large. `by` colours them, `texts` shows words instead of numbers.
 
     `names` puts the legends beside the values, `words_only` in their place.
     """
@@ -113,8 +113,8 @@ def numbers(
         .thresholds(by or steps((None, colours.NEUTRAL)))
         .targets([target(query, number, "instant") for number, query in enumerate(queries)])
     )
-    if says:
-        panel = panel.mappings([words(says)])
+    if texts:
+        panel = panel.mappings([value_texts(texts)])
     if decimals is not None:
         panel = panel.decimals(decimals)
     return panel

@@ -40,14 +40,14 @@ def scatter(
     y: Axis,
     *,
     per: str,
-    says: str = "${__field.name}",
+    legend: str = "${__field.name}",
     width: int = 12,
     height: int = 9,
     colour: Mapping[str, str] | None = None,
 ) -> Panel:
     """One point for each set of labels that both expressions have; those with the same label `per` are one series.
 
-    An x axis without an expression is the batch size, and lines join the points. `says` is the legend.
+    An x axis without an expression is the batch size, and lines join the points. `legend` is the name of a series.
     """
     queries = [Query(axis.expr) for axis in (x, y) if axis.expr]
     across, up = ("Value #A", "Value #B") if x.expr else ("batch_size", "Value")
@@ -79,7 +79,7 @@ def scatter(
                 ),
             ]
         )
-        .override_by_regexp(f"/^(?!{x.title}$)/", properties({"displayName": says}))
+        .override_by_regexp(f"/^(?!{x.title}$)/", properties({"displayName": legend}))
         .override_by_name(x.title, properties({"unit": x.unit, "custom.axisLabel": x.title}))
     )
     for name, shade in (colour or {}).items():

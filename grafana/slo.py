@@ -73,7 +73,7 @@ def verdicts() -> list[Panel]:
             height=4,
             names=True,
             by=BY_STATE,
-            says=STATES,
+            texts=STATES,
         ),
         rows(
             Text(

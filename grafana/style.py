@@ -27,7 +27,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What a panel says of itself. `description`: one sentence that tells what to conclude."""
+    """The texts of a panel. `description` is one sentence: what to conclude from the panel."""
 
     title: str
     description: str
@@ -105,10 +105,10 @@ LEGEND = (
 )
 
 
-def words(says: Sequence[tuple[float, str]]) -> models.ValueMap:
+def value_texts(texts: Sequence[tuple[float, str]]) -> models.ValueMap:
     return models.ValueMap(
         options={
-            f"{value:g}": models.ValueMappingResult(text=said, index=index) for index, (value, said) in enumerate(says)
+            f"{value:g}": models.ValueMappingResult(text=text, index=index) for index, (value, text) in enumerate(texts)
         }
     )
 

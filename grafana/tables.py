@@ -8,7 +8,7 @@ from grafana_foundation_sdk.builders import common, dashboard, table
 from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as models
 
-from grafana.style import Panel, Properties, Query, Text, as_numbers, framed, properties, target, words
+from grafana.style import Panel, Properties, Query, Text, as_numbers, framed, properties, target, value_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Column:
     number: bool = False
     # Cells take their colours from their values.
     by: dashboard.ThresholdsConfig | None = None
-    says: Sequence[tuple[float, str]] = ()
+    texts: Sequence[tuple[float, str]] = ()
     # Where a click leads, with {{target}}-like values as Grafana writes them.
     link: str | None = None
 
@@ -40,8 +40,8 @@ class Column:
             found["thresholds"] = self.by.build()
             found["color"] = {"mode": "thresholds"}
             found["custom.cellOptions"] = {"type": "color-text"}
-        if self.says:
-            found["mappings"] = [words(self.says)]
+        if self.texts:
+            found["mappings"] = [value_texts(self.texts)]
         if self.link is not None:
             found["links"] = [{"title": "Open", "url": self.link}]
         return found

@@ -81,10 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
         regression_factor=arguments.regression_factor,
         startup_grace=arguments.startup_grace,
     )
-    said, warned = explain(settings, options)
-    for warning in warned:
+    notes, warnings = explain(settings, options)
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    texts = [*said, *(f"warning: {warning}" for warning in warned)]
+    texts = [*notes, *(f"warning: {warning}" for warning in warnings)]
     if arguments.format == "k8s":
         print(rule_file.kubernetes_resource(settings, options, texts, arguments.name), end="")
     else:

@@ -63,9 +63,9 @@ _HTTP_TO_GRPC = {
 _RESET_TO_GRPC = {7: "UNAVAILABLE", 8: "CANCELLED", 11: "RESOURCE_EXHAUSTED", 12: "PERMISSION_DENIED"}
 
 
-def of_grpc(code: str, said: str = "") -> Outcome:
+def of_grpc(code: str, message: str = "") -> Outcome:
     """What a gRPC code means. A server's own error whose text says that it has too much to do is overloaded."""
-    if code in ("UNAVAILABLE", "UNKNOWN", "INTERNAL") and says_overloaded(said):
+    if code in ("UNAVAILABLE", "UNKNOWN", "INTERNAL") and says_overloaded(message):
         return Outcome.OVERLOADED
     return _GRPC_OUTCOMES.get(code, Outcome.REJECTED)
 
@@ -83,14 +83,14 @@ def grpc_code_of_reset(error_code: int) -> str:
     return _RESET_TO_GRPC.get(error_code, "INTERNAL")
 
 
-def of_http(status: int, said: str = "") -> Outcome:
-    """What an HTTP status means. 429 is a server that protects itself, and 502 to 504 are what a gateway says of one
-    that it does not reach or wait for any longer; other errors are what the server said of the request. A server's own
-    error (5xx) whose text says that it has too much to do is overloaded.
+def of_http(status: int, message: str = "") -> Outcome:
+    """What an HTTP status means. A server sends 429 when it is overloaded, a gateway 502 to 504 for a server that it
+    cannot reach or that is too slow; other errors are about the request. A 5xx whose text says that the server has too
+    much to do is overloaded too.
     """
     if status < 300:
         return Outcome.OK
-    if status >= 500 and says_overloaded(said):
+    if status >= 500 and says_overloaded(message):
         return Outcome.OVERLOADED
     return _HTTP_OUTCOMES.get(status, Outcome.REJECTED)
 

@@ -81,7 +81,7 @@ def _serve(shard: Shard | None, router: Router | None, admin: Admin | None, stop
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list which fills once SIGTERM or SIGINT comes; only the main thread can be told, elsewhere it stays empty."""
+    """A list that fills when SIGTERM or SIGINT comes. Only the main thread gets signals; elsewhere it stays empty."""
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield came

@@ -113,7 +113,7 @@ class _Handlers(grpc.GenericRpcHandler):
 
 
 class _QueuedReply:
-    """What the call says, until the library has time for it: messages, then a status."""
+    """The answer of the call until the library sends it: messages, then a status."""
 
     def __init__(self) -> None:
         self.items: asyncio.Queue[tuple[bytes, Callable[[], None]] | grpc.StatusCode] = asyncio.Queue()

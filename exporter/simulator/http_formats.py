@@ -82,8 +82,8 @@ class TgiFormat:
         )
 
     def _text(self, last: Token) -> str:
-        said = "".join(answer_word(last.request.id, index) for index in range(last.index + 1))
-        return self.text + said if self.full_text else said
+        text = "".join(answer_word(last.request.id, index) for index in range(last.index + 1))
+        return self.text + text if self.full_text else text
 
     def _details(self, last: Token) -> dict[str, Any]:
         return {
@@ -113,10 +113,10 @@ class OpenAiFormat:
         return self._chunk({"role": "assistant", "content": ""}, None) if self.chat else b""
 
     def events(self, tokens: Sequence[Token]) -> bytes:
-        said = _said(tokens)
+        text = _text_of(tokens)
         end = tokens[-1].end
         finish = _OPENAI_FINISH[end] if end else None
-        sent = self._chunk({"role": "assistant", "content": said} if self.chat else said, finish)
+        sent = self._chunk({"role": "assistant", "content": text} if self.chat else text, finish)
         if end is None:
             return sent
         if self.include_usage:
@@ -124,17 +124,17 @@ class OpenAiFormat:
         return sent + b"data: [DONE]\n\n"
 
     def whole(self, tokens: Sequence[Token]) -> bytes:
-        said = _said(tokens)
+        text = _text_of(tokens)
         choice: dict[str, Any] = {
             "index": 0,
             "finish_reason": _OPENAI_FINISH[tokens[-1].end or "length"],
             "logprobs": None,
         }
-        choice |= {"message": {"role": "assistant", "content": said}} if self.chat else {"text": said}
+        choice |= {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
         return encoded(self._frame([choice], stream=False) | {"usage": self._usage(tokens[-1])})
 
-    def _chunk(self, said: Any, finish: str | None) -> bytes:
-        choice = {"index": 0, ("delta" if self.chat else "text"): said, "logprobs": None, "finish_reason": finish}
+    def _chunk(self, text: Any, finish: str | None) -> bytes:
+        choice = {"index": 0, ("delta" if self.chat else "text"): text, "logprobs": None, "finish_reason": finish}
         # A client that asked for the usage finds the key in every chunk, null until the last.
         usage: dict[str, Any] = {"usage": None} if self.include_usage else {}
         return event(self._frame([choice], stream=True) | usage)
@@ -280,5 +280,5 @@ def _token(token: Token) -> dict[str, Any]:
     return {"id": token_id(word), "text": word, "logprob": -1.0, "special": False}
 
 
-def _said(tokens: Sequence[Token]) -> str:
+def _text_of(tokens: Sequence[Token]) -> str:
     return "".join(answer_word(token.request.id, token.index) for token in tokens)

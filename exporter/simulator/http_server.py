@@ -252,7 +252,7 @@ def _milliseconds(nanoseconds: int) -> str:
 
 def _info(connection: HttpConnection, handler: RequestHandler) -> None:
     config, limits = handler.config, handler.config.limits
-    told: dict[str, Any] = {
+    info: dict[str, Any] = {
         "model_id": config.model_id,
         "model_sha": "0" * 40,
         "model_dtype": "torch.float16",
@@ -270,7 +270,7 @@ def _info(connection: HttpConnection, handler: RequestHandler) -> None:
         "sha": None,
         "docker_label": None,
     }
-    connection.reply(200, formats.encoded(told))
+    connection.reply(200, formats.encoded(info))
 
 
 def _health(connection: HttpConnection, handler: RequestHandler) -> None:
