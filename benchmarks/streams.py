@@ -82,7 +82,7 @@ def probe(url: str, streams: int) -> list[ReportedRequest]:
     from exporter.analysis import timeline
     from exporter.config.target import Target
     from exporter.config.workload import Workload
-    from exporter.probes.router.http import HttpFront
+    from exporter.probes.router.http_protocol import HttpFront
     from exporter.probes.router.prober import StreamProber
 
     class Keeping(HttpFront):

@@ -16,7 +16,7 @@ from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.observation import NOT_JUDGED, Failure, Outcome, Series
 from exporter.plan.targets import Facts, Plan, cache_tokens, deadlock, excess, over_limits, plans
-from exporter.probes.ending import ended_by
+from exporter.probes.crash_check import ended_by
 from exporter.probes.interface import GiveWay, Prober, Result
 from exporter.probes.opening import open_prober
 from exporter.probes.quarantine import Quarantine

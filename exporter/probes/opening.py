@@ -8,7 +8,7 @@ from exporter.probes.interface import Background, OwnRequests, Prober
 from exporter.probes.quarantine import Quarantine
 
 if TYPE_CHECKING:  # a shard's sidecar has no HTTP libraries, and must not load them
-    from exporter.probes.router.front import Front
+    from exporter.probes.router.protocol import Front
 
 
 def open_prober(
@@ -38,11 +38,11 @@ def open_background(target: Target, workload: Workload, own_requests: OwnRequest
 def _front(target: Target) -> "Front":
     match target.kind:
         case "fmaas":
-            from exporter.probes.router.fmaas import FmaasFront
+            from exporter.probes.router.fmaas_protocol import FmaasFront
 
             return FmaasFront(target)
         case "http":
-            from exporter.probes.router.http import HttpFront
+            from exporter.probes.router.http_protocol import HttpFront
 
             return HttpFront(target)
         case "shard":

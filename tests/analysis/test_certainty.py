@@ -16,7 +16,7 @@ from exporter.config.slo import Slo
 from exporter.observation import Instant, Observation, Outcome, Series, ServerTimings, Setup, Step, Stream
 from exporter.probes.disturbed import after_stops
 from exporter.wire.delays import Gap
-from exporter.wire.framing import steps
+from exporter.wire.message_framing import steps
 
 pytestmark = pytest.mark.timed
 ROUNDING = 1e-9

@@ -7,9 +7,9 @@ from exporter.config.target import Api
 from exporter.config.workload import Workload
 from exporter.pb import fmaas_pb2
 from exporter.probes.deadline import out_of_time
-from exporter.probes.router.fmaas import Generation
-from exporter.probes.router.http import EventStream
-from exporter.wire.framing import grpc_message
+from exporter.probes.router.fmaas_protocol import Generation
+from exporter.probes.router.http_protocol import EventStream
+from exporter.wire.message_framing import grpc_message
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from typing import Any
 from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.probes.interface import Result
-from exporter.probes.router.fmaas import FmaasFront
-from exporter.probes.router.front import Front
-from exporter.probes.router.http import HttpFront
+from exporter.probes.router.fmaas_protocol import FmaasFront
+from exporter.probes.router.http_protocol import HttpFront
 from exporter.probes.router.prober import StreamProber
-from exporter.wire.exchange import Request
+from exporter.probes.router.protocol import Front
+from exporter.wire.http_codec import Request
 from tests.processes import TGI_PROBE, Process, ask, running, wait_until
 
 # How each way in is configured, beside the address.

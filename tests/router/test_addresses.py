@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from exporter.observation import Failure, Outcome
 from exporter.wire import addresses, sockets
 from exporter.wire.addresses import HEAD_START, LAST_FOR, Address, Addresses, alternating
-from exporter.wire.client import Connection
-from exporter.wire.exchange import Http2
+from exporter.wire.exchanges import Connection
+from exporter.wire.http_codec import Http2
 from exporter.wire.sockets import Endpoint, Line
 from tests.processes import free_port
 from tests.router.http2_server import http2_server

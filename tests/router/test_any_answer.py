@@ -13,13 +13,13 @@ from exporter.config.secrets import Secret
 from exporter.config.target import Api
 from exporter.observation import Failure
 from exporter.pb import fmaas_pb2 as pb
-from exporter.probes.router.dialects import facts, read
-from exporter.probes.router.fmaas import Generation
-from exporter.probes.router.front import Told
-from exporter.probes.router.http import EventStream
+from exporter.probes.router.fmaas_protocol import Generation
+from exporter.probes.router.http_apis import facts, read
+from exporter.probes.router.http_protocol import EventStream
+from exporter.probes.router.protocol import Told
 from exporter.probes.router.server_errors import refused
-from exporter.wire.exchange import Broken, End, Http1, Http2, Request, Talk
-from exporter.wire.framing import grpc_message
+from exporter.wire.http_codec import Broken, End, Http1, Http2, Request, Talk
+from exporter.wire.message_framing import grpc_message
 
 Value = TypeVar("Value")
 WORDS = """token generated_text details input_length generated_tokens choices delta content text usage prompt_tokens

@@ -13,11 +13,11 @@ from exporter.config.target import Api
 from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
-from exporter.probes.router.dialects import most_tokens, read
-from exporter.probes.router.fmaas import Generation
+from exporter.probes.router.fmaas_protocol import Generation
+from exporter.probes.router.http_apis import most_tokens, read
 from exporter.probes.router.token_counts import Chunk, counted, spread_tokens
-from exporter.wire.exchange import End
-from exporter.wire.framing import grpc_message, steps
+from exporter.wire.http_codec import End
+from exporter.wire.message_framing import grpc_message, steps
 
 Events = list[dict[str, Any] | str]
 

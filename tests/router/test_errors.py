@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from exporter.analysis import statuses
 from exporter.config.secrets import Secret
 from exporter.observation import Failure, Outcome
-from exporter.probes.router.dialects import read
-from exporter.probes.router.fmaas import Generation
+from exporter.probes.router.fmaas_protocol import Generation
 from exporter.probes.router.hints import hinted
-from exporter.probes.router.http import EventStream
+from exporter.probes.router.http_apis import read
+from exporter.probes.router.http_protocol import EventStream
 from exporter.probes.router.server_errors import broken_off, error_in, refused, shortened
-from exporter.wire.exchange import End
+from exporter.wire.http_codec import End
 
 TOKEN: dict[str, Any] = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
 REJECTED, OVERLOADED, TIMEOUT = Outcome.REJECTED, Outcome.OVERLOADED, Outcome.TIMEOUT
@@ -468,7 +468,7 @@ def test_an_error_nested_as_deep_as_can_be_is_one_line(key: str) -> None:
 
 
 def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.probes.router.http.LONGEST_ANSWER", 1000)
+    monkeypatch.setattr("exporter.probes.router.http_protocol.LONGEST_ANSWER", 1000)
     answer = EventStream("chat", Secret(""))
     answer.head(200, {"content-type": "text/event-stream"})
     with pytest.raises(Failure, match="an answer without end"):

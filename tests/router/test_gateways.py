@@ -6,8 +6,8 @@ from exporter.config.secrets import Secret
 from exporter.config.target import Target
 from exporter.metrics.catalogue import HTTP_CODES
 from exporter.observation import Failure, Outcome
-from exporter.probes.router.http import EventStream, HttpFront
-from exporter.wire.exchange import End
+from exporter.probes.router.http_protocol import EventStream, HttpFront
+from exporter.wire.http_codec import End
 
 CASES = [
     (502, Outcome.UNREACHABLE, "BAD_GATEWAY"),

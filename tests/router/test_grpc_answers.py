@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import pytest
 
 from exporter.observation import Failure, Outcome
-from exporter.probes.router.fmaas import Unary
-from exporter.wire.exchange import End
-from exporter.wire.framing import grpc_message
+from exporter.probes.router.fmaas_protocol import Unary
+from exporter.wire.http_codec import End
+from exporter.wire.message_framing import grpc_message
 
 GRPC = {"content-type": "application/grpc"}
 HTML = {"content-type": "text/html; charset=utf-8"}

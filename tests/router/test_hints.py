@@ -18,7 +18,7 @@ from exporter.simulator.roofline import Roofline
 from exporter.simulator.router import Router
 from exporter.simulator.router_options import RouterConfig, Tls
 from exporter.wire.detect import HTTP1, HTTP2, TLS, detect_protocol
-from exporter.wire.exchange import Broken, Http1, Http2, Request, Talk
+from exporter.wire.http_codec import Broken, Http1, Http2, Request, Talk
 from tests.router.parts import workload
 from tests.simulator.caller import fast
 from tests.web.certificates import Authority

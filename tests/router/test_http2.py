@@ -26,9 +26,9 @@ from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
 from exporter.probes.interface import Result
-from exporter.wire.client import Connection
-from exporter.wire.exchange import Broken, Http2, Request
-from exporter.wire.frames import Frames, GoAway
+from exporter.wire.exchanges import Connection
+from exporter.wire.http2_frames import Frames, GoAway
+from exporter.wire.http_codec import Broken, Http2, Request
 from exporter.wire.sockets import Endpoint
 from tests.router import parts
 from tests.router.http2_server import (

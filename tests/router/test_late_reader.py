@@ -21,10 +21,10 @@ from exporter.config.slo import Slo
 from exporter.config.target import Target
 from exporter.observation import Observation, Outcome, Series, Stream, lateness
 from exporter.probes.router.prober import StreamProber
-from exporter.wire import client
-from exporter.wire.client import Connection, Flight, Flights
+from exporter.wire import exchanges
 from exporter.wire.delays import Delays
-from exporter.wire.exchange import Http1, Request
+from exporter.wire.exchanges import Connection, Flight, Flights
+from exporter.wire.http_codec import Http1, Request
 from exporter.wire.sockets import Endpoint, Line
 from tests.processes import wait_until
 from tests.router.late_servers import GAP, TOKENS, GrpcServer, HttpServer, Left, pause
@@ -309,7 +309,7 @@ def test_where_nobody_tells_how_late_we_wake_up_the_waiting_is_done_in_short_pie
 
     monkeypatch.setattr(watched._selector, "select", noted)
     watched.poll(time.perf_counter() + 0.02)
-    assert max(slept) == client.SLICE
+    assert max(slept) == exchanges.SLICE
     assert len(slept) > 4
     watched.close()
 

@@ -8,9 +8,9 @@ from hyperframe.frame import DataFrame, WindowUpdateFrame
 from exporter.analysis import certainty
 from exporter.observation import Stream
 from exporter.pb import fmaas_pb2 as pb
-from exporter.probes.router.fmaas import Generation, call
-from exporter.wire.client import Connection, Flight, Flights
-from exporter.wire.exchange import Http2
+from exporter.probes.router.fmaas_protocol import Generation, call
+from exporter.wire.exchanges import Connection, Flight, Flights
+from exporter.wire.http_codec import Http2
 from exporter.wire.sockets import Endpoint
 from tests.processes import wait_until
 from tests.router.http2_server import TOKENS, Peer, http2_server

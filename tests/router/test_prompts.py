@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.plan.prompts import WORDS, Lengths, Prompts
-from exporter.probes.router.composer import TRIES
+from exporter.probes.router.request_builder import TRIES
 
 
 @given(st.integers(1, 2000), st.integers(1, 40), st.integers(0, 10))

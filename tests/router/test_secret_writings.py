@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from exporter.config.secrets import Secret
 from exporter.observation import Failure
-from exporter.probes.router.http import LONGEST_ERROR, EventStream
+from exporter.probes.router.http_protocol import LONGEST_ERROR, EventStream
 from exporter.probes.router.server_errors import refused, shortened
-from exporter.wire.exchange import End
+from exporter.wire.http_codec import End
 
 TOKEN = 'QWX"RT\\Y/VZ&K<J8947Z'
 WRITINGS = {

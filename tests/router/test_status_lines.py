@@ -4,7 +4,7 @@ import pytest
 
 from exporter.config.target import Target
 from exporter.observation import Failure, Outcome
-from exporter.probes.router.http import HttpFront
+from exporter.probes.router.http_protocol import HttpFront
 
 
 def said(code: str, **keys: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from exporter.observation import Outcome
 from exporter.probes.router.background import StreamBackground
-from exporter.probes.router.http import HttpFront
+from exporter.probes.router.http_protocol import HttpFront
 from tests.router.parts import Probing, target, workload
 from tests.router.scripted import Scripted, answer, refusal, scripted
 

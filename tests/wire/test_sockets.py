@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from exporter.observation import Failure, Outcome
-from exporter.wire.client import Connection
-from exporter.wire.exchange import Body, Broken, End, Head, Heard, Http1, Request
+from exporter.wire.exchanges import Connection
+from exporter.wire.http_codec import Body, Broken, End, Head, Heard, Http1, Request
 from exporter.wire.sockets import Endpoint, Line
 from tests.processes import free_port, wait_until
 

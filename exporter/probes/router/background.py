@@ -12,15 +12,15 @@ from exporter.observation import Failure, Outcome, Stream
 from exporter.plan.targets import Facts
 from exporter.probes.disturbed import mark_disturbed
 from exporter.probes.interface import Abandoned, OwnRequests, Result
-from exporter.probes.router.composer import Composer
-from exporter.probes.router.facts_page import FactsPage
-from exporter.probes.router.front import Front
+from exporter.probes.router.facts_cache import FactsPage
 from exporter.probes.router.pool import LOOK, Pool
 from exporter.probes.router.prober import summed_up
-from exporter.probes.router.standby import Crowd, Standby
-from exporter.wire.client import Flight, Flights
+from exporter.probes.router.protocol import Front
+from exporter.probes.router.request_builder import Composer
+from exporter.probes.router.warm_connections import Crowd, Standby
 from exporter.wire.delays import PROCESS, Delays, Watch
-from exporter.wire.exchange import Request
+from exporter.wire.exchanges import Flight, Flights
+from exporter.wire.http_codec import Request
 
 # How often it is looked for a connection on which to send once more what a server has not begun.
 RESEND_SECONDS = 0.005

@@ -10,7 +10,7 @@ from exporter.config import notation
 from exporter.config.settings import Settings
 from exporter.config.target import Target
 from exporter.observation import Failure
-from exporter.probes.router.dialects import FACTS_PATHS, PATHS
+from exporter.probes.router.http_apis import FACTS_PATHS, PATHS
 from exporter.wire import connect_errors
 from exporter.wire.detect import ANSWERS_PLAIN, CLOSED, HTTP1, HTTP2, NO_HTTP2, NOT_GRPC, TLS, answers
 

@@ -15,14 +15,14 @@ from exporter.config import notation
 from exporter.config.target import Api, Kind, Target, Tls
 from exporter.observation import Failure
 from exporter.pb import fmaas_pb2
-from exporter.probes.router.dialects import FACTS_PATHS, PATHS
-from exporter.probes.router.fmaas import HEADERS, call
+from exporter.probes.router.fmaas_protocol import HEADERS, call
 from exporter.probes.router.hints import without_added_path
+from exporter.probes.router.http_apis import FACTS_PATHS, PATHS
 from exporter.probes.shard.batch import PROTOCOLS
-from exporter.wire.client import Connection, Flight, Flights
 from exporter.wire.credentials import Trust, bearer_token
-from exporter.wire.exchange import End, Http1, Http2, Request, Talk
-from exporter.wire.framing import grpc_message
+from exporter.wire.exchanges import Connection, Flight, Flights
+from exporter.wire.http_codec import End, Http1, Http2, Request, Talk
+from exporter.wire.message_framing import grpc_message
 from exporter.wire.sockets import Endpoint
 
 QUESTION_SECONDS = 2.0

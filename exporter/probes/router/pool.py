@@ -7,10 +7,10 @@ from http import HTTPStatus
 
 from exporter.observation import Failure, Outcome, Setup
 from exporter.probes.deadline import DEADLINE_EXCEEDED
-from exporter.probes.router.front import Front, Page, Place, WholeAnswer
-from exporter.wire.client import Connection, Flight, Flights
+from exporter.probes.router.protocol import Front, Page, Place, WholeAnswer
 from exporter.wire.delays import PROCESS, Delays
-from exporter.wire.exchange import Request
+from exporter.wire.exchanges import Connection, Flight, Flights
+from exporter.wire.http_codec import Request
 
 CONNECT_TIMEOUT = 5.0
 # How often a flight looks whether the daemon wants to stop. It costs no accuracy: arrivals carry their instants.

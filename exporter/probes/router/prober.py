@@ -18,14 +18,14 @@ from exporter.observation import NOT_JUDGED, Failure, Outcome, Stream
 from exporter.plan.targets import Facts
 from exporter.probes.disturbed import mark_disturbed
 from exporter.probes.interface import Abandoned, OwnRequests, Result
-from exporter.probes.router.composer import Composer
-from exporter.probes.router.facts_page import FactsPage
-from exporter.probes.router.front import Ask, Front, Page
+from exporter.probes.router.facts_cache import FactsPage
 from exporter.probes.router.pool import LOOK, Pool
-from exporter.probes.router.queue import users_waiting
+from exporter.probes.router.protocol import Ask, Front, Page
+from exporter.probes.router.queue_metrics import users_waiting
+from exporter.probes.router.request_builder import Composer
 from exporter.probes.router.server_errors import refused
-from exporter.wire.client import Connection, Flight, Flights
 from exporter.wire.delays import PROCESS, Delays
+from exporter.wire.exchanges import Connection, Flight, Flights
 
 # For a batch that ends in several ways: which one speaks for it.
 WORST_FIRST = (

@@ -16,14 +16,14 @@ from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome, Step, Stream
 from exporter.plan import workload as work
 from exporter.plan.targets import Facts, cache_tokens, refusal
+from exporter.probes.crash_check import has_ended
 from exporter.probes.deadline import DEADLINE_EXCEEDED, out_of_time
 from exporter.probes.disturbed import mark_disturbed
-from exporter.probes.ending import has_ended
 from exporter.probes.interface import Abandoned, Occupied, Result
 from exporter.probes.quarantine import Quarantine
 from exporter.probes.shard.batch import PROTOCOLS, Batch, Merged, parsed
 from exporter.probes.shard.calibration import CALIBRATION_SECONDS, Calibration
-from exporter.probes.shard.causes import connection_ended, explained
+from exporter.probes.shard.error_hints import connection_ended, explained
 from exporter.probes.shard.ranks import Answered, Debts, Ranks, discovered, must_exist
 from exporter.wire.delays import PROCESS, Delays
 from exporter.wire.trace_context import HEADER, traceparent

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from exporter.config.target import Target
 from exporter.observation import Failure, Setup
 from exporter.probes.interface import OwnRequests
-from exporter.probes.router.front import Front
 from exporter.probes.router.pool import LOOK, Pool
 from exporter.probes.router.prober import users_wait
-from exporter.wire.client import IDLE_SECONDS, Connection
+from exporter.probes.router.protocol import Front
+from exporter.wire.exchanges import IDLE_SECONDS, Connection
 
 # A connection used so long ago is warmed again before a request that is due soon: it must not go cold until then.
 FRESH_SECONDS = IDLE_SECONDS / 2

@@ -11,8 +11,8 @@ from exporter.observation import Failure, Outcome, Stream, lateness
 from exporter.plan.prompts import WORDS, Lengths, Prompts
 from exporter.plan.targets import Facts, over_limits
 from exporter.probes.deadline import DEADLINE_EXCEEDED, out_of_time
-from exporter.probes.router.front import Ask, Front, Told
-from exporter.wire.client import Connection, Flight
+from exporter.probes.router.protocol import Ask, Front, Told
+from exporter.wire.exchanges import Connection, Flight
 from exporter.wire.trace_context import HEADER, traceparent
 
 # How many texts are counted, at most, until a length is found. Three will do: a short, a longer, and the wanted one.

@@ -7,8 +7,8 @@ from typing import Protocol
 from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome, Step
 from exporter.plan.targets import Facts
-from exporter.wire.client import Answer
-from exporter.wire.exchange import End, Request, Talk
+from exporter.wire.exchanges import Answer
+from exporter.wire.http_codec import End, Request, Talk
 from exporter.wire.sockets import Endpoint
 
 # Sends one request that is no stream and answers its body. Raises Failure.

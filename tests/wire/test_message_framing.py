@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.observation import Step
-from exporter.wire.framing import Event, FramingError, GrpcMessages, ServerSentEvents, grpc_message, steps
+from exporter.wire.message_framing import Event, FramingError, GrpcMessages, ServerSentEvents, grpc_message, steps
 
 TOKENS = (" the", " Straße", " 日本", "🦙", "\n\n")
 TGI_EVENTS = [json.dumps({"index": n, "token": {"text": text}}, ensure_ascii=False) for n, text in enumerate(TOKENS)]
@@ -91,7 +91,7 @@ def test_an_object_in_a_field_called_error_is_an_event_of_that_name() -> None:
 
 
 def test_an_event_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.wire.framing.LONGEST_EVENT", 1000)
+    monkeypatch.setattr("exporter.wire.message_framing.LONGEST_EVENT", 1000)
     for piece in (b"x" * 100, b"data: x\n"):
         split = ServerSentEvents()
         for _ in range(10):

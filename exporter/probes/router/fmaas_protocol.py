@@ -17,15 +17,15 @@ from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
 from exporter.plan.targets import Facts
-from exporter.probes.router.front import Ask, Ended, Place, Told, WholeAnswer
 from exporter.probes.router.hints import hinted
+from exporter.probes.router.protocol import Ask, Ended, Place, Told, WholeAnswer
 from exporter.probes.router.server_errors import refused, shortened
 from exporter.probes.router.token_counts import Chunk, counted
 from exporter.wire.addresses import Addresses
 from exporter.wire.credentials import Trust
 from exporter.wire.detect import NOT_GRPC
-from exporter.wire.exchange import End, Http1, Http2, Request, Talk
-from exporter.wire.framing import FramingError, GrpcMessages, grpc_message, steps
+from exporter.wire.http_codec import End, Http1, Http2, Request, Talk
+from exporter.wire.message_framing import FramingError, GrpcMessages, grpc_message, steps
 from exporter.wire.sockets import Endpoint
 
 SERVICE = "/fmaas.GenerationService/"

@@ -16,7 +16,7 @@ import h2.settings
 import h11
 
 from exporter.wire.detect import CLOSED, ENOUGH, HTTP1, HTTP2, answers_in
-from exporter.wire.frames import FrameError, Frames, GoAway
+from exporter.wire.http2_frames import FrameError, Frames, GoAway
 
 # HTTP/2: never make the server wait for our leave to send; what was read is still acknowledged.
 WIDEST_WINDOW = 2**31 - 1

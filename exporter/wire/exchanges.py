@@ -17,7 +17,7 @@ from typing import Protocol
 from exporter.observation import Failure, Outcome
 from exporter.wire.delays import PROCESS, Delays
 from exporter.wire.detect import CLOSED, NO_HTTP2
-from exporter.wire.exchange import Body, Broken, End, Head, Http2, NotBegun, Request, Talk, Unanswered
+from exporter.wire.http_codec import Body, Broken, End, Head, Http2, NotBegun, Request, Talk, Unanswered
 from exporter.wire.sockets import Arrival, Endpoint, Line, unreachable
 
 # A connection that was not used for so long may have been closed by a proxy, and its server's thread gone cold.

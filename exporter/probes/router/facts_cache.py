@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from exporter.observation import Failure
 from exporter.plan.targets import Facts
-from exporter.probes.router.front import Front
 from exporter.probes.router.pool import Pool
+from exporter.probes.router.protocol import Front
 
 # A request for facts that fails, or takes longer than this, is made again only after a while; a check comes each 10 s.
 SLOW_SECONDS = 1.0

@@ -16,14 +16,14 @@ from exporter.config.target import Api, Target, Tls
 from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome
 from exporter.plan.targets import Facts
-from exporter.probes.router import dialects, server_errors
-from exporter.probes.router.fmaas import metrics_place
-from exporter.probes.router.front import Ask, Ended, Page, Place, Told
+from exporter.probes.router import http_apis, server_errors
+from exporter.probes.router.fmaas_protocol import metrics_place
 from exporter.probes.router.hints import hinted
+from exporter.probes.router.protocol import Ask, Ended, Page, Place, Told
 from exporter.wire.addresses import Addresses
 from exporter.wire.credentials import Trust, bearer_token
-from exporter.wire.exchange import End, Http1, Request, Talk
-from exporter.wire.framing import Event, FramingError, ServerSentEvents, steps
+from exporter.wire.http_codec import End, Http1, Request, Talk
+from exporter.wire.message_framing import Event, FramingError, ServerSentEvents, steps
 from exporter.wire.sockets import Endpoint
 
 # Of an error page that is no answer for us.
@@ -31,10 +31,10 @@ LONGEST_ERROR = 65536
 # Characters. No real answer comes near; a server that never ends one would fill the memory.
 LONGEST_ANSWER = 256 * 1024 * 1024
 # The stream options that are asked for, and what is asked instead where a server refuses them.
-USAGE_OPTIONS = (dialects.USAGE_IN_EACH_CHUNK, dialects.USAGE, None)
+USAGE_OPTIONS = (http_apis.USAGE_IN_EACH_CHUNK, http_apis.USAGE, None)
 # How servers refuse a field that they do not know.
 UNNAMED = ("BAD_REQUEST", "UNPROCESSABLE_ENTITY")
-USAGE_NAMES = ("stream_options", *dialects.USAGE_IN_EACH_CHUNK)
+USAGE_NAMES = ("stream_options", *http_apis.USAGE_IN_EACH_CHUNK)
 
 
 # Trouble that may be over the next time.
@@ -75,7 +75,7 @@ class HttpFront:
         return Http1(endpoint.authority)
 
     def warming(self) -> Request | None:
-        return self._get(dialects.FACTS_PATHS[self._target.api])
+        return self._get(http_apis.FACTS_PATHS[self._target.api])
 
     def facts(self, ask: Ask) -> Facts:
         """What the page of facts says is optional, but for the name of a model that the configuration leaves out:
@@ -84,7 +84,7 @@ class HttpFront:
         self._token = bearer_token(self._target.address, self._target.bearer_token_env, self._target.bearer_token_file)
         self._secret = Secret(self._token or "")
         try:
-            body = ask(self._get(dialects.FACTS_PATHS[self._target.api]))
+            body = ask(self._get(http_apis.FACTS_PATHS[self._target.api]))
         except Failure as failure:
             if (failure.outcome, failure.code) == (Outcome.UNREACHABLE, "UNAVAILABLE"):
                 raise hinted(failure, "http", self._trust is not None, self._met) from None
@@ -98,14 +98,14 @@ class HttpFront:
         document = _document(body)
         read = bool(document) and "error" not in document
         if read:
-            self._model = self._target.model or dialects.served_model(self._target.api, document) or self._model
-            self._facts = dialects.facts(self._target.api, document, self._target.model or "")
-        path = self._base + dialects.FACTS_PATHS[self._target.api]
+            self._model = self._target.model or http_apis.served_model(self._target.api, document) or self._model
+            self._facts = http_apis.facts(self._target.api, document, self._target.model or "")
+        path = self._base + http_apis.FACTS_PATHS[self._target.api]
         self._advise(f"{path} answers {server_errors.shortened(_legible(body, self._secret)) or 'nothing'}")
         return replace(self._known(), page="read" if read else "refused", advice=self._advice)
 
     def _known(self) -> Facts:
-        return self._facts or dialects.facts(self._target.api, {}, self._target.model or "")
+        return self._facts or http_apis.facts(self._target.api, {}, self._target.model or "")
 
     def _advise(self, said: str) -> None:
         """Where a model has to be named and nobody does."""
@@ -121,28 +121,28 @@ class HttpFront:
         api = self._target.api
         if api == "tgi":
             return None
-        body = dialects.request_body(api, text, workload, self._model, self._target.extra_body, None)
+        body = http_apis.request_body(api, text, workload, self._model, self._target.extra_body, None)
         try:
-            answer = ask(self._post(dialects.PATHS[api], dialects.counting_body(body), "application/json"))
+            answer = ask(self._post(http_apis.PATHS[api], http_apis.counting_body(body), "application/json"))
         except Failure as failure:
             if failure.outcome in PASSING:
                 raise
             return None
-        return dialects.counted_prompt(_document(answer))
+        return http_apis.counted_prompt(_document(answer))
 
     def request(self, prompt: str, workload: Workload, seed: int) -> Request:
         api = self._target.api
         extra = self._target.extra_body
-        usage = dialects.USAGE if "stream_options" in extra else USAGE_OPTIONS[self._usage]
-        body = dialects.request_body(api, prompt, workload, self._model, extra, seed, usage)
-        return self._post(dialects.PATHS[api], body, "text/event-stream")
+        usage = http_apis.USAGE if "stream_options" in extra else USAGE_OPTIONS[self._usage]
+        body = http_apis.request_body(api, prompt, workload, self._model, extra, seed, usage)
+        return self._post(http_apis.PATHS[api], body, "text/event-stream")
 
     def _post(self, path: str, body: bytes, accept: str) -> Request:
         headers = (("content-type", "application/json"), ("accept", accept))
         return Request("POST", self._base + path, (*self._headers(), *headers), body)
 
     def answer(self, workload: Workload) -> "EventStream":
-        most = dialects.most_tokens(self._target.api, workload, self._target.extra_body)
+        most = http_apis.most_tokens(self._target.api, workload, self._target.extra_body)
         return EventStream(self._target.api, self._secret, most)
 
     def asks_less(self, ends: Sequence[Ended]) -> bool:
@@ -184,7 +184,7 @@ class HttpFront:
     def explained(self, failure: Failure) -> Failure:
         said = failure.detail
         if statuses.is_http_error(failure.code):
-            said = f"{said}; asked for POST {self._base}{dialects.PATHS[self._target.api]}"
+            said = f"{said}; asked for POST {self._base}{http_apis.PATHS[self._target.api]}"
         if failure.code in ("UNAUTHORIZED", "FORBIDDEN"):
             said = f"{said}; {self._token_source()}"
         elif failure.code in ("NOT_FOUND", "METHOD_NOT_ALLOWED"):
@@ -271,9 +271,9 @@ class EventStream:
                 if self._size > LONGEST_ANSWER:
                     raise server_errors.malformed("an answer without end")
                 self.events.append((at, text))
-                if dialects.may_be_error(text):
-                    dialects.parsed(self._secret.hidden(text))
-                if dialects.ends(self._api, text):
+                if http_apis.may_be_error(text):
+                    http_apis.parsed(self._secret.hidden(text))
+                if http_apis.ends(self._api, text):
                     self.complete = True
                     return
         except FramingError as error:
@@ -300,10 +300,10 @@ class EventStream:
 
     def told(self, sent: float) -> Told:
         try:
-            reading = dialects.read(self._api, self.events, self._most)
+            reading = http_apis.read(self._api, self.events, self._most)
         except Failure:  # once more, for what it says: a search through every good answer would cost more
             events = [(at, self._secret.hidden(event)) for at, event in self.events]
-            reading = dialects.read(self._api, events, self._most)
+            reading = http_apis.read(self._api, events, self._most)
         found = steps(sent, reading.arrivals)
         if not found:
             raise server_errors.malformed("an answer without a token")
@@ -311,7 +311,7 @@ class EventStream:
 
     def so_far(self) -> int:
         try:
-            return dialects.read(self._api, [*self.events, (0.0, dialects.DONE)]).arrivals[-1][1]
+            return http_apis.read(self._api, [*self.events, (0.0, http_apis.DONE)]).arrivals[-1][1]
         except (Failure, IndexError):
             return 0
 
