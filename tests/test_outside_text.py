@@ -20,7 +20,7 @@ from exporter.metrics.record import Metrics
 from exporter.observation import LONGEST_DETAIL, LONGEST_FACT, Failure, Observation, Outcome, Series, legible
 from exporter.plan.targets import Facts, plans
 from exporter.probes.router import http_apis
-from exporter.probes.router.fmaas_protocol import Unary
+from exporter.probes.router.fmaas_protocol import UnaryReader
 from exporter.probes.router.server_errors import refused
 from exporter.web.routes import Accepts, Views, respond
 from exporter.web.status_page import page
@@ -44,7 +44,7 @@ def said(text: str) -> list[Failure]:
         lambda: http_apis.parsed(json.dumps({"error": {"message": text, "type": text, "code": text}})),
         lambda: http_apis.parsed(json.dumps({"error": text, "error_type": text})),
         lambda: http_apis.parsed(json.dumps(text)),
-        lambda: Unary().end(0.0, End({"grpc-status": "13", "grpc-message": text})),
+        lambda: UnaryReader().end(0.0, End({"grpc-status": "13", "grpc-message": text})),
     ):
         with pytest.raises(Failure) as caught:
             attempt()

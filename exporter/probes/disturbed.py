@@ -7,10 +7,10 @@ from itertools import pairwise
 from exporter.analysis import certainty
 from exporter.observation import Outcome, Step, Stream
 from exporter.probes.interface import Result
-from exporter.wire.delays import Gap, Watch
+from exporter.wire.delays import DelayWatch, Gap
 
 
-def mark_disturbed(result: Result, watch: Watch) -> Result:
+def mark_disturbed(result: Result, watch: DelayWatch) -> Result:
     """The result; `disturbed`, with the reason, where it is known of no request when its first token came.
 
     `watch` was made before the first request was sent.

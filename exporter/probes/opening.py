@@ -8,7 +8,7 @@ from exporter.probes.interface import Background, OwnRequests, Prober
 from exporter.probes.quarantine import Quarantine
 
 if TYPE_CHECKING:  # a shard's sidecar has no HTTP libraries, and must not load them
-    from exporter.probes.router.protocol import Front
+    from exporter.probes.router.protocol import RouterProtocol
 
 
 def open_prober(
@@ -23,7 +23,7 @@ def open_prober(
         case "fmaas" | "http":
             from exporter.probes.router.prober import StreamProber
 
-            return StreamProber(target, _front(target), own_requests)
+            return StreamProber(target, _protocol(target), own_requests)
         case _:
             assert_never(target.kind)
 
@@ -32,20 +32,20 @@ def open_background(target: Target, workload: Workload, own_requests: OwnRequest
     """The client for a background load; the settings allow none on a shard. Nothing is connected yet."""
     from exporter.probes.router.background import StreamBackground
 
-    return StreamBackground(target, workload, _front(target), own_requests)
+    return StreamBackground(target, workload, _protocol(target), own_requests)
 
 
-def _front(target: Target) -> "Front":
+def _protocol(target: Target) -> "RouterProtocol":
     match target.kind:
         case "fmaas":
-            from exporter.probes.router.fmaas_protocol import FmaasFront
+            from exporter.probes.router.fmaas_protocol import FmaasProtocol
 
-            return FmaasFront(target)
+            return FmaasProtocol(target)
         case "http":
-            from exporter.probes.router.http_protocol import HttpFront
+            from exporter.probes.router.http_protocol import HttpProtocol
 
-            return HttpFront(target)
+            return HttpProtocol(target)
         case "shard":
-            raise ValueError("a shard has no front door")
+            raise ValueError("a shard has no router protocol")
         case _:
             assert_never(target.kind)

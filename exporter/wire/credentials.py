@@ -17,7 +17,7 @@ LONGEST_TOKEN = 65536
 NAME_OF_A_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
-class Trust:
+class TlsContext:
     """The TLS context of one target. A renewed certificate is taken up by the next connection."""
 
     def __init__(self, where: str, tls: Tls, protocol: str) -> None:
@@ -82,7 +82,7 @@ def problems(target: Target) -> Iterator[str]:
         yield str(error)
     if target.tls is not None:
         try:
-            Trust("", target.tls, "").context()
+            TlsContext("", target.tls, "").context()
         except Failure as failure:
             yield failure.detail.removeprefix(": ")
 

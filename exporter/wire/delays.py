@@ -70,7 +70,7 @@ class Gap(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldUp:
     """What held a thread up while something ran, in seconds: stops of all threads, and waiting for a CPU."""
 
     stopped: float
@@ -88,7 +88,7 @@ class Held:
         return f"this process waited {_told(self.waited)} for a CPU while the probe ran"
 
 
-class Call(NamedTuple):
+class PendingCall(NamedTuple):
     """One that is not answered yet: the caller's counters when it was sent, and until when it may take."""
 
     sent: Mark
@@ -154,11 +154,11 @@ class Delays:
 
     # --- the whole process
 
-    def watch(self) -> "Watch":
-        return Watch(self)
+    def watch(self) -> "DelayWatch":
+        return DelayWatch(self)
 
     def excusing(self, call: Callable[[], T], timeout: float) -> T:
-        """What the call answers; its Failure as `Watch.excused` has it."""
+        """What the call answers; its Failure as `DelayWatch.excused` has it."""
         with self.watch() as watch:
             try:
                 return call()
@@ -231,7 +231,7 @@ class Delays:
         return tuple(gap for gap in self._gaps.copy() if gap.machine and gap.until > since)
 
 
-class Watch:
+class DelayWatch:
     """Knows what held up the thread that made it, from then on. Use as a context manager, or `close` it."""
 
     def __init__(self, delays: Delays) -> None:
@@ -240,14 +240,16 @@ class Watch:
         self._began = delays.mark()
         self._open = True
 
-    def held(self) -> Held:
+    def held(self) -> HeldUp:
         now = self._delays.mark()
-        return Held(self._delays.stopped(self._began.at, now.at), now.waited - self._began.waited)
+        return HeldUp(self._delays.stopped(self._began.at, now.at), now.waited - self._began.waited)
 
     def machine_stops(self) -> tuple[Gap, ...]:
         return self._delays.machine_stops(self._began.at)
 
-    def excused(self, failure: Failure, timeout: float, calls: bool = False, unanswered: Call | None = None) -> Failure:
+    def excused(
+        self, failure: Failure, timeout: float, calls: bool = False, unanswered: PendingCall | None = None
+    ) -> Failure:
         """The failure, or `disturbed` where it would not have come but for what held us up.
 
         A server works on while we are stopped. So a timeout is excused for a stop at its very end, during which the
@@ -264,7 +266,7 @@ class Watch:
             lost = math.fsum(_within(gap, began.at, now.at) for gap in gaps)
         else:
             blamed = min(BLAMED_SECONDS, BLAMED_SHARE * timeout)
-            call = unanswered or Call(now if calls else began, began.at + timeout)
+            call = unanswered or PendingCall(now if calls else began, began.at + timeout)
             idle = math.fsum(_within(gap, began.at, call.sent.at) for gap in gaps)
             over = [gap.stop for gap in gaps if gap.since < call.deadline < gap.until and gap.until > call.sent.at]
             lost = max([idle + max(0.0, call.sent.waited - began.waited), *over])

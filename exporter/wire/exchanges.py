@@ -17,8 +17,18 @@ from typing import Protocol
 from exporter.observation import Failure, Outcome
 from exporter.wire.delays import PROCESS, Delays
 from exporter.wire.detect import CLOSED, NO_HTTP2
-from exporter.wire.http_codec import Body, Broken, End, Head, Http2, NotBegun, Request, Talk, Unanswered
-from exporter.wire.sockets import Arrival, Endpoint, Line, unreachable
+from exporter.wire.http_codec import (
+    Body,
+    BrokenConnection,
+    End,
+    Head,
+    Http2,
+    HttpCodec,
+    HttpRequest,
+    NoAnswer,
+    NotBegun,
+)
+from exporter.wire.sockets import Arrival, Endpoint, TimedSocket, unreachable
 
 # A connection that was not used for so long may have been closed by a proxy, and its server's thread gone cold.
 IDLE_SECONDS = 1.0
@@ -38,8 +48,8 @@ EVENT_END = 2
 CRLF = b"\r\n"
 
 
-class Answer(Protocol):
-    """Takes in an answer as it arrives. Each method may raise Failure, which ends the flight.
+class AnswerReader(Protocol):
+    """Takes in an answer as it arrives. Each method may raise Failure, which ends the exchange.
 
     `complete`: nothing that still comes is part of it, though its body may go on.
     """
@@ -51,80 +61,80 @@ class Answer(Protocol):
     def end(self, at: float, end: End) -> None: ...
 
 
-class Connection:
+class ClientConnection:
     """A line and what is spoken on it. One request at a time."""
 
     def __init__(
-        self, endpoint: Endpoint, talk: Talk, timeout: float, clock: Callable[[], float] = time.perf_counter
+        self, endpoint: Endpoint, codec: HttpCodec, timeout: float, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         """Opens it, up to the instant at which a request may be sent. Raises Failure (unreachable)."""
         self.where = endpoint.where
         deadline = clock() + timeout
-        self.line = Line(endpoint, timeout, clock)
-        self.talk = talk
+        self.socket = TimedSocket(endpoint, timeout, clock)
+        self.codec = codec
         self._clock = clock
-        if endpoint.tls is not None and isinstance(talk, Http2) and self.line.protocol != "h2":
-            self.line.close()
+        if endpoint.tls is not None and isinstance(codec, Http2) and self.socket.protocol != "h2":
+            self.socket.close()
             raise unreachable(self.where, f"TLS: {NO_HTTP2}")
         try:
-            self.line.load(talk.opening())
-            self.line.push()
-            self._hear_until(talk.opened, deadline)
+            self.socket.queue(codec.first_bytes())
+            self.socket.flush()
+            self._receive_until(codec.accepts_requests, deadline)
         except Failure:
-            self.line.close()
+            self.socket.close()
             raise
         self.requests = 0
-        self.begun, self.ready = self.line.begun, clock()
+        self.begun, self.ready = self.socket.begun, clock()
         self.used = self.ready
 
-    def _hear_until(self, done: Callable[[], bool], deadline: float) -> None:
+    def _receive_until(self, done: Callable[[], bool], deadline: float) -> None:
         with selectors.DefaultSelector() as selector:
-            selector.register(self.line, selectors.EVENT_READ)
+            selector.register(self.socket, selectors.EVENT_READ)
             while not done():
                 if not selector.select(max(0.0, deadline - self._clock())):
-                    raise unreachable(self.where, f"connected, but {self.talk.awaited}")
-                self._hear_waiting()
+                    raise unreachable(self.where, f"connected, but {self.codec.missing}")
+                self._receive_waiting()
 
-    def _hear_waiting(self) -> None:
+    def _receive_waiting(self) -> None:
         """Take in what is there between requests. Raises Failure when the connection is of no more use."""
-        while (arrival := self.line.receive()) is not None:
+        while (arrival := self.socket.receive()) is not None:
             try:
-                self.talk.hear_unasked(self.line.plain(arrival.data))
-            except Broken as error:
+                self.codec.receive_idle(self.socket.decrypt(arrival.data))
+            except BrokenConnection as error:
                 raise unreachable(self.where, str(error)) from None
-            self.line.load(self.talk.reply())
-            self.line.push()
-            if not arrival.data or not self.talk.usable:
-                raise unreachable(self.where, self.talk.ending)
+            self.socket.queue(self.codec.data_to_send())
+            self.socket.flush()
+            if not arrival.data or not self.codec.usable:
+                raise unreachable(self.where, self.codec.ending)
 
     def still_good(self, deadline: float) -> bool:
         """Whether a request may be sent now. HTTP/2 after an idle while: a ping there and back, which also warms it."""
         try:
-            self._hear_waiting()
-            if isinstance(self.talk, Http2) and self.idle:
-                before = self.talk.pings
-                self.line.load(self.talk.ping())
-                self.line.push()
-                self._hear_until(lambda: isinstance(self.talk, Http2) and self.talk.pings > before, deadline)
+            self._receive_waiting()
+            if isinstance(self.codec, Http2) and self.idle:
+                before = self.codec.pings
+                self.socket.queue(self.codec.ping())
+                self.socket.flush()
+                self._receive_until(lambda: isinstance(self.codec, Http2) and self.codec.pings > before, deadline)
                 self.used = self._clock()
         except Failure:
             return False
-        return self.talk.usable and self.talk.opened()
+        return self.codec.usable and self.codec.accepts_requests()
 
     @property
     def idle(self) -> bool:
         return self._clock() - self.used > IDLE_SECONDS
 
     def close(self) -> None:
-        self.line.close()
+        self.socket.close()
 
 
-class Flight:
+class Exchange:
     """One request on one connection, and what came back. `failure` is None while all goes well; `not_begun`: the server
     did not even begin the request, as it said itself, or because it was just closing a connection kept alive.
     """
 
-    def __init__(self, connection: Connection, request: Request, answer: Answer) -> None:
+    def __init__(self, connection: ClientConnection, request: HttpRequest, answer: AnswerReader) -> None:
         """Everything that can be done before the start is done here: encoding, encrypting. Raises Failure."""
         self.connection = connection
         self.answer = answer
@@ -138,24 +148,24 @@ class Flight:
         self._reuses = connection.requests > 0
         connection.requests += 1
         try:
-            connection.line.load(connection.talk.ask(request))
-        except Broken as error:
+            connection.socket.queue(connection.codec.encode(request))
+        except BrokenConnection as error:
             raise unreachable(connection.where, str(error)) from None
 
-    def hear(self, arrival: Arrival) -> None:
+    def receive(self, arrival: Arrival) -> None:
         """Understand one arrival. Sets `ended` with the last."""
-        line, talk = self.connection.line, self.connection.talk
+        line, codec = self.connection.socket, self.connection.codec
         self.read_delay = max(self.read_delay, arrival.delay)
         self.heard = arrival.at
         try:
-            plain = line.plain(arrival.data)
-            pieces = talk.hear(plain)
+            plain = line.decrypt(arrival.data)
+            pieces = codec.receive(plain)
             for number, heard in enumerate(pieces, start=1):
                 match heard:
                     case Head(status, headers):
                         self.answer.head(status, headers)
-                    case Body(data) if number == len(pieces) and plain is not None and line.ends_with_it:
-                        self._hear_last(arrival, data, plain)
+                    case Body(data) if number == len(pieces) and plain is not None and line.decrypted_to_end:
+                        self._receive_last(arrival, data, plain)
                     case Body(data):
                         self.answer.body(arrival.at, data)
                     case End():
@@ -164,16 +174,16 @@ class Flight:
             if self.answer.complete and self.complete is None:
                 self.complete = arrival.at
             if plain is None and self.ended is None:
-                raise Broken(f"{CLOSED} in the middle of the answer")
-        except Broken as error:
-            crossed = isinstance(error, Unanswered) and self._reuses and arrival.at - self.sent < CROSSING_SECONDS
+                raise BrokenConnection(f"{CLOSED} in the middle of the answer")
+        except BrokenConnection as error:
+            crossed = isinstance(error, NoAnswer) and self._reuses and arrival.at - self.sent < CROSSING_SECONDS
             self.not_begun = crossed or isinstance(error, NotBegun)
             self.fail(arrival.at, unreachable(self.connection.where, str(error)))
         except Failure as failure:
             self.fail(arrival.at, failure)
-        line.load(talk.reply())
+        line.queue(codec.data_to_send())
 
-    def _hear_last(self, arrival: Arrival, data: bytes, plain: bytes) -> None:
+    def _receive_last(self, arrival: Arrival, data: bytes, plain: bytes) -> None:
         """What came last is dated better than what was read together with it: so it is given on by itself."""
         if data and plain.endswith((data, data + CRLF)):
             self.answer.body(arrival.at, data[:-EVENT_END])
@@ -184,7 +194,7 @@ class Flight:
     def fail(self, at: float, failure: Failure) -> None:
         if self.ended is None:
             # What still comes of this answer must not be taken for the next one's.
-            self.connection.line.load(self.connection.talk.cancel())
+            self.connection.socket.queue(self.connection.codec.cancel())
         if self.complete is not None:  # what comes after an answer is no part of it
             self.ended = self.complete
             return
@@ -193,11 +203,11 @@ class Flight:
 
     @property
     def reusable(self) -> bool:
-        return self.ended is not None and self.connection.talk.usable
+        return self.ended is not None and self.connection.codec.usable
 
 
-class Flights:
-    """All flights of one thread."""
+class Exchanges:
+    """All exchanges of one thread."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter, delays: Delays = PROCESS) -> None:
         self._clock = clock
@@ -205,28 +215,28 @@ class Flights:
         # When it was last looked what can be read, and since when at most that can be read which was found.
         self._looked = self._since = clock()
         self._selector = selectors.DefaultSelector()
-        self._backlog: deque[tuple[Flight, Arrival]] = deque()
-        self._flying: set[Flight] = set()
-        self._complete: dict[Flight, float] = {}  # until when to wait for the end of a body
+        self._backlog: deque[tuple[Exchange, Arrival]] = deque()
+        self._in_flight: set[Exchange] = set()
+        self._complete: dict[Exchange, float] = {}  # until when to wait for the end of a body
 
     def __len__(self) -> int:
-        return len(self._flying)
+        return len(self._in_flight)
 
-    def launch(self, *flights: Flight) -> None:
+    def send(self, *exchanges: Exchange) -> None:
         """Send, one right after the other. `sent` is the instant just before the first byte goes to the network."""
         done = []
-        for flight in flights:
-            flight.sent = self._clock()
-            done.append(flight.connection.line.push())
-            flight.sent_late = self._clock() - flight.sent
-        for flight, all_gone in zip(flights, done, strict=True):  # answers can wait: they carry their instants
-            self._flying.add(flight)
+        for exchange in exchanges:
+            exchange.sent = self._clock()
+            done.append(exchange.connection.socket.flush())
+            exchange.sent_late = self._clock() - exchange.sent
+        for exchange, all_gone in zip(exchanges, done, strict=True):  # answers can wait: they carry their instants
+            self._in_flight.add(exchange)
             wanted = selectors.EVENT_READ | (0 if all_gone else selectors.EVENT_WRITE)
-            self._selector.register(flight.connection.line, wanted, flight)
+            self._selector.register(exchange.connection.socket, wanted, exchange)
 
-    def poll(self, until: float) -> list[Flight]:
-        """Watch until some flights have ended, `until` at the latest; answers those, perhaps none."""
-        finished: list[Flight] = []
+    def poll(self, until: float) -> list[Exchange]:
+        """Watch until some exchanges have ended, `until` at the latest; answers those, perhaps none."""
+        finished: list[Exchange] = []
         while True:
             left = until - self._clock()
             wait = min(left, REST_SECONDS) if self._complete else left
@@ -263,66 +273,66 @@ class Flights:
         self._since = self._looked
         return ready
 
-    def _understand(self) -> list[Flight]:
-        """Take one arrival off the backlog; answers its flight when that has ended with it."""
-        flight, arrival = self._backlog.popleft()
-        if flight not in self._flying:
+    def _understand(self) -> list[Exchange]:
+        """Take one arrival off the backlog; answers its exchange when that has ended with it."""
+        exchange, arrival = self._backlog.popleft()
+        if exchange not in self._in_flight:
             return []
-        held_back = flight.connection.talk.unsent
-        flight.hear(arrival)
-        self._push(flight, arrival.at - arrival.at.late if held_back else None)
-        if flight.ended is None:
-            if flight.complete is not None:
-                self._complete.setdefault(flight, self._clock() + REST_SECONDS)
+        held_back = exchange.connection.codec.unsent
+        exchange.receive(arrival)
+        self._flush(exchange, arrival.at - arrival.at.late if held_back else None)
+        if exchange.ended is None:
+            if exchange.complete is not None:
+                self._complete.setdefault(exchange, self._clock() + REST_SECONDS)
             return []
-        self._land(flight)
-        return [flight]
+        self._finish(exchange)
+        return [exchange]
 
-    def _end_complete(self) -> list[Flight]:
+    def _end_complete(self) -> list[Exchange]:
         """End those whose answer is complete, but whose body does not end: their connections are of no more use."""
         if self._backlog or not self._complete:  # what has arrived may hold the end
             return []
-        late = [flight for flight, until in self._complete.items() if self._clock() >= until]
-        for flight in late:
-            self.end(flight, unreachable(flight.connection.where, "the body of the answer does not end"))
+        late = [exchange for exchange, until in self._complete.items() if self._clock() >= until]
+        for exchange in late:
+            self.end(exchange, unreachable(exchange.connection.where, "the body of the answer does not end"))
         return late
 
-    def _serve(self, flight: Flight, events: int) -> None:
+    def _serve(self, exchange: Exchange, events: int) -> None:
         if events & selectors.EVENT_WRITE:
-            self._push(flight, self._since)
+            self._flush(exchange, self._since)
         if events & selectors.EVENT_READ:
-            arrival = flight.connection.line.receive(max(self._since, flight.sent))
+            arrival = exchange.connection.socket.receive(max(self._since, exchange.sent))
             if arrival is not None:
-                self._backlog.append((flight, arrival))
+                self._backlog.append((exchange, arrival))
                 if not arrival.data:
-                    self._selector.unregister(flight.connection.line)
+                    self._selector.unregister(exchange.connection.socket)
 
-    def _push(self, flight: Flight, since: float | None) -> None:
+    def _flush(self, exchange: Exchange, since: float | None) -> None:
         """`since`: from when on it could have left, where it is part of the request."""
-        late = since is not None and flight.connection.line.unsent
-        done = flight.connection.line.push()
+        late = since is not None and exchange.connection.socket.unsent
+        done = exchange.connection.socket.flush()
         if since is not None and late:
             now = self._clock()
-            flight.sent_late = min(flight.sent_late + now - max(since, flight.sent), now - flight.sent)
+            exchange.sent_late = min(exchange.sent_late + now - max(since, exchange.sent), now - exchange.sent)
         wanted = selectors.EVENT_READ | (0 if done else selectors.EVENT_WRITE)
-        known = self._selector.get_map().get(flight.connection.line)
+        known = self._selector.get_map().get(exchange.connection.socket)
         if known is not None and known.events != wanted:
-            self._selector.modify(flight.connection.line, wanted, flight)
+            self._selector.modify(exchange.connection.socket, wanted, exchange)
 
-    def _land(self, flight: Flight) -> None:
-        self._flying.discard(flight)
-        self._complete.pop(flight, None)
-        flight.connection.used = self._clock()
-        if flight.connection.line in self._selector.get_map():
-            self._selector.unregister(flight.connection.line)
-        if not flight.reusable:
-            flight.connection.close()
+    def _finish(self, exchange: Exchange) -> None:
+        self._in_flight.discard(exchange)
+        self._complete.pop(exchange, None)
+        exchange.connection.used = self._clock()
+        if exchange.connection.socket in self._selector.get_map():
+            self._selector.unregister(exchange.connection.socket)
+        if not exchange.reusable:
+            exchange.connection.close()
 
     def catch_up(self) -> None:
         """Understand all that has arrived by now, also if nobody was awake to read it: before it is said of a server
         that it took too long.
         """
-        for _ in range(AT_MOST_LATE if self._flying else 0):
+        for _ in range(AT_MOST_LATE if self._in_flight else 0):
             ready = self._ready(0.0)
             for key, events in ready:
                 self._serve(key.data, events)
@@ -331,20 +341,20 @@ class Flights:
         while self._backlog:
             self._understand()
 
-    def abort(self, failure: Failure | None = None) -> list[Flight]:
-        """End everything that still flies; the servers are told. Answers the flights, each failed with `failure`."""
+    def abort(self, failure: Failure | None = None) -> list[Exchange]:
+        """End everything that still flies; the servers are told. Answers the exchanges, each failed with `failure`."""
         failure = failure or Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", "the deadline passed")
         self.catch_up()
-        ended = list(self._flying)
-        for flight in ended:
-            self.end(flight, failure)
+        ended = list(self._in_flight)
+        for exchange in ended:
+            self.end(exchange, failure)
         return ended
 
-    def end(self, flight: Flight, failure: Failure) -> None:
-        """End one flight early; the server is told."""
-        flight.fail(self._clock(), failure)
-        flight.connection.line.push()
-        self._land(flight)
+    def end(self, exchange: Exchange, failure: Failure) -> None:
+        """End one exchange early; the server is told."""
+        exchange.fail(self._clock(), failure)
+        exchange.connection.socket.flush()
+        self._finish(exchange)
 
     def close(self) -> None:
         self.abort()

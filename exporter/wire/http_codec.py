@@ -27,7 +27,7 @@ NO_ANSWER = "no answer in time"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HttpRequest:
     """One request. `headers` without host and content-length, names in lower case."""
 
     method: str
@@ -55,22 +55,22 @@ class End:
     reset: int | None = None
 
 
-Heard = Head | Body | End
+HttpEvent = Head | Body | End
 
 
-class Broken(Exception):
+class BrokenConnection(Exception):
     """The other side does not keep to the protocol, or ended the connection in the middle of an answer."""
 
 
-class NotBegun(Broken):
+class NotBegun(BrokenConnection):
     """The server has said that it did not begin the request: another connection may be asked the same at once."""
 
 
-class Unanswered(Broken):
+class NoAnswer(BrokenConnection):
     """The connection ended before the first byte of an answer."""
 
 
-class Talk(Protocol):
+class HttpCodec(Protocol):
     """One connection's side of the protocol. `usable`: another request may be asked on it; `ending`: why not.
 
     `unsent`: part of the request waits until the other side takes it.
@@ -84,26 +84,26 @@ class Talk(Protocol):
     @property
     def ending(self) -> str: ...
 
-    def opening(self) -> bytes:
+    def first_bytes(self) -> bytes:
         """What a client says first."""
 
-    def opened(self) -> bool:
+    def accepts_requests(self) -> bool:
         """Whether the other side has said what must come before the first request, and takes a request now."""
 
     @property
-    def awaited(self) -> str:
+    def missing(self) -> str:
         """What is missing until then, for people."""
 
-    def ask(self, request: Request) -> bytes:
-        """The bytes of one request. Raises Broken."""
+    def encode(self, request: HttpRequest) -> bytes:
+        """The bytes of one request. Raises BrokenConnection."""
 
-    def hear(self, data: bytes | None) -> list[Heard]:
-        """Take in bytes, perhaps none; None: the connection has ended. Raises Broken."""
+    def receive(self, data: bytes | None) -> list[HttpEvent]:
+        """Take in bytes, perhaps none; None: the connection has ended. Raises BrokenConnection."""
 
-    def hear_unasked(self, data: bytes | None) -> None:
+    def receive_idle(self, data: bytes | None) -> None:
         """As `hear`, while no request is under way: what must not come then makes the connection unusable."""
 
-    def reply(self) -> bytes:
+    def data_to_send(self) -> bytes:
         """What the protocol itself has to answer, such as acknowledgements."""
 
     def cancel(self) -> bytes:
@@ -124,17 +124,17 @@ class Http1:
     def ending(self) -> str:
         return CLOSED
 
-    def opening(self) -> bytes:
+    def first_bytes(self) -> bytes:
         return b""
 
-    def opened(self) -> bool:
+    def accepts_requests(self) -> bool:
         return True
 
     @property
-    def awaited(self) -> str:
+    def missing(self) -> str:
         return NO_ANSWER
 
-    def ask(self, request: Request) -> bytes:
+    def encode(self, request: HttpRequest) -> bytes:
         headers = [("host", self._authority), *request.headers]
         if request.body or request.method == "POST":
             headers.append(("content-length", str(len(request.body))))
@@ -143,8 +143,8 @@ class Http1:
             said += self._machine.send(h11.Data(data=request.body)) or b""
         return said + (self._machine.send(h11.EndOfMessage()) or b"")
 
-    def hear(self, data: bytes | None) -> list[Heard]:
-        heard: list[Heard] = []
+    def receive(self, data: bytes | None) -> list[HttpEvent]:
+        heard: list[HttpEvent] = []
         if data == b"":  # TLS alone had something to say; to h11 it would be the end
             return heard
         if data is None and self._machine.their_state is h11.IDLE:
@@ -152,7 +152,7 @@ class Http1:
             return heard
         if data is None and self._machine.their_state is h11.SEND_RESPONSE:
             self.usable = False
-            raise Unanswered(f"{CLOSED} without an answer")
+            raise NoAnswer(f"{CLOSED} without an answer")
         if data is not None and len(self._first) < ENOUGH:
             self._first += data[:ENOUGH]
         try:
@@ -173,9 +173,9 @@ class Http1:
                     return heard
         except h11.RemoteProtocolError as error:
             self.usable = False
-            raise Broken(answers_in(self._first, HTTP1) or str(error)) from None
+            raise BrokenConnection(answers_in(self._first, HTTP1) or str(error)) from None
 
-    def hear_unasked(self, data: bytes | None) -> None:
+    def receive_idle(self, data: bytes | None) -> None:
         """Whatever it is would be taken for the answer to the next request, or for a part of it."""
         self.usable = self.usable and data == b""  # TLS alone had something to say
 
@@ -189,7 +189,7 @@ class Http1:
         else:
             self.usable = False
 
-    def reply(self) -> bytes:
+    def data_to_send(self) -> bytes:
         return b""
 
     def cancel(self) -> bytes:
@@ -223,7 +223,7 @@ class Http2:
     def ending(self) -> str:
         return CLOSED if self._going is None else f"the server is going away ({self._going})"
 
-    def opening(self) -> bytes:
+    def first_bytes(self) -> bytes:
         codes = h2.settings.SettingCodes
         # Given at once: what is assigned later counts for h2, but is not in the first SETTINGS that it sends.
         self._machine.local_settings = h2.settings.Settings(
@@ -239,11 +239,11 @@ class Http2:
         self._machine.increment_flow_control_window(WIDEST_WINDOW - SMALLEST_WINDOW)
         return self._machine.data_to_send()
 
-    def opened(self) -> bool:
+    def accepts_requests(self) -> bool:
         return self._settled and self._machine.remote_settings.max_concurrent_streams > 0
 
     @property
-    def awaited(self) -> str:
+    def missing(self) -> str:
         return "the server takes no requests (SETTINGS_MAX_CONCURRENT_STREAMS 0)" if self._settled else NO_ANSWER
 
     def ping(self) -> bytes:
@@ -251,7 +251,7 @@ class Http2:
         self._machine.ping(b"tgiprobe")
         return self._machine.data_to_send()
 
-    def ask(self, request: Request) -> bytes:
+    def encode(self, request: HttpRequest) -> bytes:
         pseudo = (
             (":method", request.method),
             (":scheme", self._scheme),
@@ -263,7 +263,7 @@ class Http2:
             self._machine.send_headers(stream, [*pseudo, *request.headers], end_stream=not request.body)
         except h2.exceptions.ProtocolError as error:
             self.usable = False
-            raise Broken(str(error) or type(error).__name__) from None
+            raise BrokenConnection(str(error) or type(error).__name__) from None
         self._stream, self._unsent, self._trailers = stream, request.body, {}
         self._send_on()
         return self._machine.data_to_send()
@@ -277,16 +277,16 @@ class Http2:
             piece, self._unsent = self._unsent[:room], self._unsent[room:]
             self._machine.send_data(self._stream, piece, end_stream=not self._unsent)
 
-    def hear(self, data: bytes | None) -> list[Heard]:
+    def receive(self, data: bytes | None) -> list[HttpEvent]:
         if data is None:
             self.usable = False
             stranger = answers_in(self._first, HTTP2)
             if stranger or self._stream:
-                raise Broken(stranger or self._cut_off())
+                raise BrokenConnection(stranger or self._cut_off())
             return []
         if len(self._first) < ENOUGH:
             self._first += data[:ENOUGH]
-        heard: list[Heard] = []
+        heard: list[HttpEvent] = []
         try:
             for frame in self._frames.feed(data):
                 if isinstance(frame, GoAway):
@@ -299,17 +299,17 @@ class Http2:
         except (h2.exceptions.ProtocolError, FrameError) as error:
             self.usable = False
             if not any(isinstance(item, End) for item in heard):  # else the answer was complete before
-                raise Broken(answers_in(self._first, HTTP2) or str(error) or type(error).__name__) from None
+                raise BrokenConnection(answers_in(self._first, HTTP2) or str(error) or type(error).__name__) from None
         return heard
 
-    def hear_unasked(self, data: bytes | None) -> None:
-        self.hear(data)
+    def receive_idle(self, data: bytes | None) -> None:
+        self.receive(data)
 
     def _cut_off(self) -> str:
         after = "" if self._going is None else f", after {self._going}"
         return f"{CLOSED} in the middle of the answer{after}"
 
-    def _understand(self, event: h2.events.Event, heard: list[Heard]) -> None:
+    def _understand(self, event: h2.events.Event, heard: list[HttpEvent]) -> None:
         if isinstance(event, h2.events.DataReceived):  # first, because nearly all are
             if event.flow_controlled_length:
                 self._machine.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
@@ -319,7 +319,7 @@ class Http2:
             status = headers.get(":status", "")
             if not (status.isascii() and status.isdecimal() and len(status) == 3):
                 self.usable = False
-                raise Broken(f"an answer with the HTTP status {status!r}")
+                raise BrokenConnection(f"an answer with the HTTP status {status!r}")
             heard.append(Head(int(status), headers))
         elif isinstance(event, h2.events.TrailersReceived):
             self._trailers = _text(event.headers)
@@ -348,7 +348,7 @@ class Http2:
         if self._stream > going.last_stream:
             raise NotBegun(f"{self.ending} and has not begun the request")
 
-    def reply(self) -> bytes:
+    def data_to_send(self) -> bytes:
         return self._machine.data_to_send()
 
     def cancel(self) -> bytes:

@@ -87,7 +87,7 @@ class Endpoint:
         return self.path or f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
-class Line:
+class TimedSocket:
     """One open connection. What is loaded is encrypted at once and leaves with `push`, so that `push` can be timed."""
 
     def __init__(self, endpoint: Endpoint, timeout: float, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -161,7 +161,7 @@ class Line:
 
     # --- sending
 
-    def load(self, data: bytes) -> None:
+    def queue(self, data: bytes) -> None:
         """Queue bytes for `push`."""
         if self._secure is not None and data:
             self._secure.write(data)
@@ -174,7 +174,7 @@ class Line:
         """Whether something that was loaded has not left yet."""
         return bool(self._unsent)
 
-    def push(self) -> bool:
+    def flush(self) -> bool:
         """Send what the network takes now; whether nothing is left. A broken connection shows when it is read."""
         try:
             while self._unsent:
@@ -233,7 +233,7 @@ class Line:
                 return (before + after) / 2 - age
         return None
 
-    def plain(self, data: bytes) -> bytes | None:
+    def decrypt(self, data: bytes) -> bytes | None:
         """What arrived, decrypted; None where the connection has ended. Raises Failure where it is no TLS."""
         if self._secure is None:
             return data or None
@@ -256,7 +256,7 @@ class Line:
         return b"".join(found) or None
 
     @property
-    def ends_with_it(self) -> bool:
+    def decrypted_to_end(self) -> bool:
         """Whether what `plain` answered last ends with the last byte that it was given: no record follows."""
         return self._to_the_end
 

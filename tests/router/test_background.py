@@ -18,7 +18,7 @@ from exporter.simulator.batcher import Limits
 from exporter.simulator.router import Router
 from exporter.wire import client
 from tests.processes import wait_until
-from tests.router.parts import Keeping, front, target, workload
+from tests.router.parts import Keeping, protocol, target, workload
 from tests.router.test_streams import FAST, requests
 
 OPEN = {"mode": "open", "rate": "10/s"}
@@ -37,7 +37,7 @@ def router() -> Iterator[Router]:
 
 def background(door: str, router: Router, **keys: Any) -> StreamBackground:
     place = target(door, router.http, router.grpc)
-    return StreamBackground(place, workload(load=OPEN, **keys), front(place))
+    return StreamBackground(place, workload(load=OPEN, **keys), protocol(place))
 
 
 def landed(load: StreamBackground, count: int) -> list[Result]:
@@ -200,7 +200,7 @@ def test_any_whole_answer_warms_a_connection_whatever_its_status() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Unknown) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         place = target("chat", f"127.0.0.1:{server.server_port}", None, model="m")
-        pool = Pool(front(place), lambda: now)
+        pool = Pool(protocol(place), lambda: now)
         first = pool.take()
         pool.keep(first)
         now = 10.0
@@ -220,7 +220,7 @@ def jam() -> Iterator[threading.Event]:
 
 
 class Jammed(Keeping):
-    """A front that finds no way to the server, or to its metrics, until the jam is over."""
+    """A protocol that finds no way to the server, or to its metrics, until the jam is over."""
 
     jam: threading.Event | None = None
     where = "endpoint"
@@ -233,16 +233,16 @@ class Jammed(Keeping):
 
     def endpoint(self) -> Any:
         self._wait("endpoint")
-        return self._front.endpoint()
+        return self._protocol.endpoint()
 
     def metrics(self) -> Any:
         self._wait("metrics")
-        return self._front.metrics()
+        return self._protocol.metrics()
 
 
 def jammed(door: str, router: Router, **keys: Any) -> tuple[StreamBackground, Jammed]:
     place = target(door, router.http, router.grpc, **keys)
-    way = Jammed(front(place))
+    way = Jammed(protocol(place))
     load = StreamBackground(place, workload(load=OPEN, decode_length=16), way)
     load.connect(5.0)
     load.warm(lambda: False)

@@ -13,7 +13,7 @@ from exporter.config.target import Api
 from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
-from exporter.probes.router.fmaas_protocol import Generation
+from exporter.probes.router.fmaas_protocol import GenerationReader
 from exporter.probes.router.http_apis import most_tokens, read
 from exporter.probes.router.token_counts import Chunk, counted, spread_tokens
 from exporter.wire.http_codec import End
@@ -345,7 +345,7 @@ def test_rising_counts_below_what_was_asked_for_are_believed_where_the_server_en
 
 def generation(*messages: tuple[str, int, int]) -> tuple[list[int], bool]:
     """Tokens of each step, and whether they are a guess, of fmaas messages (text, count, reason)."""
-    answer = Generation(4)
+    answer = GenerationReader(4)
     answer.head(200, {})
     for at, (text, count, reason) in enumerate(messages, start=1):
         message = pb.GenerationResponse(text=text, generated_token_count=count, stop_reason=reason)  # type: ignore[arg-type]

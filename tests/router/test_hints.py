@@ -18,7 +18,7 @@ from exporter.simulator.roofline import Roofline
 from exporter.simulator.router import Router
 from exporter.simulator.router_options import RouterConfig, Tls
 from exporter.wire.detect import HTTP1, HTTP2, TLS, detect_protocol
-from exporter.wire.http_codec import Broken, Http1, Http2, Request, Talk
+from exporter.wire.http_codec import BrokenConnection, Http1, Http2, HttpCodec, HttpRequest
 from tests.router.parts import workload
 from tests.simulator.caller import fast
 from tests.web.certificates import Authority
@@ -121,18 +121,18 @@ def test_whatever_a_server_sends_first_is_at_most_recognised(first: bytes) -> No
     assert detect_protocol(first) in (None, HTTP1, HTTP2, TLS)
 
 
-def hear_all(talk: Talk, data: bytes) -> None:
-    talk.hear(data)
-    talk.hear(None)
+def hear_all(codec: HttpCodec, data: bytes) -> None:
+    codec.receive(data)
+    codec.receive(None)
 
 
 def test_a_server_that_answers_with_a_tls_alert_is_recognised_by_both_protocols() -> None:
     alert = bytes.fromhex("15030100020246")
-    for talk in (Http1("h"), Http2("h", "http")):
-        talk.opening()
-        talk.ask(Request("GET", "/"))
-        with pytest.raises(Broken, match="the server answers in TLS"):
-            hear_all(talk, alert)
+    for codec in (Http1("h"), Http2("h", "http")):
+        codec.first_bytes()
+        codec.encode(HttpRequest("GET", "/"))
+        with pytest.raises(BrokenConnection, match="the server answers in TLS"):
+            hear_all(codec, alert)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from exporter.probes.router.background import StreamBackground
 from exporter.wire import exchanges
 from tests.processes import wait_until
 from tests.router.http2_server import TOKENS, Gone, Peer, Script, http2_server
-from tests.router.parts import front, target, workload
+from tests.router.parts import protocol, target, workload
 from tests.router.test_http2 import refusing, stale
 from tests.router.test_kept_alive import closing
 
@@ -23,7 +23,7 @@ OPEN = {"mode": "open", "rate": "10/s"}
 
 def background(door: str, address: str, **keys: object) -> StreamBackground:
     place = target(door, address, address, **({} if door == "fmaas" else {"model": "m"}))
-    return StreamBackground(place, workload(decode_length=TOKENS, load=OPEN, **keys), front(place))
+    return StreamBackground(place, workload(decode_length=TOKENS, load=OPEN, **keys), protocol(place))
 
 
 def asked(load: StreamBackground, intended: float | None) -> Result:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exporter.config.secrets import Secret
 from exporter.observation import Failure
-from exporter.probes.router.http_protocol import LONGEST_ERROR, EventStream
+from exporter.probes.router.http_protocol import LONGEST_ERROR, EventStreamReader
 from exporter.probes.router.server_errors import refused, shortened
 from exporter.wire.http_codec import End
 
@@ -29,7 +29,7 @@ WRITINGS = {
 
 
 def ended(body: bytes, status: int = 401, kind: str = "text/plain") -> str:
-    answer = EventStream("tgi", Secret(TOKEN))
+    answer = EventStreamReader("tgi", Secret(TOKEN))
     answer.head(status, {"content-type": kind})
     try:
         answer.body(0.0, body)

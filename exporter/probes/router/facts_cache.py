@@ -7,7 +7,7 @@ from dataclasses import replace
 from exporter.observation import Failure
 from exporter.plan.targets import Facts
 from exporter.probes.router.pool import Pool
-from exporter.probes.router.protocol import Front
+from exporter.probes.router.protocol import RouterProtocol
 
 # A request for facts that fails, or takes longer than this, is made again only after a while; a check comes each 10 s.
 SLOW_SECONDS = 1.0
@@ -17,11 +17,11 @@ AGAIN_SECONDS = 9.0
 SHARE = 0.05
 
 
-class FactsPage:
+class FactsCache:
     """Asks for facts and remembers them. `changed`: whether it may be another server, or model, since last asked."""
 
-    def __init__(self, front: Front, pool: Pool, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._front, self._pool, self._clock = front, pool, clock
+    def __init__(self, protocol: RouterProtocol, pool: Pool, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._protocol, self._pool, self._clock = protocol, pool, clock
         self._facts: Facts | None = None
         self._again = float("-inf")
         self._changed = False
@@ -33,10 +33,10 @@ class FactsPage:
             if self._facts is not None and begun < self._again:
                 self._pool.keep(self._pool.take(timeout))  # is it still there?
                 return self._facts
-            if not self._front.needs_facts():
+            if not self._protocol.needs_facts():
                 silent = self._facts is not None and self._facts.page == "silent"
                 timeout = min(timeout, SLOW_SECONDS if silent else OPTIONAL_SECONDS)
-            facts = self._front.facts(lambda request: self._pool.ask(request, timeout))
+            facts = self._protocol.facts(lambda request: self._pool.ask(request, timeout))
         except Failure:
             self.lost()
             raise

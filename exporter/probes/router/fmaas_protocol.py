@@ -18,13 +18,13 @@ from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
 from exporter.plan.targets import Facts
 from exporter.probes.router.hints import hinted
-from exporter.probes.router.protocol import Ask, Ended, Place, Told, WholeAnswer
+from exporter.probes.router.protocol import Ask, BodyReader, Ended, MetricsPage, Told
 from exporter.probes.router.server_errors import refused, shortened
 from exporter.probes.router.token_counts import Chunk, counted
 from exporter.wire.addresses import Addresses
-from exporter.wire.credentials import Trust
+from exporter.wire.credentials import TlsContext
 from exporter.wire.detect import NOT_GRPC
-from exporter.wire.http_codec import End, Http1, Http2, Request, Talk
+from exporter.wire.http_codec import End, Http1, Http2, HttpCodec, HttpRequest
 from exporter.wire.message_framing import FramingError, GrpcMessages, grpc_message, steps
 from exporter.wire.sockets import Endpoint
 
@@ -36,14 +36,14 @@ LONGEST_ERROR = 4096
 INCOMPLETE = (pb.NOT_FINISHED, pb.CANCELLED, pb.ERROR)
 
 
-class FmaasFront:
-    """See `Front`."""
+class FmaasProtocol:
+    """See `RouterProtocol`."""
 
     truncates = True
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._trust = Trust(target.address, target.tls, "h2") if target.tls is not None else None
+        self._tls = TlsContext(target.address, target.tls, "h2") if target.tls is not None else None
         self._addresses: Addresses | None = None
         if not target.address.startswith("unix:"):
             host, _, port = target.address.rpartition(":")
@@ -55,14 +55,14 @@ class FmaasFront:
         known = self._addresses
         if known is None:
             return Endpoint(path=self._target.address.removeprefix("unix://").removeprefix("unix:"))
-        context = self._trust.context() if self._trust else None
+        context = self._tls.context() if self._tls else None
         name = self._target.tls.server_name or "" if self._target.tls else ""
         return Endpoint(known.host, known.port, tls=context, server_name=name, addresses=known)
 
-    def talk(self, endpoint: Endpoint) -> Talk:
+    def codec(self, endpoint: Endpoint) -> HttpCodec:
         return Http2(endpoint.authority, "http" if endpoint.tls is None else "https")
 
-    def warming(self) -> Request | None:
+    def warming(self) -> HttpRequest | None:
         return None  # HTTP/2 has its ping
 
     def facts(self, ask: Ask) -> Facts:
@@ -72,7 +72,7 @@ class FmaasFront:
             info = parsed(pb.ModelInfoResponse, body)
         except Failure as failure:
             if failure.outcome is Outcome.UNREACHABLE:
-                raise hinted(failure, "fmaas", self._trust is not None, self._met) from None
+                raise hinted(failure, "fmaas", self._tls is not None, self._met) from None
             self._met = True
             return replace(self._facts, page="silent" if failure.outcome is Outcome.TIMEOUT else "refused")
         self._met = True
@@ -100,7 +100,7 @@ class FmaasFront:
     def count(self, ask: Ask, text: str, workload: Workload) -> int | None:
         return None  # each stream has it
 
-    def request(self, prompt: str, workload: Workload, seed: int) -> Request:
+    def request(self, prompt: str, workload: Workload, seed: int) -> HttpRequest:
         length = workload.decode_length
         single = pb.SingleGenerationRequest(
             model_id=self._target.model_id,
@@ -116,8 +116,8 @@ class FmaasFront:
         )
         return call("GenerateStream", single, workload.timeout)
 
-    def answer(self, workload: Workload) -> "Generation":
-        return Generation(workload.decode_length)
+    def answer(self, workload: Workload) -> "GenerationReader":
+        return GenerationReader(workload.decode_length)
 
     def asks_less(self, ends: Sequence[Ended]) -> bool:
         return False
@@ -125,38 +125,38 @@ class FmaasFront:
     def forget(self) -> None:
         """Every server is asked the same."""
 
-    def whole(self) -> WholeAnswer:
-        return Unary()
+    def whole(self) -> BodyReader:
+        return UnaryReader()
 
     def discreet(self, failure: Failure) -> Failure:
         return failure  # a certificate's key never leaves this machine
 
     def explained(self, failure: Failure) -> Failure:
-        return hinted(failure, "fmaas", self._trust is not None, met=True)
+        return hinted(failure, "fmaas", self._tls is not None, met=True)
 
-    def metrics(self) -> Place | None:
+    def metrics(self) -> MetricsPage | None:
         url = self._target.metrics_url
         return metrics_place(url, Tls() if url.startswith("https") else None) if url is not None else None
 
 
-def metrics_place(url: str, tls: Tls | None, headers: tuple[tuple[str, str], ...] = ()) -> Place:
+def metrics_place(url: str, tls: Tls | None, headers: tuple[tuple[str, str], ...] = ()) -> MetricsPage:
     """Where a metrics URL points to. Raises Failure where certificates cannot be read."""
     parts = notation.split_url(url, "metrics_url")
     secure = parts.scheme == "https"
-    context = Trust(url, tls or Tls(), "http/1.1").context() if secure else None
+    context = TlsContext(url, tls or Tls(), "http/1.1").context() if secure else None
     endpoint = Endpoint(
         parts.hostname or "",
         parts.port or (443 if secure else 80),
         tls=context,
         server_name=(tls.server_name or "") if tls else "",
     )
-    return Place(endpoint, Http1(endpoint.authority), Request("GET", parts.path or "/", headers))
+    return MetricsPage(endpoint, Http1(endpoint.authority), HttpRequest("GET", parts.path or "/", headers))
 
 
-def call(rpc: str, message: Any, timeout: float | None = None) -> Request:
+def call(rpc: str, message: Any, timeout: float | None = None) -> HttpRequest:
     """One gRPC call; `timeout` in seconds travels with it."""
     deadline = (("grpc-timeout", f"{min(99_999_999, max(1, round(timeout * 1000)))}m"),) if timeout is not None else ()
-    return Request("POST", SERVICE + rpc, (*HEADERS, *deadline), grpc_message(message.SerializeToString()))
+    return HttpRequest("POST", SERVICE + rpc, (*HEADERS, *deadline), grpc_message(message.SerializeToString()))
 
 
 def parsed(message: Any, data: bytes) -> Any:
@@ -186,7 +186,7 @@ def _decoding(workload: Workload) -> pb.DecodingParameters | None:
     return pb.DecodingParameters(repetition_penalty=penalty) if penalty != 1 else None
 
 
-class Unary:
+class UnaryReader:
     """The answer to a call that is no stream: one message, and a status in the trailers."""
 
     complete = False
@@ -244,7 +244,7 @@ class Unary:
             raise Failure(Outcome.MALFORMED, "OK", "the answer ended inside a message")
 
 
-class Generation(Unary):
+class GenerationReader(UnaryReader):
     """The answer of GenerateStream. Messages are kept as bytes and understood after the end. `most`: how many tokens
     it can have.
     """

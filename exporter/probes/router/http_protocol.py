@@ -19,10 +19,10 @@ from exporter.plan.targets import Facts
 from exporter.probes.router import http_apis, server_errors
 from exporter.probes.router.fmaas_protocol import metrics_place
 from exporter.probes.router.hints import hinted
-from exporter.probes.router.protocol import Ask, Ended, Page, Place, Told
+from exporter.probes.router.protocol import Ask, Ended, MetricsPage, PageReader, Told
 from exporter.wire.addresses import Addresses
-from exporter.wire.credentials import Trust, bearer_token
-from exporter.wire.http_codec import End, Http1, Request, Talk
+from exporter.wire.credentials import TlsContext, bearer_token
+from exporter.wire.http_codec import End, Http1, HttpCodec, HttpRequest
 from exporter.wire.message_framing import Event, FramingError, ServerSentEvents, steps
 from exporter.wire.sockets import Endpoint
 
@@ -41,15 +41,15 @@ USAGE_NAMES = ("stream_options", *http_apis.USAGE_IN_EACH_CHUNK)
 PASSING = (Outcome.TIMEOUT, Outcome.OVERLOADED, Outcome.UNREACHABLE)
 
 
-class HttpFront:
-    """See `Front`."""
+class HttpProtocol:
+    """See `RouterProtocol`."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._url = notation.split_url(target.address)
         self._base = self._url.path.rstrip("/")
         secure = self._url.scheme == "https"
-        self._trust = Trust(target.address, target.tls or Tls(), "http/1.1") if secure else None
+        self._tls = TlsContext(target.address, target.tls or Tls(), "http/1.1") if secure else None
         self._addresses = Addresses(self._url.hostname or "", self._url.port or (443 if secure else 80))
         self.truncates = target.api == "tgi"
         self._model = target.model or ""
@@ -66,15 +66,15 @@ class HttpFront:
         self._unrelated: Ended | None = None
 
     def endpoint(self) -> Endpoint:
-        context = self._trust.context() if self._trust else None
+        context = self._tls.context() if self._tls else None
         name = self._target.tls.server_name or "" if self._target.tls else ""
         known = self._addresses
         return Endpoint(known.host, known.port, tls=context, server_name=name, addresses=known)
 
-    def talk(self, endpoint: Endpoint) -> Talk:
+    def codec(self, endpoint: Endpoint) -> HttpCodec:
         return Http1(endpoint.authority)
 
-    def warming(self) -> Request | None:
+    def warming(self) -> HttpRequest | None:
         return self._get(http_apis.FACTS_PATHS[self._target.api])
 
     def facts(self, ask: Ask) -> Facts:
@@ -87,7 +87,7 @@ class HttpFront:
             body = ask(self._get(http_apis.FACTS_PATHS[self._target.api]))
         except Failure as failure:
             if (failure.outcome, failure.code) == (Outcome.UNREACHABLE, "UNAVAILABLE"):
-                raise hinted(failure, "http", self._trust is not None, self._met) from None
+                raise hinted(failure, "http", self._tls is not None, self._met) from None
             self._met = True
             self._advise(failure.detail + (self._of_the_path() if failure.code == "NOT_FOUND" else ""))
             if self._advice and failure.outcome in PASSING:
@@ -130,20 +130,20 @@ class HttpFront:
             return None
         return http_apis.counted_prompt(_document(answer))
 
-    def request(self, prompt: str, workload: Workload, seed: int) -> Request:
+    def request(self, prompt: str, workload: Workload, seed: int) -> HttpRequest:
         api = self._target.api
         extra = self._target.extra_body
         usage = http_apis.USAGE if "stream_options" in extra else USAGE_OPTIONS[self._usage]
         body = http_apis.request_body(api, prompt, workload, self._model, extra, seed, usage)
         return self._post(http_apis.PATHS[api], body, "text/event-stream")
 
-    def _post(self, path: str, body: bytes, accept: str) -> Request:
+    def _post(self, path: str, body: bytes, accept: str) -> HttpRequest:
         headers = (("content-type", "application/json"), ("accept", accept))
-        return Request("POST", self._base + path, (*self._headers(), *headers), body)
+        return HttpRequest("POST", self._base + path, (*self._headers(), *headers), body)
 
-    def answer(self, workload: Workload) -> "EventStream":
+    def answer(self, workload: Workload) -> "EventStreamReader":
         most = http_apis.most_tokens(self._target.api, workload, self._target.extra_body)
-        return EventStream(self._target.api, self._secret, most)
+        return EventStreamReader(self._target.api, self._secret, most)
 
     def asks_less(self, ends: Sequence[Ended]) -> bool:
         self._accepted |= any(outcome is Outcome.OK for outcome, _, _ in ends)
@@ -174,9 +174,9 @@ class HttpFront:
         self._accepted = False
         self._guessed = self._unrelated = None
 
-    def whole(self) -> Page:
+    def whole(self) -> PageReader:
         secret = self._secret
-        return Page(lambda status, body, headers: _refused(status, body, headers, secret))
+        return PageReader(lambda status, body, headers: _refused(status, body, headers, secret))
 
     def discreet(self, failure: Failure) -> Failure:
         return Failure(failure.outcome, failure.code, self._secret.hidden_cut(failure.detail))
@@ -192,7 +192,7 @@ class HttpFront:
         if failure.outcome is Outcome.REJECTED and self._advice:
             said = f"{said}; {self._advice}"
         failure = Failure(failure.outcome, failure.code, said)
-        return failure if self._facts else hinted(failure, "http", self._trust is not None, met=True)
+        return failure if self._facts else hinted(failure, "http", self._tls is not None, met=True)
 
     def _of_the_path(self) -> str:
         """The commonest slip: an address with the path that an api adds itself."""
@@ -207,22 +207,22 @@ class HttpFront:
             return f"the token is that of bearer_token_file: {target.bearer_token_file}"
         return "no token was sent: set bearer_token_env or bearer_token_file if the server wants one"
 
-    def metrics(self) -> Place | None:
+    def metrics(self) -> MetricsPage | None:
         url = self._target.metrics_url or f"{self._url.scheme}://{self._url.netloc}{self._base}/metrics"
         parts = notation.split_url(url, "metrics_url")
         # The token is for this server alone.
         ours = (parts.scheme, parts.netloc) == (self._url.scheme, self._url.netloc)
         return metrics_place(url, self._target.tls if ours else Tls(), self._headers() if ours else ())
 
-    def _get(self, path: str) -> Request:
-        return Request("GET", self._base + path, self._headers())
+    def _get(self, path: str) -> HttpRequest:
+        return HttpRequest("GET", self._base + path, self._headers())
 
     def _headers(self) -> tuple[tuple[str, str], ...]:
         said = (("user-agent", "tgi-probe"), ("accept-encoding", "identity"))
         return said if self._token is None else (*said, ("authorization", f"Bearer {self._token}"))
 
 
-class EventStream:
+class EventStreamReader:
     """The answer to a request for a stream. Events are kept as text and understood after the end.
 
     The `secret` is what the request was sent with: it leaves every text before that is cut to its length, or a part of

@@ -19,9 +19,9 @@ from exporter.probes.router.fmaas_protocol import HEADERS, call
 from exporter.probes.router.hints import without_added_path
 from exporter.probes.router.http_apis import FACTS_PATHS, PATHS
 from exporter.probes.shard.batch import PROTOCOLS
-from exporter.wire.credentials import Trust, bearer_token
-from exporter.wire.exchanges import Connection, Flight, Flights
-from exporter.wire.http_codec import End, Http1, Http2, Request, Talk
+from exporter.wire.credentials import TlsContext, bearer_token
+from exporter.wire.exchanges import ClientConnection, Exchange, Exchanges
+from exporter.wire.http_codec import End, Http1, Http2, HttpCodec, HttpRequest
 from exporter.wire.message_framing import grpc_message
 from exporter.wire.sockets import Endpoint
 
@@ -150,14 +150,14 @@ class _Asker:
             if self._target.kind == "http" and secure == self._secure:
                 target = self._target
                 if secure:  # what may be told the token, its certificate is looked at
-                    context = Trust(target.address, target.tls or Tls(), "http/1.1").context()
+                    context = TlsContext(target.address, target.tls or Tls(), "http/1.1").context()
                     name = (target.tls.server_name if target.tls else None) or ""
                     endpoint = Endpoint(self._host, self._port, tls=context, server_name=name)
                 token = bearer_token(target.address, target.bearer_token_env, target.bearer_token_file)
                 headers += [("authorization", f"Bearer {token}")] if token else []
         except Failure:
             pass  # no token, no certificates: then without
-        return self._ask(endpoint, Http1(endpoint.authority), Request("GET", path, tuple(headers)))
+        return self._ask(endpoint, Http1(endpoint.authority), HttpRequest("GET", path, tuple(headers)))
 
     # --- gRPC
 
@@ -170,12 +170,12 @@ class _Asker:
             empty = grpc_message(b"")
             for protocol in PROTOCOLS:
                 path = f"/{protocol}.TextGenerationService/ServiceDiscovery"
-                if self._call(secure, Request("POST", path, HEADERS, empty)) == "0":
+                if self._call(secure, HttpRequest("POST", path, HEADERS, empty)) == "0":
                     yield Server("a shard of TGI", "shard", address, secure)
                     return
             yield Server("a gRPC server that is neither a shard of TGI nor a TGIS router", None, address, secure)
 
-    def _call(self, secure: bool, request: Request) -> str:
+    def _call(self, secure: bool, request: HttpRequest) -> str:
         """The status of a call, as gRPC numbers them; "" where no gRPC is spoken."""
         endpoint = self._endpoint(secure, "h2")
         return self._ask(endpoint, Http2(endpoint.authority, "https" if secure else "http"), request).grpc_status
@@ -191,23 +191,23 @@ class _Asker:
             context.set_alpn_protocols([protocol])
         return Endpoint(self._host, self._port, self._path, context)
 
-    def _ask(self, endpoint: Endpoint, talk: Talk, request: Request) -> _Answer:
+    def _ask(self, endpoint: Endpoint, codec: HttpCodec, request: HttpRequest) -> _Answer:
         """Without a status where no answer came."""
         answer = _Answer()
         until = min(self._until, self._clock() + QUESTION_SECONDS)
         if self._clock() >= until:
             return answer
         try:
-            connection = Connection(endpoint, talk, until - self._clock(), self._clock)
+            connection = ClientConnection(endpoint, codec, until - self._clock(), self._clock)
         except Failure:
             return answer
-        flights, flight = Flights(self._clock), Flight(connection, request, answer)
-        flights.launch(flight)
-        while len(flights) and self._clock() < until:
-            flights.poll(until)
-        flights.close()
+        exchanges, exchange = Exchanges(self._clock), Exchange(connection, request, answer)
+        exchanges.send(exchange)
+        while len(exchanges) and self._clock() < until:
+            exchanges.poll(until)
+        exchanges.close()
         connection.close()
-        return answer if flight.failure is None else _Answer()
+        return answer if exchange.failure is None else _Answer()
 
     def _authority(self, secure: bool) -> str:
         return self._bracketed() + ("" if self._port == (443 if secure else 80) else f":{self._port}")

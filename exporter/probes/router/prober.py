@@ -18,14 +18,14 @@ from exporter.observation import NOT_JUDGED, Failure, Outcome, Stream
 from exporter.plan.targets import Facts
 from exporter.probes.disturbed import mark_disturbed
 from exporter.probes.interface import Abandoned, OwnRequests, Result
-from exporter.probes.router.facts_cache import FactsPage
+from exporter.probes.router.facts_cache import FactsCache
 from exporter.probes.router.pool import LOOK, Pool
-from exporter.probes.router.protocol import Ask, Front, Page
+from exporter.probes.router.protocol import Ask, PageReader, RouterProtocol
 from exporter.probes.router.queue_metrics import users_waiting
-from exporter.probes.router.request_builder import Composer
+from exporter.probes.router.request_builder import RequestBuilder
 from exporter.probes.router.server_errors import refused
 from exporter.wire.delays import PROCESS, Delays
-from exporter.wire.exchanges import Connection, Flight, Flights
+from exporter.wire.exchanges import ClientConnection, Exchange, Exchanges
 
 # For a batch that ends in several ways: which one speaks for it.
 WORST_FIRST = (
@@ -44,7 +44,7 @@ class StreamProber:
     def __init__(
         self,
         target: Target,
-        front: Front,
+        protocol: RouterProtocol,
         own_requests: OwnRequests | None = None,
         clock: Callable[[], float] = time.perf_counter,
         seed: int | None = None,
@@ -52,21 +52,21 @@ class StreamProber:
     ) -> None:
         self._target = target
         self._delays = delays
-        self._front = front
+        self._protocol = protocol
         self._own_requests = own_requests or OwnRequests()
         self._clock = clock
-        self._pool = Pool(front, clock, delays)
-        self._composer = Composer(target, front, seed)
-        self._facts_page = FactsPage(front, self._pool, clock)
-        self._flights = Flights(clock, delays)
+        self._pool = Pool(protocol, clock, delays)
+        self._builder = RequestBuilder(target, protocol, seed)
+        self._facts_cache = FactsCache(protocol, self._pool, clock)
+        self._exchanges = Exchanges(clock, delays)
         self._facts: Facts | None = None
         self._in_use = threading.Lock()
 
     def connect(self, timeout: float) -> Facts:
         with self._in_use:
-            self._facts = self._facts_page.facts(timeout)
-            if self._facts_page.changed():
-                self._composer.forget()
+            self._facts = self._facts_cache.facts(timeout)
+            if self._facts_cache.changed():
+                self._builder.forget()
             return self._facts
 
     def refusal(self, facts: Facts) -> str | None:
@@ -74,19 +74,19 @@ class StreamProber:
         return None
 
     def users_wait(self) -> bool:
-        return users_wait(self._target, self._front, self._pool, self._own_requests)
+        return users_wait(self._target, self._protocol, self._pool, self._own_requests)
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
         with self._in_use:
-            self._composer.check_limits(self._facts, workload)
-            self._composer.check_length(workload)
+            self._builder.check_limits(self._facts, workload)
+            self._builder.check_length(workload)
             try:
                 result = self._measured(workload, batch_size, stopping, trace_id)
             except Failure as failure:
                 result = Result((), failure.outcome, failure.code, failure.detail)
             if result.outcome is Outcome.UNREACHABLE:
-                self._facts_page.lost()
-            return replace(result, corrections=self._composer.corrections())
+                self._facts_cache.lost()
+            return replace(result, corrections=self._builder.corrections())
 
     def _measured(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str) -> Result:
         """The first time the length of prompts is found out. Raises Failure."""
@@ -96,19 +96,19 @@ class StreamProber:
             return alone
 
         def new_texts() -> list[str]:
-            return self._composer.texts(workload, batch_size)
+            return self._builder.texts(workload, batch_size)
 
         late = self._clock() + workload.timeout
         ask = self._asking(workload.timeout)
-        self._composer.fit(workload, single, ask, lambda: self._clock() > late)
+        self._builder.fit(workload, single, ask, lambda: self._clock() > late)
         while True:
-            self._composer.fill_cache(workload, batch_size, single)
+            self._builder.fill_cache(workload, batch_size, single)
             with self._delays.watch() as watch:
                 flown = self._begun(workload, new_texts, stopping, trace_id)
                 result = summed_up([stream for stream, _, _ in flown], [detail for _, detail, _ in flown], self._pool)
                 result = mark_disturbed(result, watch)
             counts = [counted for _, _, counted in flown if counted is not None]
-            if result.outcome is not Outcome.OK or not self._composer.off(workload, counts):
+            if result.outcome is not Outcome.OK or not self._builder.off(workload, counts):
                 return result
 
     def _asking(self, timeout: float) -> Ask:
@@ -122,52 +122,52 @@ class StreamProber:
 
         `texts` makes the prompts of each try: those that were answered the first time may be in the server's cache.
         """
-        flights = self._fly(workload, texts(), stopping, trace_id)
-        failed = [flight for flight in flights if flight.failure is not None]
-        if failed and all(flight.not_begun for flight in failed):
+        exchanges = self._fly(workload, texts(), stopping, trace_id)
+        failed = [exchange for exchange in exchanges if exchange.failure is not None]
+        if failed and all(exchange.not_begun for exchange in failed):
             self._pool.drop_kept()  # others may be about to end too
-            flights = self._fly(workload, texts(), stopping, trace_id)
-        flown = [self._composer.stream(flight, workload) for flight in flights]
-        if self._front.asks_less([(stream.outcome, stream.code, detail) for stream, detail, _ in flown]):
+            exchanges = self._fly(workload, texts(), stopping, trace_id)
+        flown = [self._builder.stream(exchange, workload) for exchange in exchanges]
+        if self._protocol.asks_less([(stream.outcome, stream.code, detail) for stream, detail, _ in flown]):
             return self._begun(workload, texts, stopping, trace_id)
         return flown
 
     def _fly(
         self, workload: Workload, texts: Sequence[str], stopping: Callable[[], bool], trace_id: str
-    ) -> list[Flight]:
+    ) -> list[Exchange]:
         """Release all at once and watch them to their end."""
         connections = self._connections(len(texts), stopping)
         try:
-            flights = [
-                self._composer.flight(connection, text, workload, trace_id)
+            exchanges = [
+                self._builder.exchange(connection, text, workload, trace_id)
                 for connection, text in zip(connections, texts, strict=True)
             ]
         except Failure:  # a request may be on some of them, ready to be sent
             for connection in connections:
                 connection.close()
             raise
-        self._own_requests.set(self, len(flights))
-        self._flights.launch(*flights)
-        deadline = flights[-1].sent + workload.timeout
+        self._own_requests.set(self, len(exchanges))
+        self._exchanges.send(*exchanges)
+        deadline = exchanges[-1].sent + workload.timeout
         try:
-            while len(self._flights) and self._clock() < deadline:
-                self._flights.poll(min(deadline, self._clock() + LOOK))
+            while len(self._exchanges) and self._clock() < deadline:
+                self._exchanges.poll(min(deadline, self._clock() + LOOK))
                 if stopping() or self._pool.closing.is_set():
                     raise Abandoned
         finally:
-            self._end(flights)
-        return flights
+            self._end(exchanges)
+        return exchanges
 
-    def _end(self, flights: Sequence[Flight]) -> None:
+    def _end(self, exchanges: Sequence[Exchange]) -> None:
         """Give up what still flies, keep the connections that can be used again."""
-        self._flights.abort()
+        self._exchanges.abort()
         self._own_requests.set(self, 0)
-        for flight in flights:
-            if flight.reusable:
-                self._pool.keep(flight.connection)
+        for exchange in exchanges:
+            if exchange.reusable:
+                self._pool.keep(exchange.connection)
 
-    def _connections(self, count: int, stopping: Callable[[], bool]) -> list[Connection]:
-        connections: list[Connection] = []
+    def _connections(self, count: int, stopping: Callable[[], bool]) -> list[ClientConnection]:
+        connections: list[ClientConnection] = []
         try:
             while len(connections) < count:
                 if stopping() or self._pool.closing.is_set():
@@ -186,17 +186,17 @@ class StreamProber:
         """While a probe runs in another thread, that ends within a moment; whose it is closes again afterwards."""
         self._pool.closing.set()
         if self._in_use.acquire(blocking=False):
-            with contextlib.closing(self._flights):
+            with contextlib.closing(self._exchanges):
                 self._pool.close()
             self._in_use.release()
 
 
-def users_wait(target: Target, front: Front, pool: Pool, own_requests: OwnRequests) -> bool:
+def users_wait(target: Target, protocol: RouterProtocol, pool: Pool, own_requests: OwnRequests) -> bool:
     """See `Prober.users_wait`."""
-    place = front.metrics() if target.yield_to_users else None
+    place = protocol.metrics() if target.yield_to_users else None
     if place is None:
         return False
-    page = pool.visit(place, Page(refused))
+    page = pool.visit(place, PageReader(refused))
     waiting = users_waiting(page.decode("utf-8", "replace"), own_requests.total())
     if waiting is None:
         where = f"{place.endpoint.where}{place.request.path}"

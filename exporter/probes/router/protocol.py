@@ -7,12 +7,12 @@ from typing import Protocol
 from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome, Step
 from exporter.plan.targets import Facts
-from exporter.wire.exchanges import Answer
-from exporter.wire.http_codec import End, Request, Talk
+from exporter.wire.exchanges import AnswerReader
+from exporter.wire.http_codec import End, HttpCodec, HttpRequest
 from exporter.wire.sockets import Endpoint
 
 # Sends one request that is no stream and answers its body. Raises Failure.
-Ask = Callable[[Request], bytes]
+Ask = Callable[[HttpRequest], bytes]
 # How a request ended: the outcome, the code, a line for people.
 Ended = tuple[Outcome, str, str]
 # Bytes. The metrics pages of routers have some hundred kilobytes.
@@ -31,7 +31,7 @@ class Told:
     estimated: bool = False
 
 
-class TokenAnswer(Answer, Protocol):
+class TokenReader(AnswerReader, Protocol):
     """The answer to a request for a stream of tokens."""
 
     def told(self, sent: float) -> Told:
@@ -41,7 +41,7 @@ class TokenAnswer(Answer, Protocol):
         """How many tokens had come, of an answer that was given up."""
 
 
-class WholeAnswer(Answer, Protocol):
+class BodyReader(AnswerReader, Protocol):
     """The answer to a request that is no stream."""
 
     @property
@@ -50,16 +50,16 @@ class WholeAnswer(Answer, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class MetricsPage:
     """Where something is to be had: one request to one server."""
 
     endpoint: Endpoint
-    talk: Talk
-    request: Request
+    codec: HttpCodec
+    request: HttpRequest
 
 
-class Front(Protocol):
-    """One protocol of one target: how to talk, what to ask, what the answers mean.
+class RouterProtocol(Protocol):
+    """One protocol of one target: how to codec, what to ask, what the answers mean.
 
     `truncates`: a request asks the server to cut its prompt to the wanted length.
     """
@@ -69,10 +69,10 @@ class Front(Protocol):
     def endpoint(self) -> Endpoint:
         """Where to connect. Reads certificates: raises Failure."""
 
-    def talk(self, endpoint: Endpoint) -> Talk:
+    def codec(self, endpoint: Endpoint) -> HttpCodec:
         """The protocol of a new connection."""
 
-    def warming(self) -> Request | None:
+    def warming(self) -> HttpRequest | None:
         """A cheap request that wakes an idle connection, where the protocol itself has no such thing."""
 
     def facts(self, ask: Ask) -> Facts:
@@ -87,10 +87,10 @@ class Front(Protocol):
     def count(self, ask: Ask, text: str, workload: Workload) -> int | None:
         """As `tokenize`, from a request of one token that is no stream."""
 
-    def request(self, prompt: str, workload: Workload, seed: int) -> Request:
+    def request(self, prompt: str, workload: Workload, seed: int) -> HttpRequest:
         """One request for a stream of tokens. Raises Failure."""
 
-    def answer(self, workload: Workload) -> TokenAnswer:
+    def answer(self, workload: Workload) -> TokenReader:
         """For the answer to `request`."""
 
     def asks_less(self, ends: Sequence[Ended]) -> bool:
@@ -102,7 +102,7 @@ class Front(Protocol):
     def forget(self) -> None:
         """Before a connection to what may be another server: it is asked for every option again."""
 
-    def whole(self) -> WholeAnswer:
+    def whole(self) -> BodyReader:
         """For the answer to any other request."""
 
     def discreet(self, failure: Failure) -> Failure:
@@ -111,11 +111,11 @@ class Front(Protocol):
     def explained(self, failure: Failure) -> Failure:
         """The failure of a probe, with what to do about it where that is known."""
 
-    def metrics(self) -> Place | None:
+    def metrics(self) -> MetricsPage | None:
         """Where the router's own metrics are; None where the target does not name them. Raises Failure."""
 
 
-class Page:
+class PageReader:
     """The whole body of an answer. `refused` makes the Failure of an error status; without it every status will do.
 
     A body longer than LONGEST_PAGE is malformed: it would fill our memory.

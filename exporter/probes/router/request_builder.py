@@ -11,8 +11,8 @@ from exporter.observation import Failure, Outcome, Stream, lateness
 from exporter.plan.prompts import WORDS, Lengths, Prompts
 from exporter.plan.targets import Facts, over_limits
 from exporter.probes.deadline import DEADLINE_EXCEEDED, out_of_time
-from exporter.probes.router.protocol import Ask, Front, Told
-from exporter.wire.exchanges import Connection, Flight
+from exporter.probes.router.protocol import Ask, RouterProtocol, Told
+from exporter.wire.exchanges import ClientConnection, Exchange
 from exporter.wire.trace_context import HEADER, traceparent
 
 # How many texts are counted, at most, until a length is found. Three will do: a short, a longer, and the wanted one.
@@ -22,17 +22,17 @@ TRIES = 6
 Single = Callable[[Workload, str], tuple[Stream, str, int | None]]
 
 
-class Composer:
+class RequestBuilder:
     """Composes for one target. `seed` makes prompts repeatable."""
 
-    def __init__(self, target: Target, front: Front, seed: int | None = None) -> None:
+    def __init__(self, target: Target, protocol: RouterProtocol, seed: int | None = None) -> None:
         self._target = target
-        self._front = front
+        self._protocol = protocol
         self._random = random.Random(seed)
         self._order = self._random.sample(WORDS, len(WORDS))
         self._prompts: dict[tuple[str, int] | None, Prompts] = {}
-        self._lengths = Lengths(front.truncates)
-        self._texts: WeakKeyDictionary[Flight, str] = WeakKeyDictionary()
+        self._lengths = Lengths(protocol.truncates)
+        self._texts: WeakKeyDictionary[Exchange, str] = WeakKeyDictionary()
         # prompt_cache: hit: what was counted of a text when it was sent for the first time.
         self._first_counts: dict[str, int] = {}
         self._sent_before: set[str] = set()
@@ -44,7 +44,7 @@ class Composer:
 
     def forget(self) -> None:
         """Before a connection to what may be another server: its lengths are asked for anew."""
-        self._front.forget()
+        self._protocol.forget()
         self._lengths.forget()
         self._first_counts.clear()
         self._sent_before.clear()
@@ -77,7 +77,7 @@ class Composer:
         """What the server counts of this prompt, found out as cheaply as it lets us. Raises Failure."""
         if self._tokenizes:
             self._corrections += 1
-            counted = self._front.tokenize(ask, text)
+            counted = self._protocol.tokenize(ask, text)
             self._tokenizes = counted is not None
             if counted is not None:
                 return counted
@@ -89,7 +89,7 @@ class Composer:
             self._streams_count = counted is not None
         if counted is None:
             self._corrections += 1
-            counted = self._front.count(ask, text, workload)
+            counted = self._protocol.count(ask, text, workload)
         return counted
 
     def _alone(self, workload: Workload, text: str, single: Single) -> tuple[Stream, str, int | None]:
@@ -146,14 +146,14 @@ class Composer:
             return False  # another text would spoil what the cache holds
         return self._lengths.check(wanted, counted)
 
-    def flight(self, connection: Connection, text: str, workload: Workload, trace_id: str = "") -> Flight:
+    def exchange(self, connection: ClientConnection, text: str, workload: Workload, trace_id: str = "") -> Exchange:
         """Ready to be launched. Raises Failure."""
-        request = self._front.request(text, workload, self._random.getrandbits(31))
+        request = self._protocol.request(text, workload, self._random.getrandbits(31))
         if trace_id:
             request = replace(request, headers=(*request.headers, (HEADER, traceparent(trace_id))))
-        flight = Flight(connection, request, self._front.answer(workload))
-        self._texts[flight] = text
-        return flight
+        exchange = Exchange(connection, request, self._protocol.answer(workload))
+        self._texts[exchange] = text
+        return exchange
 
     def check_limits(self, facts: Facts | None, workload: Workload) -> None:
         """Raises Failure where the server has said that it would reject such requests."""
@@ -178,39 +178,41 @@ class Composer:
         )
 
     def stream(
-        self, flight: Flight, workload: Workload, intended: float | None = None
+        self, exchange: Exchange, workload: Workload, intended: float | None = None
     ) -> tuple[Stream, str, int | None]:
-        """What became of a flight that has ended: the facts, a line for people, the prompt's length if it was told."""
-        assert flight.ended is not None
-        failure, told = flight.failure, Told((), None)
+        """An exchange that has ended: its facts, a line for people, the prompt's length if it is known."""
+        assert exchange.ended is not None
+        failure, told = exchange.failure, Told((), None)
         if failure is None:
             try:
-                told = flight.answer.told(flight.sent)  # type: ignore[attr-defined]  # made by `flight` above
+                told = exchange.answer.told(exchange.sent)  # type: ignore[attr-defined]  # made by `exchange` above
             except Failure as error:
                 failure = error
-        tokens, counted = self._prompt(self._texts.pop(flight), workload, told.prompt_tokens)
+        tokens, counted = self._prompt(self._texts.pop(exchange), workload, told.prompt_tokens)
         estimated = counted is None and self._lengths.estimated
         if failure is None:
             stream = Stream(
                 1,
                 tokens,
-                flight.sent,
-                flight.ended,
+                exchange.sent,
+                exchange.ended,
                 told.steps,
                 intended=intended,
                 prompt_estimated=estimated,
                 generated_estimated=told.estimated,
-                sent_late=flight.sent_late,
-                ended_late=lateness(flight.ended),
-                read_delay=flight.read_delay,
+                sent_late=exchange.sent_late,
+                ended_late=lateness(exchange.ended),
+                read_delay=exchange.read_delay,
             )
             return stream, "", counted
-        failure = self._front.explained(self._front.discreet(failure))
-        stream = Stream(1, tokens, flight.sent, flight.ended, (), failure.outcome, failure.code, intended, estimated)
-        said = failure.detail.removeprefix(f"{flight.connection.where}: ")
+        failure = self._protocol.explained(self._protocol.discreet(failure))
+        stream = Stream(
+            1, tokens, exchange.sent, exchange.ended, (), failure.outcome, failure.code, intended, estimated
+        )
+        said = failure.detail.removeprefix(f"{exchange.connection.where}: ")
         if failure.code == DEADLINE_EXCEEDED:
-            quiet = flight.ended - flight.heard if flight.heard is not None else 0.0
-            said = out_of_time(workload, flight.answer.so_far(), quiet)  # type: ignore[attr-defined]  # as above
+            quiet = exchange.ended - exchange.heard if exchange.heard is not None else 0.0
+            said = out_of_time(workload, exchange.answer.so_far(), quiet)  # type: ignore[attr-defined]  # as above
         return stream, f"{self._target.address}: {said}", None
 
     def _prompt(self, text: str, workload: Workload, told: int | None) -> tuple[int, int | None]:

@@ -14,8 +14,8 @@ from exporter.observation import Failure, Setup
 from exporter.probes.interface import OwnRequests
 from exporter.probes.router.pool import LOOK, Pool
 from exporter.probes.router.prober import users_wait
-from exporter.probes.router.protocol import Front
-from exporter.wire.exchanges import IDLE_SECONDS, Connection
+from exporter.probes.router.protocol import RouterProtocol
+from exporter.wire.exchanges import IDLE_SECONDS, ClientConnection
 
 # A connection used so long ago is warmed again before a request that is due soon: it must not go cold until then.
 FRESH_SECONDS = IDLE_SECONDS / 2
@@ -68,14 +68,14 @@ class Errand:
         self._end()
 
 
-class Standby:
+class WarmConnections:
     """Connections that are open and warm. Used by one thread, beside its own."""
 
-    def __init__(self, front: Front, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._pool = Pool(front, clock)
+    def __init__(self, protocol: RouterProtocol, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._pool = Pool(protocol, clock)
         self._clock = clock
         self._lock = threading.Lock()
-        self._ready: list[Connection] = []
+        self._ready: list[ClientConnection] = []
         self._opened: deque[Setup] = deque()
         self._wanted = 0
         self._failed = LONG_AGO
@@ -89,12 +89,12 @@ class Standby:
         if fresh < connections and self._clock() - self._failed >= RETRY_SECONDS:
             self._errand.ask()
 
-    def take(self) -> Connection | None:
+    def take(self) -> ClientConnection | None:
         """One on which a request may be sent at once; None where none is ready. Never waits.
 
         Raises Failure where none is ready because none could be opened.
         """
-        idle: list[Connection] = []
+        idle: list[ClientConnection] = []
         found = None
         with self._lock:
             while self._ready and found is None:
@@ -111,10 +111,10 @@ class Standby:
             raise trouble
         return found
 
-    def keep(self, connection: Connection) -> None:
+    def keep(self, connection: ClientConnection) -> None:
         """Give a connection back."""
         with self._lock:
-            if connection.talk.usable and not self._pool.closing.is_set():
+            if connection.codec.usable and not self._pool.closing.is_set():
                 self._ready.append(connection)
             else:
                 connection.close()
@@ -132,7 +132,7 @@ class Standby:
         self._pool.closing.set()
         self._errand.close()
 
-    def _fresh(self, connection: Connection) -> bool:
+    def _fresh(self, connection: ClientConnection) -> bool:
         return self._clock() - connection.used < FRESH_SECONDS
 
     def _fill(self) -> None:
@@ -162,19 +162,21 @@ class Standby:
         self._pool.close()
 
 
-class Crowd:
+class RouterQueue:
     """Whether users wait, as the router's metrics said at most seconds ago."""
 
-    def __init__(self, target: Target, front: Front, own_requests: OwnRequests, clock: Callable[[], float]) -> None:
-        self._target, self._front, self._own_requests, self._clock = target, front, own_requests, clock
-        self._pool = Pool(front, clock)
+    def __init__(
+        self, target: Target, protocol: RouterProtocol, own_requests: OwnRequests, clock: Callable[[], float]
+    ) -> None:
+        self._target, self._protocol, self._own_requests, self._clock = target, protocol, own_requests, clock
+        self._pool = Pool(protocol, clock)
         self._seen = (LONG_AGO, False)
         self._errand = Errand("crowd", self.look, self._pool.close)
 
     def look(self) -> None:
         """Ask now. Raises Failure."""
         begun = self._clock()
-        self._seen = (begun, users_wait(self._target, self._front, self._pool, self._own_requests))
+        self._seen = (begun, users_wait(self._target, self._protocol, self._pool, self._own_requests))
 
     def ask(self) -> None:
         """Have an answer soon that is no older than a second."""

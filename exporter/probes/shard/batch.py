@@ -22,7 +22,7 @@ NANOSECONDS = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
+class MergedAnswers:
     """All ranks' answers to one call as one: how many requests, their new tokens, ids that ended, who is left."""
 
     answered: int
@@ -32,7 +32,7 @@ class Merged:
     timings: ServerTimings | None
 
 
-class Batch:
+class ShardBatch:
     """One batch of ours: its requests as bytes, its answers as facts. `pb` is the module of the protocol."""
 
     def __init__(self, pb: ModuleType, batch: Any) -> None:
@@ -50,7 +50,7 @@ class Batch:
         workload: Workload,
         texts: Sequence[str],
         rng: random.Random,
-    ) -> "Batch":
+    ) -> "ShardBatch":
         """One request for each text; see `workload.prompts`."""
         batch_size = len(texts)
         tokens = workload.sequence_length + workload.decode_length - 1 + facts.speculate
@@ -85,7 +85,7 @@ class Batch:
     @classmethod
     def asking(
         cls, pb: ModuleType, target: Target, facts: Facts, workload: Workload, words: Sequence[str], rng: random.Random
-    ) -> "Batch":
+    ) -> "ShardBatch":
         """One request whose answer names the tokens of its prompt. It ends at once, and is no larger than a probe."""
         values = {
             "sequence_length": min(work.ASKED_TOKENS, workload.sequence_length),
@@ -105,7 +105,7 @@ class Batch:
         data: bytes = self._pb.DecodeRequest(batches=[self._pb.CachedBatch(id=self.id)]).SerializeToString()
         return data
 
-    def filter_request(self, merged: Merged) -> bytes:
+    def filter_request(self, merged: MergedAnswers) -> bytes:
         keep = [request.id for request in self._batch.requests if request.id in merged.unfinished]
         data: bytes = self._pb.FilterBatchRequest(batch_id=self.id, request_ids=keep).SerializeToString()
         return data
@@ -115,7 +115,7 @@ class Batch:
         replies = [self._pb.PrefillResponse.FromString(data) for data in answers]
         return [text for answer in replies for one in answer.generations for text in one.prefill_tokens.texts]
 
-    def merge(self, rpc: str, answers: Sequence[bytes], addresses: Sequence[str]) -> Merged:
+    def merge(self, rpc: str, answers: Sequence[bytes], addresses: Sequence[str]) -> MergedAnswers:
         """Raises Failure(malformed) unless every unfinished request got its part, exactly once, and no one else did."""
         response = getattr(self._pb, f"{rpc}Response")
         replies = [parsed(response, data, rpc, address) for data, address in zip(answers, addresses, strict=True)]
@@ -146,7 +146,7 @@ class Batch:
                 f"{counted(len(self._unfinished), 'request')} unfinished, but the batch "
                 f"{'goes on' if goes_on else 'has ended'}",
             )
-        return Merged(len(answered), tokens, finished, self._unfinished, _slowest(replies))
+        return MergedAnswers(len(answered), tokens, finished, self._unfinished, _slowest(replies))
 
 
 def _parameters(pb: ModuleType, parameters: Parameters, rng: random.Random) -> Any:

@@ -21,10 +21,10 @@ from exporter.probes.deadline import DEADLINE_EXCEEDED, out_of_time
 from exporter.probes.disturbed import mark_disturbed
 from exporter.probes.interface import Abandoned, Occupied, Result
 from exporter.probes.quarantine import Quarantine
-from exporter.probes.shard.batch import PROTOCOLS, Batch, Merged, parsed
+from exporter.probes.shard.batch import PROTOCOLS, MergedAnswers, ShardBatch, parsed
 from exporter.probes.shard.calibration import CALIBRATION_SECONDS, Calibration
 from exporter.probes.shard.error_hints import connection_ended, explained
-from exporter.probes.shard.ranks import Answered, Debts, Ranks, discovered, must_exist
+from exporter.probes.shard.ranks import RankAnswers, Ranks, UnclearedBatches, discovered, must_exist
 from exporter.wire.delays import PROCESS, Delays
 from exporter.wire.trace_context import HEADER, traceparent
 
@@ -53,7 +53,7 @@ class ShardProber:
         self._random = random.Random(seed)
         self._ranks: Ranks | None = None
         self.quarantine = quarantine or Quarantine(target)
-        self._debts = Debts(target.name, self.quarantine)
+        self._uncleared = UnclearedBatches(target.name, self.quarantine)
         self._lost_connections = 0
         self._facts: Facts | None = None
         self._calibration = Calibration()
@@ -116,7 +116,7 @@ class ShardProber:
         if facts != self._facts:
             self._calibration.forget()
             with contextlib.suppress(Failure):  # tried again before the first batch
-                self._debts.inherit(ranks)
+                self._uncleared.inherit(ranks)
         self._facts = facts
         return facts
 
@@ -170,17 +170,17 @@ class ShardProber:
         words = self._calibration.words(workload, self._random)
         if words is None or not self._may_ask():
             return
-        batch = Batch.asking(PROTOCOLS[ranks.protocol], self._target, facts, workload, words, self._random)
-        self._debts.add(batch.id, ranks)
+        batch = ShardBatch.asking(PROTOCOLS[ranks.protocol], self._target, facts, workload, words, self._random)
+        self._uncleared.add(batch.id, ranks)
         if not self._may_ask():  # as another prober has noted
-            self._debts.ended(batch.id)
+            self._uncleared.ended(batch.id)
             return
         time_left = TimeLeft(self._clock() + min(workload.timeout, CALIBRATION_SECONDS), ranks, self._clock)
         trouble = unpaid = None
         try:
             answers = ranks.call("Prefill", batch.prefill_request(), time_left()).answers
             if not batch.merge("Prefill", answers, ranks.addresses).unfinished:
-                self._debts.ended(batch.id)
+                self._uncleared.ended(batch.id)
             self._calibration.learn(workload, words, batch.prompt_pieces(answers))
         except Failure as failure:
             self._calibration.failed(failure)
@@ -210,7 +210,7 @@ class ShardProber:
 
     def _calibration_ended(self, ranks: Ranks) -> None:
         self._suspected = None
-        self._debts.calibration_ended(ranks)
+        self._uncleared.calibration_ended(ranks)
 
     def _watch(self, facts: Facts) -> None:
         """A server that failed when it was asked may end a moment later: no batch of ours is to be blamed for it.
@@ -240,10 +240,10 @@ class ShardProber:
     ) -> Result:
         """`steps` take in what has come so far."""
         texts = work.prompts(batch_size, workload.sequence_length, self._random, self._calibration.vocabulary)
-        batch = Batch.build(PROTOCOLS[ranks.protocol], self._target, facts, workload, texts, self._random)
-        self._debts.add(batch.id, ranks)
+        batch = ShardBatch.build(PROTOCOLS[ranks.protocol], self._target, facts, workload, texts, self._random)
+        self._uncleared.add(batch.id, ranks)
         if self.quarantine.holds(cache_tokens(facts, workload, batch_size)):  # as another prober has just noted
-            self._debts.ended(batch.id)
+            self._uncleared.ended(batch.id)
             raise Failure(Outcome.QUARANTINED, "QUARANTINED", self.quarantine.reason())
         prefill, decode = batch.prefill_request(), batch.decode_request()
         trace = ((HEADER, traceparent(trace_id)),) if trace_id else None
@@ -271,7 +271,7 @@ class ShardProber:
                 f"{ranks.addresses[0]}: no end after {counted(len(steps), 'step')} for decode_length "
                 f"{workload.decode_length}",
             )
-        self._debts.ended(batch.id)
+        self._uncleared.ended(batch.id)
         prompt_tokens = batch_size * workload.sequence_length
         late = max(step.late for step in steps)
         return Result(
@@ -281,8 +281,8 @@ class ShardProber:
     # --- leaving no trace
 
     def settle(self, timeout: float) -> None:
-        if self._debts:
-            self._debts.pay(self._ranks, timeout)
+        if self._uncleared:
+            self._uncleared.pay(self._ranks, timeout)
 
     def reserve(self, stopping: Callable[[], bool], say: Callable[[str], None]) -> None:
         """Keep all other probers out until `close`, for a sweep: waits until the one at work has ended its probe.
@@ -292,7 +292,7 @@ class ShardProber:
         said = ""
         while self._ranks is not None:
             try:
-                self._debts.keep(self._ranks)
+                self._uncleared.keep(self._ranks)
                 return
             except Occupied as other:
                 if str(other) != said:
@@ -306,13 +306,13 @@ class ShardProber:
         """Close, and pay what is owed over connections of its own: the others may be stuck in a call."""
         self._disconnect()
         try:
-            if self._debts:
-                self._debts.pay(None, CLOSE_SECONDS)
+            if self._uncleared:
+                self._uncleared.pay(None, CLOSE_SECONDS)
         finally:
-            self._debts.close()
+            self._uncleared.close()
 
 
-def _step(called: Answered, merged: Merged) -> Step:
+def _step(called: RankAnswers, merged: MergedAnswers) -> Step:
     """The server says how long it worked: what is beyond that is all that we can have added."""
     total = merged.timings.total if merged.timings is not None else None
     beyond = called.arrived - called.asked - (total or 0.0)

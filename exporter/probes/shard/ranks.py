@@ -17,7 +17,7 @@ from exporter.probes.quarantine import Quarantine
 from exporter.probes.shard.batch import PROTOCOLS, parsed
 from exporter.probes.shard.channel import failure, open_channel
 from exporter.probes.shard.lock import ENDED, NoLock, ShardLock, lock_path
-from exporter.wire.delays import PROCESS, Call, Delays
+from exporter.wire.delays import PROCESS, Delays, PendingCall
 
 logger = logging.getLogger("tgi_probe")
 CLEAR_SECONDS = 5.0
@@ -37,7 +37,7 @@ SLEEPS = 3
 Metadata = tuple[tuple[str, str], ...] | None
 
 
-class Answered(NamedTuple):
+class RankAnswers(NamedTuple):
     """What came of one call: every rank's answer in rank order, not parsed, and the instants around it (seconds).
 
     Of the time between them this process was held up for at most `late`.
@@ -65,13 +65,13 @@ class Ranks:
         self.protocol = protocol
         self._channels = [open_channel(address) for address in addresses]
         self._calls: dict[str, list[Any]] = {}
-        self.unanswered: Call | None = None  # the newest call, unless its answers are in
+        self.unanswered: PendingCall | None = None  # the newest call, unless its answers are in
 
     def connection(self) -> tuple[int, ...]:
         """Changes when a server was gone between two calls: see `socket_files`."""
         return socket_files(self.addresses)
 
-    def call(self, rpc: str, request: bytes, timeout: float, metadata: Metadata = None) -> Answered:
+    def call(self, rpc: str, request: bytes, timeout: float, metadata: Metadata = None) -> RankAnswers:
         """Every rank's answer. Returns when the slowest is in. Raises Failure.
 
         It always waits for all: ranks compute together, and a call taken back from one of them would leave the others
@@ -84,7 +84,7 @@ class Ranks:
         failures: list[Failure] = []
         before = self._delays.mark(len(calls) > 1)
         asked = arrived = self._clock()
-        self.unanswered = Call(before, before.at + timeout)
+        self.unanswered = PendingCall(before, before.at + timeout)
         others = [call.future(request, timeout=timeout, metadata=metadata) for call in calls[1:]]
         for wait, address in zip([first, *(other.result for other in others)], self.addresses, strict=True):
             try:
@@ -101,7 +101,7 @@ class Ranks:
             raise min(failures, key=lambda failed: (failed.code in CUT_OFF, not failed.may_have_ended_server))
         self.unanswered = None
         late = self._delays.between(before, self._delays.mark(len(calls) > 1), SLEEPS)
-        return Answered(asked, arrived, answers, late)
+        return RankAnswers(asked, arrived, answers, late)
 
     def call_first(self, rpc: str, request: bytes, timeout: float) -> bytes:
         """The first rank's answer alone: only for calls that no rank computes for. Raises Failure."""
@@ -143,7 +143,7 @@ def socket_files(addresses: Sequence[str]) -> tuple[int, ...]:
     return tuple(found)
 
 
-class Debts:
+class UnclearedBatches:
     """Batches that were sent and not seen to end, each with the ranks that hold it. Paid by ClearCache with the id.
 
     As long as one is owed the shard is locked, so that no other prober's calls come in between, and its id stands in
