@@ -1,11 +1,11 @@
-"""Requests on their way: many connections watched by one thread, which reads first and understands later.
+"""Requests and their answers: one thread watches many connections.
 
-Whatever the network has is taken at once; only when nothing more waits is one piece understood (decrypted, parsed).
-So the reading of one stream never waits for the parsing of another, and the kernel's notes stay apart (see `line`).
+It reads whatever has arrived before it parses anything. So one stream never waits while another is parsed, and the
+kernel's time stamps stay apart (see `sockets`).
 
-It also knows since when at most something waits to be read. While it works, it looks again and again, and what is there
-now was not there the last time. After it has slept in `select`, it goes by how late it can have woken up (`delays`);
-where the system does not tell, it sleeps in short pieces.
+It also knows how long an arrival may have waited unread. While it works, nothing was there at its previous look. After
+a sleep in `select`, the bound is how late it may have woken up (see `delays`). Where the system does not tell that, it
+sleeps in short slices.
 """
 
 import selectors
@@ -15,43 +15,32 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from exporter.observation import Failure, Outcome
+from exporter.wire.connection import ClientConnection
 from exporter.wire.delays import PROCESS, Delays
-from exporter.wire.detect import CLOSED, NO_HTTP2
-from exporter.wire.http_codec import (
-    Body,
-    BrokenConnection,
-    End,
-    Head,
-    Http2,
-    HttpCodec,
-    HttpRequest,
-    NoAnswer,
-    NotBegun,
-)
-from exporter.wire.sockets import Arrival, Endpoint, TimedSocket, unreachable
+from exporter.wire.detect import CLOSED
+from exporter.wire.http_codec import Body, BrokenConnection, End, Head, HttpRequest, NoAnswer, NotBegun
+from exporter.wire.sockets import Arrival, unreachable
 
-# A connection that was not used for so long may have been closed by a proxy, and its server's thread gone cold.
-IDLE_SECONDS = 1.0
-# The end of a body comes right after the last event, in a packet of its own. After so long it may not come at all.
+# The end of a body follows the last event in a packet of its own. After so many seconds it may never come.
 REST_SECONDS = 0.02
-# A connection kept alive that ends so soon after a request was sent on it was being closed when that came.
+# Where a kept connection ends so soon after a request, the server was closing it when the request came.
 CROSSING_SECONDS = 0.1
-# A selector rounds its waiting up to whole milliseconds; the last one is slept through, to start on time.
+# A selector rounds up to whole milliseconds. The last one is slept through, to start on time.
 TICK = 0.001
-# When the time is over, some of what waits is still understood: else it would pile up where each turn is late.
+# Arrivals parsed although the time is over: else they would pile up.
 AT_MOST_LATE = 16
-# How long to sleep at a time where nobody tells how late we wake up.
+# Seconds of one sleep where the system does not tell how late we wake up.
 SLICE = 0.002
-# The end of an event: two line feeds, or the last of two CRLFs.
+# Bytes at the end of an event: two line feeds, or the last of two CRLFs.
 EVENT_END = 2
-# After each chunk of HTTP/1.1.
+# HTTP/1.1 ends each chunk with it.
 CRLF = b"\r\n"
 
 
 class AnswerReader(Protocol):
-    """Takes in an answer as it arrives. Each method may raise Failure, which ends the exchange.
+    """Reads an answer as it arrives. Each method may raise Failure, which ends the exchange.
 
-    `complete`: nothing that still comes is part of it, though its body may go on.
+    `complete`: the answer is, though its body may go on.
     """
 
     @property
@@ -61,89 +50,25 @@ class AnswerReader(Protocol):
     def end(self, at: float, end: End) -> None: ...
 
 
-class ClientConnection:
-    """A line and what is spoken on it. One request at a time."""
-
-    def __init__(
-        self, endpoint: Endpoint, codec: HttpCodec, timeout: float, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
-        """Opens it, up to the instant at which a request may be sent. Raises Failure (unreachable)."""
-        self.where = endpoint.where
-        deadline = clock() + timeout
-        self.socket = TimedSocket(endpoint, timeout, clock)
-        self.codec = codec
-        self._clock = clock
-        if endpoint.tls is not None and isinstance(codec, Http2) and self.socket.protocol != "h2":
-            self.socket.close()
-            raise unreachable(self.where, f"TLS: {NO_HTTP2}")
-        try:
-            self.socket.queue(codec.first_bytes())
-            self.socket.flush()
-            self._receive_until(codec.accepts_requests, deadline)
-        except Failure:
-            self.socket.close()
-            raise
-        self.requests = 0
-        self.begun, self.ready = self.socket.begun, clock()
-        self.used = self.ready
-
-    def _receive_until(self, done: Callable[[], bool], deadline: float) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.socket, selectors.EVENT_READ)
-            while not done():
-                if not selector.select(max(0.0, deadline - self._clock())):
-                    raise unreachable(self.where, f"connected, but {self.codec.missing}")
-                self._receive_waiting()
-
-    def _receive_waiting(self) -> None:
-        """Take in what is there between requests. Raises Failure when the connection is of no more use."""
-        while (arrival := self.socket.receive()) is not None:
-            try:
-                self.codec.receive_idle(self.socket.decrypt(arrival.data))
-            except BrokenConnection as error:
-                raise unreachable(self.where, str(error)) from None
-            self.socket.queue(self.codec.data_to_send())
-            self.socket.flush()
-            if not arrival.data or not self.codec.usable:
-                raise unreachable(self.where, self.codec.ending)
-
-    def still_good(self, deadline: float) -> bool:
-        """Whether a request may be sent now. HTTP/2 after an idle while: a ping there and back, which also warms it."""
-        try:
-            self._receive_waiting()
-            if isinstance(self.codec, Http2) and self.idle:
-                before = self.codec.pings
-                self.socket.queue(self.codec.ping())
-                self.socket.flush()
-                self._receive_until(lambda: isinstance(self.codec, Http2) and self.codec.pings > before, deadline)
-                self.used = self._clock()
-        except Failure:
-            return False
-        return self.codec.usable and self.codec.accepts_requests()
-
-    @property
-    def idle(self) -> bool:
-        return self._clock() - self.used > IDLE_SECONDS
-
-    def close(self) -> None:
-        self.socket.close()
-
-
 class Exchange:
-    """One request on one connection, and what came back. `failure` is None while all goes well; `not_begun`: the server
-    did not even begin the request, as it said itself, or because it was just closing a connection kept alive.
+    """One request on one connection, and its answer.
+
+    `sent`: the instant before its first byte left; its last byte left up to `sent_late` seconds later than the server
+    would have taken it. `heard`: when something of the answer came last. `complete`: when the answer became complete,
+    while its body goes on. `not_begun`: the server did not begin the request. It has said so, or it was closing a kept
+    connection just then.
     """
 
-    def __init__(self, connection: ClientConnection, request: HttpRequest, answer: AnswerReader) -> None:
-        """Everything that can be done before the start is done here: encoding, encrypting. Raises Failure."""
+    def __init__(self, connection: ClientConnection, request: HttpRequest, reader: AnswerReader) -> None:
+        """Encodes and encrypts the request. Raises Failure."""
         self.connection = connection
-        self.answer = answer
-        self.sent = self.sent_late = 0.0  # its last byte left at most so long after the server would have taken it
+        self.reader = reader
+        self.sent = self.sent_late = 0.0
         self.ended: float | None = None
         self.read_delay = 0.0
-        self.heard: float | None = None  # when something of the answer came last
+        self.heard: float | None = None
         self.failure: Failure | None = None
-        self.complete: float | None = None  # since when the answer is, while its body has not ended
+        self.complete: float | None = None
         self.not_begun = False
         self._reuses = connection.requests > 0
         connection.requests += 1
@@ -153,25 +78,25 @@ class Exchange:
             raise unreachable(connection.where, str(error)) from None
 
     def receive(self, arrival: Arrival) -> None:
-        """Understand one arrival. Sets `ended` with the last."""
-        line, codec = self.connection.socket, self.connection.codec
+        """Parse one arrival. The last one sets `ended`."""
+        socket, codec = self.connection.socket, self.connection.codec
         self.read_delay = max(self.read_delay, arrival.delay)
         self.heard = arrival.at
         try:
-            plain = line.decrypt(arrival.data)
-            pieces = codec.receive(plain)
-            for number, heard in enumerate(pieces, start=1):
-                match heard:
+            plain = socket.decrypt(arrival.data)
+            events = codec.receive(plain)
+            for number, event in enumerate(events, start=1):
+                match event:
                     case Head(status, headers):
-                        self.answer.head(status, headers)
-                    case Body(data) if number == len(pieces) and plain is not None and line.decrypted_to_end:
+                        self.reader.head(status, headers)
+                    case Body(data) if number == len(events) and plain is not None and socket.decrypted_to_end:
                         self._receive_last(arrival, data, plain)
                     case Body(data):
-                        self.answer.body(arrival.at, data)
+                        self.reader.body(arrival.at, data)
                     case End():
-                        self.answer.end(arrival.at, heard)
+                        self.reader.end(arrival.at, event)
                         self.ended = arrival.at if self.complete is None else self.complete
-            if self.answer.complete and self.complete is None:
+            if self.reader.complete and self.complete is None:
                 self.complete = arrival.at
             if plain is None and self.ended is None:
                 raise BrokenConnection(f"{CLOSED} in the middle of the answer")
@@ -181,21 +106,21 @@ class Exchange:
             self.fail(arrival.at, unreachable(self.connection.where, str(error)))
         except Failure as failure:
             self.fail(arrival.at, failure)
-        line.queue(codec.data_to_send())
+        socket.queue(codec.data_to_send())
 
     def _receive_last(self, arrival: Arrival, data: bytes, plain: bytes) -> None:
-        """What came last is dated better than what was read together with it: so it is given on by itself."""
+        """The end of what was read together has the better instant, so it is passed on by itself."""
         if data and plain.endswith((data, data + CRLF)):
-            self.answer.body(arrival.at, data[:-EVENT_END])
-            self.answer.body(arrival.end, data[-EVENT_END:])
+            self.reader.body(arrival.at, data[:-EVENT_END])
+            self.reader.body(arrival.end, data[-EVENT_END:])
         else:
-            self.answer.body(arrival.at, data)
+            self.reader.body(arrival.at, data)
 
     def fail(self, at: float, failure: Failure) -> None:
         if self.ended is None:
-            # What still comes of this answer must not be taken for the next one's.
+            # The rest of this answer must not be taken for the next one.
             self.connection.socket.queue(self.connection.codec.cancel())
-        if self.complete is not None:  # what comes after an answer is no part of it
+        if self.complete is not None:  # a failure after the answer is no part of it
             self.ended = self.complete
             return
         self.ended = at
@@ -207,12 +132,12 @@ class Exchange:
 
 
 class Exchanges:
-    """All exchanges of one thread."""
+    """The exchanges in flight of one thread."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter, delays: Delays = PROCESS) -> None:
         self._clock = clock
         self._delays = delays
-        # When it was last looked what can be read, and since when at most that can be read which was found.
+        # The newest look at what can be read, and since when at most what it found can be read.
         self._looked = self._since = clock()
         self._selector = selectors.DefaultSelector()
         self._backlog: deque[tuple[Exchange, Arrival]] = deque()
@@ -223,7 +148,7 @@ class Exchanges:
         return len(self._in_flight)
 
     def send(self, *exchanges: Exchange) -> None:
-        """Send, one right after the other. `sent` is the instant just before the first byte goes to the network."""
+        """Send the requests, one right after the other."""
         done = []
         for exchange in exchanges:
             exchange.sent = self._clock()
@@ -235,7 +160,7 @@ class Exchanges:
             self._selector.register(exchange.connection.socket, wanted, exchange)
 
     def poll(self, until: float) -> list[Exchange]:
-        """Watch until some exchanges have ended, `until` at the latest; answers those, perhaps none."""
+        """Watch until some exchanges have ended, `until` at the latest. Returns those, perhaps none."""
         finished: list[Exchange] = []
         while True:
             left = until - self._clock()
@@ -246,15 +171,15 @@ class Exchanges:
             finished += self._end_complete()
             if left <= 0:
                 for _ in range(min(len(self._backlog), AT_MOST_LATE)):
-                    finished += self._understand()
+                    finished += self._parse_next()
                 return finished
             if self._backlog and not ready:
-                finished += self._understand()
+                finished += self._parse_next()
             elif finished and not ready:
                 return finished
 
     def _ready(self, seconds: float) -> list[tuple[selectors.SelectorKey, int]]:
-        """What can be read or written, waiting so long at most."""
+        """What can be read or written, within so many seconds."""
         if 0 < seconds < TICK:
             time.sleep(seconds)
             seconds = 0
@@ -265,16 +190,15 @@ class Exchanges:
         before = self._delays.mark()
         ready = self._selector.select(min(seconds - TICK, float("inf") if before.known else SLICE))
         after = self._delays.mark()
-        # There was nothing a moment ago, and what woke us up cannot have waited longer than that moment and than we
-        # took to wake up.
+        # At `_looked` nothing was there. What woke us waited at most from there to `before`, and while we woke up.
         if before.known:
             late = before.at - self._looked + self._delays.between(before, after, sleeps=1)
             self._looked = max(self._looked, after.at - late)
         self._since = self._looked
         return ready
 
-    def _understand(self) -> list[Exchange]:
-        """Take one arrival off the backlog; answers its exchange when that has ended with it."""
+    def _parse_next(self) -> list[Exchange]:
+        """Parse the oldest arrival. Returns its exchange where that has ended."""
         exchange, arrival = self._backlog.popleft()
         if exchange not in self._in_flight:
             return []
@@ -289,8 +213,8 @@ class Exchanges:
         return [exchange]
 
     def _end_complete(self) -> list[Exchange]:
-        """End those whose answer is complete, but whose body does not end: their connections are of no more use."""
-        if self._backlog or not self._complete:  # what has arrived may hold the end
+        """End those whose answer is complete while the body does not end. Their connections cannot be used again."""
+        if self._backlog or not self._complete:  # the backlog may hold the end
             return []
         late = [exchange for exchange, until in self._complete.items() if self._clock() >= until]
         for exchange in late:
@@ -308,16 +232,17 @@ class Exchanges:
                     self._selector.unregister(exchange.connection.socket)
 
     def _flush(self, exchange: Exchange, since: float | None) -> None:
-        """`since`: from when on it could have left, where it is part of the request."""
-        late = since is not None and exchange.connection.socket.unsent
-        done = exchange.connection.socket.flush()
+        """`since`: when the bytes could have left, where they are part of the request."""
+        socket = exchange.connection.socket
+        late = since is not None and socket.unsent
+        done = socket.flush()
         if since is not None and late:
             now = self._clock()
             exchange.sent_late = min(exchange.sent_late + now - max(since, exchange.sent), now - exchange.sent)
         wanted = selectors.EVENT_READ | (0 if done else selectors.EVENT_WRITE)
-        known = self._selector.get_map().get(exchange.connection.socket)
+        known = self._selector.get_map().get(socket)
         if known is not None and known.events != wanted:
-            self._selector.modify(exchange.connection.socket, wanted, exchange)
+            self._selector.modify(socket, wanted, exchange)
 
     def _finish(self, exchange: Exchange) -> None:
         self._in_flight.discard(exchange)
@@ -329,9 +254,7 @@ class Exchanges:
             exchange.connection.close()
 
     def catch_up(self) -> None:
-        """Understand all that has arrived by now, also if nobody was awake to read it: before it is said of a server
-        that it took too long.
-        """
+        """Parse all that has arrived by now, before a server is said to be too late: we may have slept instead."""
         for _ in range(AT_MOST_LATE if self._in_flight else 0):
             ready = self._ready(0.0)
             for key, events in ready:
@@ -339,19 +262,17 @@ class Exchanges:
             if not ready:
                 break
         while self._backlog:
-            self._understand()
+            self._parse_next()
 
-    def abort(self, failure: Failure | None = None) -> list[Exchange]:
-        """End everything that still flies; the servers are told. Answers the exchanges, each failed with `failure`."""
+    def abort(self, failure: Failure | None = None) -> None:
+        """End all exchanges in flight with `failure`. The servers are told."""
         failure = failure or Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", "the deadline passed")
         self.catch_up()
-        ended = list(self._in_flight)
-        for exchange in ended:
+        for exchange in list(self._in_flight):
             self.end(exchange, failure)
-        return ended
 
     def end(self, exchange: Exchange, failure: Failure) -> None:
-        """End one exchange early; the server is told."""
+        """End one exchange early. The server is told."""
         exchange.fail(self._clock(), failure)
         exchange.connection.socket.flush()
         self._finish(exchange)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from exporter.observation import Failure, Outcome
 from exporter.wire import addresses, sockets
 from exporter.wire.addresses import HEAD_START, LAST_FOR, Address, Addresses, alternating
-from exporter.wire.exchanges import ClientConnection
+from exporter.wire.connection import ClientConnection
 from exporter.wire.http_codec import Http2
 from exporter.wire.sockets import Endpoint, TimedSocket
 from tests.processes import free_port

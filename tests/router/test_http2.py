@@ -26,7 +26,7 @@ from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
 from exporter.probes.interface import Result
-from exporter.wire.exchanges import ClientConnection
+from exporter.wire.connection import ClientConnection
 from exporter.wire.http2_frames import Frames, GoAway
 from exporter.wire.http_codec import BrokenConnection, Http2, HttpRequest
 from exporter.wire.sockets import Endpoint

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from exporter.observation import Outcome
-from exporter.wire import exchanges
+from exporter.wire import connection, exchanges
 from tests.router.parts import Probing, target, workload
 from tests.router.scripted import answer
 
@@ -81,7 +81,7 @@ def probing(server: Closing) -> Probing:
 
 
 def test_a_connection_whose_warming_failed_is_not_used_for_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchanges, "IDLE_SECONDS", 0.0)  # each kept connection is warmed before it is used again
+    monkeypatch.setattr(connection, "IDLE_SECONDS", 0.0)  # each kept connection is warmed before it is used again
     with closing(after_an_error=True) as server, probing(server) as prober:
         assert [prober.probe(workload(), 3).outcome for _ in range(4)] == [Outcome.OK] * 4
 

@@ -22,8 +22,9 @@ from exporter.config.target import Target
 from exporter.observation import Observation, Outcome, Series, Stream, lateness
 from exporter.probes.router.prober import StreamProber
 from exporter.wire import exchanges
+from exporter.wire.connection import ClientConnection
 from exporter.wire.delays import Delays
-from exporter.wire.exchanges import ClientConnection, Exchange, Exchanges
+from exporter.wire.exchanges import Exchange, Exchanges
 from exporter.wire.http_codec import Http1, HttpRequest
 from exporter.wire.sockets import Endpoint, TimedSocket
 from tests.processes import wait_until

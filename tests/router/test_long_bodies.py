@@ -9,7 +9,8 @@ from exporter.analysis import certainty
 from exporter.observation import Stream
 from exporter.pb import fmaas_pb2 as pb
 from exporter.probes.router.fmaas_protocol import GenerationReader, call
-from exporter.wire.exchanges import ClientConnection, Exchange, Exchanges
+from exporter.wire.connection import ClientConnection
+from exporter.wire.exchanges import Exchange, Exchanges
 from exporter.wire.http_codec import Http2
 from exporter.wire.sockets import Endpoint
 from tests.processes import wait_until

@@ -20,7 +20,8 @@ from exporter.simulator.record import Answered
 from exporter.simulator.roofline import Roofline
 from exporter.simulator.router import Router
 from exporter.simulator.router_options import RouterConfig
-from exporter.wire.exchanges import ClientConnection, Exchange
+from exporter.wire.connection import ClientConnection
+from exporter.wire.exchanges import Exchange
 from tests.processes import free_port, wait_until
 from tests.router.parts import DOORS, Probing, target, workload
 

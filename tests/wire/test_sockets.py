@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from exporter.observation import Failure, Outcome
-from exporter.wire.exchanges import ClientConnection
+from exporter.wire.connection import ClientConnection
 from exporter.wire.http_codec import Body, BrokenConnection, End, Head, Http1, HttpEvent, HttpRequest
 from exporter.wire.sockets import Endpoint, TimedSocket
 from tests.processes import free_port, wait_until

@@ -19,8 +19,9 @@ from exporter.probes.router.fmaas_protocol import HEADERS, call
 from exporter.probes.router.hints import without_added_path
 from exporter.probes.router.http_apis import FACTS_PATHS, PATHS
 from exporter.probes.shard.batch import PROTOCOLS
+from exporter.wire.connection import ClientConnection
 from exporter.wire.credentials import TlsContext, bearer_token
-from exporter.wire.exchanges import ClientConnection, Exchange, Exchanges
+from exporter.wire.exchanges import Exchange, Exchanges
 from exporter.wire.http_codec import End, Http1, Http2, HttpCodec, HttpRequest
 from exporter.wire.message_framing import grpc_message
 from exporter.wire.sockets import Endpoint

@@ -8,8 +8,9 @@ from http import HTTPStatus
 from exporter.observation import Failure, Outcome, Setup
 from exporter.probes.deadline import DEADLINE_EXCEEDED
 from exporter.probes.router.protocol import BodyReader, MetricsPage, PageReader, RouterProtocol
+from exporter.wire.connection import ClientConnection
 from exporter.wire.delays import PROCESS, Delays
-from exporter.wire.exchanges import ClientConnection, Exchange, Exchanges
+from exporter.wire.exchanges import Exchange, Exchanges
 from exporter.wire.http_codec import HttpRequest
 
 CONNECT_TIMEOUT = 5.0

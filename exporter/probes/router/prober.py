@@ -24,8 +24,9 @@ from exporter.probes.router.protocol import Ask, PageReader, RouterProtocol
 from exporter.probes.router.queue_metrics import users_waiting
 from exporter.probes.router.request_builder import RequestBuilder
 from exporter.probes.router.server_errors import refused
+from exporter.wire.connection import ClientConnection
 from exporter.wire.delays import PROCESS, Delays
-from exporter.wire.exchanges import ClientConnection, Exchange, Exchanges
+from exporter.wire.exchanges import Exchange, Exchanges
 
 # For a batch that ends in several ways: which one speaks for it.
 WORST_FIRST = (

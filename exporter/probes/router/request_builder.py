@@ -12,7 +12,8 @@ from exporter.plan.prompts import WORDS, Lengths, Prompts
 from exporter.plan.targets import Facts, over_limits
 from exporter.probes.deadline import DEADLINE_EXCEEDED, out_of_time
 from exporter.probes.router.protocol import Ask, RouterProtocol, Told
-from exporter.wire.exchanges import ClientConnection, Exchange
+from exporter.wire.connection import ClientConnection
+from exporter.wire.exchanges import Exchange
 from exporter.wire.trace_context import HEADER, traceparent
 
 # How many texts are counted, at most, until a length is found. Three will do: a short, a longer, and the wanted one.
@@ -185,7 +186,7 @@ class RequestBuilder:
         failure, told = exchange.failure, Told((), None)
         if failure is None:
             try:
-                told = exchange.answer.told(exchange.sent)  # type: ignore[attr-defined]  # made by `exchange` above
+                told = exchange.reader.told(exchange.sent)  # type: ignore[attr-defined]  # made by `exchange` above
             except Failure as error:
                 failure = error
         tokens, counted = self._prompt(self._texts.pop(exchange), workload, told.prompt_tokens)
@@ -212,7 +213,7 @@ class RequestBuilder:
         said = failure.detail.removeprefix(f"{exchange.connection.where}: ")
         if failure.code == DEADLINE_EXCEEDED:
             quiet = exchange.ended - exchange.heard if exchange.heard is not None else 0.0
-            said = out_of_time(workload, exchange.answer.so_far(), quiet)  # type: ignore[attr-defined]  # as above
+            said = out_of_time(workload, exchange.reader.so_far(), quiet)  # type: ignore[attr-defined]  # as above
         return stream, f"{self._target.address}: {said}", None
 
     def _prompt(self, text: str, workload: Workload, told: int | None) -> tuple[int, int | None]:

@@ -15,7 +15,7 @@ from exporter.probes.interface import OwnRequests
 from exporter.probes.router.pool import LOOK, Pool
 from exporter.probes.router.prober import users_wait
 from exporter.probes.router.protocol import RouterProtocol
-from exporter.wire.exchanges import IDLE_SECONDS, ClientConnection
+from exporter.wire.connection import IDLE_SECONDS, ClientConnection
 
 # A connection used so long ago is warmed again before a request that is due soon: it must not go cold until then.
 FRESH_SECONDS = IDLE_SECONDS / 2
