@@ -1,6 +1,6 @@
-"""What a connection's protocol says and hears, without any I/O: one request at a time, on HTTP/1.1 or HTTP/2.
+"""HTTP/1.1 and HTTP/2 without I/O: requests to bytes, bytes to `Head`, `Body` and `End`. One request at a time.
 
-The parsers are h11 and h2. What is heard comes out as `Head`, `Body` and `End`, the same for both.
+The parsers are h11 and h2.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,17 +18,17 @@ import h11
 from exporter.wire.detect import CLOSED, ENOUGH, HTTP1, HTTP2, answers_in
 from exporter.wire.http2_frames import FrameError, Frames, GoAway
 
-# HTTP/2: never make the server wait for our leave to send; what was read is still acknowledged.
+# HTTP/2 flow control must never make the server wait for us.
 WIDEST_WINDOW = 2**31 - 1
 SMALLEST_WINDOW = 65535
-# The longest head or trailers: an error may bring a whole traceback.
+# Bytes of a head or of trailers: an error may bring a whole traceback.
 LONGEST_HEADERS = 2**20
 NO_ANSWER = "no answer in time"
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """One request. `headers` without host and content-length, names in lower case."""
+    """One request. `headers` have lower-case names; host and content-length are added."""
 
     method: str
     path: str
@@ -49,7 +49,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The answer is complete. With HTTP/2 its trailers; `reset` is the error code of a stream that was torn down."""
+    """The answer is complete. HTTP/2 has `trailers`, and in `reset` the error code of a stream that was reset."""
 
     trailers: Mapping[str, str] = field(default_factory=dict)
     reset: int | None = None
@@ -59,11 +59,11 @@ HttpEvent = Head | Body | End
 
 
 class BrokenConnection(Exception):
-    """The other side does not keep to the protocol, or ended the connection in the middle of an answer."""
+    """The server broke the protocol, or ended the connection in the middle of an answer."""
 
 
 class NotBegun(BrokenConnection):
-    """The server has said that it did not begin the request: another connection may be asked the same at once."""
+    """The server did not begin the request, so the request may be sent again at once."""
 
 
 class NoAnswer(BrokenConnection):
@@ -71,9 +71,9 @@ class NoAnswer(BrokenConnection):
 
 
 class HttpCodec(Protocol):
-    """One connection's side of the protocol. `usable`: another request may be asked on it; `ending`: why not.
+    """The state of HTTP on one connection. `usable`: another request may be sent; `ending`: why not.
 
-    `unsent`: part of the request waits until the other side takes it.
+    `unsent`: a part of the request waits until the server takes it.
     """
 
     usable: bool
@@ -85,44 +85,43 @@ class HttpCodec(Protocol):
     def ending(self) -> str: ...
 
     def first_bytes(self) -> bytes:
-        """What a client says first."""
+        """What a client sends first."""
 
     def accepts_requests(self) -> bool:
-        """Whether the other side has said what must come before the first request, and takes a request now."""
+        """Whether the server has sent what must come before the first request, and takes a request now."""
 
     @property
     def missing(self) -> str:
-        """What is missing until then, for people."""
+        """What `accepts_requests` waits for, in words."""
 
     def encode(self, request: HttpRequest) -> bytes:
         """The bytes of one request. Raises BrokenConnection."""
 
     def receive(self, data: bytes | None) -> list[HttpEvent]:
-        """Take in bytes, perhaps none; None: the connection has ended. Raises BrokenConnection."""
+        """Parse bytes, perhaps none. None: the connection has ended. Raises BrokenConnection."""
 
     def receive_idle(self, data: bytes | None) -> None:
-        """As `hear`, while no request is under way: what must not come then makes the connection unusable."""
+        """As `receive`, between two requests: an answer that comes then makes the connection unusable."""
 
     def data_to_send(self) -> bytes:
-        """What the protocol itself has to answer, such as acknowledgements."""
+        """What the protocol itself has to send, such as acknowledgements."""
 
     def cancel(self) -> bytes:
-        """What tells the server to stop the request, before the connection is closed."""
+        """What tells the server to stop the request. The connection is closed afterwards."""
 
 
 class Http1:
     """HTTP/1.1, kept alive."""
 
+    unsent = False
+    ending = CLOSED
+    missing = NO_ANSWER
+
     def __init__(self, authority: str) -> None:
         self._authority = authority
-        self._machine = h11.Connection(h11.CLIENT, max_incomplete_event_size=LONGEST_HEADERS)
+        self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=LONGEST_HEADERS)
         self._first = b""
         self.usable = True
-        self.unsent = False
-
-    @property
-    def ending(self) -> str:
-        return CLOSED
 
     def first_bytes(self) -> bytes:
         return b""
@@ -130,62 +129,57 @@ class Http1:
     def accepts_requests(self) -> bool:
         return True
 
-    @property
-    def missing(self) -> str:
-        return NO_ANSWER
-
     def encode(self, request: HttpRequest) -> bytes:
         headers = [("host", self._authority), *request.headers]
         if request.body or request.method == "POST":
             headers.append(("content-length", str(len(request.body))))
-        said = self._machine.send(h11.Request(method=request.method, target=request.path, headers=headers)) or b""
+        data = self._parser.send(h11.Request(method=request.method, target=request.path, headers=headers)) or b""
         if request.body:
-            said += self._machine.send(h11.Data(data=request.body)) or b""
-        return said + (self._machine.send(h11.EndOfMessage()) or b"")
+            data += self._parser.send(h11.Data(data=request.body)) or b""
+        return data + (self._parser.send(h11.EndOfMessage()) or b"")
 
     def receive(self, data: bytes | None) -> list[HttpEvent]:
-        heard: list[HttpEvent] = []
-        if data == b"":  # TLS alone had something to say; to h11 it would be the end
-            return heard
-        if data is None and self._machine.their_state is h11.IDLE:
+        events: list[HttpEvent] = []
+        if data == b"":  # a TLS record without data; to h11 it would be the end
+            return events
+        if data is None and self._parser.their_state is h11.IDLE:
             self.usable = False
-            return heard
-        if data is None and self._machine.their_state is h11.SEND_RESPONSE:
+            return events
+        if data is None and self._parser.their_state is h11.SEND_RESPONSE:
             self.usable = False
             raise NoAnswer(f"{CLOSED} without an answer")
         if data is not None and len(self._first) < ENOUGH:
             self._first += data[:ENOUGH]
         try:
-            self._machine.receive_data(data or b"")
+            self._parser.receive_data(data or b"")
             while True:
-                event = self._machine.next_event()
+                event = self._parser.next_event()
                 if isinstance(event, h11.Response):
-                    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
-                    heard.append(Head(event.status_code, headers))
+                    events.append(Head(event.status_code, _text(event.headers)))
                 elif isinstance(event, h11.Data):
-                    heard.append(Body(bytes(event.data)))
+                    events.append(Body(bytes(event.data)))
                 elif isinstance(event, h11.EndOfMessage):
-                    heard.append(End())
+                    events.append(End())
                     self._next()
-                    return heard
+                    return events
                 elif not isinstance(event, h11.InformationalResponse):
                     self.usable = self.usable and not isinstance(event, h11.ConnectionClosed)
-                    return heard
+                    return events
         except h11.RemoteProtocolError as error:
             self.usable = False
             raise BrokenConnection(answers_in(self._first, HTTP1) or str(error)) from None
 
     def receive_idle(self, data: bytes | None) -> None:
-        """Whatever it is would be taken for the answer to the next request, or for a part of it."""
-        self.usable = self.usable and data == b""  # TLS alone had something to say
+        """Any data would be taken for the answer to the next request."""
+        self.usable = self.usable and data == b""  # a TLS record without data
 
     def _next(self) -> None:
         if (
-            self._machine.our_state is h11.DONE
-            and self._machine.their_state is h11.DONE
-            and self._machine.trailing_data == (b"", False)  # nothing more, and not the end of the connection
+            self._parser.our_state is h11.DONE
+            and self._parser.their_state is h11.DONE
+            and self._parser.trailing_data == (b"", False)  # nothing more, and not the end of the connection
         ):
-            self._machine.start_next_cycle()
+            self._parser.start_next_cycle()
         else:
             self.usable = False
 
@@ -198,19 +192,19 @@ class Http1:
 
 
 class Http2:
-    """HTTP/2 for gRPC, with one stream at a time: streams that share a connection would share their arrivals too."""
+    """HTTP/2 for gRPC, with one stream at a time: streams on one connection would share their arrivals."""
 
     def __init__(self, authority: str, scheme: str) -> None:
         self._authority, self._scheme = authority, scheme
-        # Headers that HTTP/2 forbids, and that some proxies leave in, are no reason not to measure.
+        # Some proxies leave in headers that HTTP/2 forbids. The probe goes on.
         config = h2.config.H2Configuration(client_side=True, header_encoding=None, validate_inbound_headers=False)
-        self._machine = h2.connection.H2Connection(config)
+        self._parser = h2.connection.H2Connection(config)
         self._frames = Frames()
         self._stream = 0
         self._unsent = b""
         self._first = b""
-        self._settled = False
-        self._going: GoAway | None = None
+        self._settings_seen = False
+        self._goaway: GoAway | None = None
         self._trailers: Mapping[str, str] = {}
         self.pings = 0
         self.usable = True
@@ -221,12 +215,12 @@ class Http2:
 
     @property
     def ending(self) -> str:
-        return CLOSED if self._going is None else f"the server is going away ({self._going})"
+        return CLOSED if self._goaway is None else f"the server is going away ({self._goaway})"
 
     def first_bytes(self) -> bytes:
         codes = h2.settings.SettingCodes
-        # Given at once: what is assigned later counts for h2, but is not in the first SETTINGS that it sends.
-        self._machine.local_settings = h2.settings.Settings(
+        # h2 sends only these initial values in its first SETTINGS, not what is assigned later.
+        self._parser.local_settings = h2.settings.Settings(
             client=True,
             initial_values={
                 codes.ENABLE_PUSH: 0,
@@ -234,22 +228,22 @@ class Http2:
                 codes.MAX_HEADER_LIST_SIZE: LONGEST_HEADERS,
             },
         )
-        self._machine.decoder.max_header_list_size = LONGEST_HEADERS
-        self._machine.initiate_connection()
-        self._machine.increment_flow_control_window(WIDEST_WINDOW - SMALLEST_WINDOW)
-        return self._machine.data_to_send()
+        self._parser.decoder.max_header_list_size = LONGEST_HEADERS
+        self._parser.initiate_connection()
+        self._parser.increment_flow_control_window(WIDEST_WINDOW - SMALLEST_WINDOW)
+        return self._parser.data_to_send()
 
     def accepts_requests(self) -> bool:
-        return self._settled and self._machine.remote_settings.max_concurrent_streams > 0
+        return self._settings_seen and self._parser.remote_settings.max_concurrent_streams > 0
 
     @property
     def missing(self) -> str:
-        return "the server takes no requests (SETTINGS_MAX_CONCURRENT_STREAMS 0)" if self._settled else NO_ANSWER
+        return "the server takes no requests (SETTINGS_MAX_CONCURRENT_STREAMS 0)" if self._settings_seen else NO_ANSWER
 
     def ping(self) -> bytes:
-        """A question that costs the server nothing; `pings` counts the answers."""
-        self._machine.ping(b"tgiprobe")
-        return self._machine.data_to_send()
+        """A PING frame. `pings` counts the answers."""
+        self._parser.ping(b"tgiprobe")
+        return self._parser.data_to_send()
 
     def encode(self, request: HttpRequest) -> bytes:
         pseudo = (
@@ -259,23 +253,23 @@ class Http2:
             (":authority", self._authority),
         )
         try:
-            stream = self._machine.get_next_available_stream_id()
-            self._machine.send_headers(stream, [*pseudo, *request.headers], end_stream=not request.body)
+            stream = self._parser.get_next_available_stream_id()
+            self._parser.send_headers(stream, [*pseudo, *request.headers], end_stream=not request.body)
         except h2.exceptions.ProtocolError as error:
             self.usable = False
             raise BrokenConnection(str(error) or type(error).__name__) from None
         self._stream, self._unsent, self._trailers = stream, request.body, {}
-        self._send_on()
-        return self._machine.data_to_send()
+        self._send_body()
+        return self._parser.data_to_send()
 
-    def _send_on(self) -> None:
-        """As much of the body as the server's windows allow."""
+    def _send_body(self) -> None:
+        """Send as much of the body as the server's windows allow."""
         while self._unsent:
-            room = min(self._machine.local_flow_control_window(self._stream), self._machine.max_outbound_frame_size)
+            room = min(self._parser.local_flow_control_window(self._stream), self._parser.max_outbound_frame_size)
             if room <= 0:
                 return
             piece, self._unsent = self._unsent[:room], self._unsent[room:]
-            self._machine.send_data(self._stream, piece, end_stream=not self._unsent)
+            self._parser.send_data(self._stream, piece, end_stream=not self._unsent)
 
     def receive(self, data: bytes | None) -> list[HttpEvent]:
         if data is None:
@@ -286,80 +280,80 @@ class Http2:
             return []
         if len(self._first) < ENOUGH:
             self._first += data[:ENOUGH]
-        heard: list[HttpEvent] = []
+        events: list[HttpEvent] = []
         try:
             for frame in self._frames.feed(data):
                 if isinstance(frame, GoAway):
-                    self._goes_away(frame)
+                    self._receive_goaway(frame)
                 else:
-                    for event in self._machine.receive_data(frame):
-                        self._understand(event, heard)
+                    for event in self._parser.receive_data(frame):
+                        self._handle(event, events)
             if self._unsent and self._stream:
-                self._send_on()
+                self._send_body()
         except (h2.exceptions.ProtocolError, FrameError) as error:
             self.usable = False
-            if not any(isinstance(item, End) for item in heard):  # else the answer was complete before
+            if not any(isinstance(item, End) for item in events):  # else the answer was complete before
                 raise BrokenConnection(answers_in(self._first, HTTP2) or str(error) or type(error).__name__) from None
-        return heard
+        return events
 
     def receive_idle(self, data: bytes | None) -> None:
         self.receive(data)
 
     def _cut_off(self) -> str:
-        after = "" if self._going is None else f", after {self._going}"
+        after = "" if self._goaway is None else f", after {self._goaway}"
         return f"{CLOSED} in the middle of the answer{after}"
 
-    def _understand(self, event: h2.events.Event, heard: list[HttpEvent]) -> None:
+    def _handle(self, event: h2.events.Event, events: list[HttpEvent]) -> None:
         if isinstance(event, h2.events.DataReceived):  # first, because nearly all are
             if event.flow_controlled_length:
-                self._machine.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-            heard.append(Body(event.data or b""))
+                self._parser.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            events.append(Body(event.data or b""))
         elif isinstance(event, h2.events.ResponseReceived):
             headers = _text(event.headers)
             status = headers.get(":status", "")
             if not (status.isascii() and status.isdecimal() and len(status) == 3):
                 self.usable = False
                 raise BrokenConnection(f"an answer with the HTTP status {status!r}")
-            heard.append(Head(int(status), headers))
+            events.append(Head(int(status), headers))
         elif isinstance(event, h2.events.TrailersReceived):
             self._trailers = _text(event.headers)
         elif isinstance(event, h2.events.StreamEnded) and event.stream_id == self._stream:
-            heard.append(self._ended(End(self._trailers)))
+            events.append(self._ended(End(self._trailers)))
         elif isinstance(event, h2.events.StreamReset) and event.stream_id == self._stream:
             if event.error_code == h2.errors.ErrorCodes.REFUSED_STREAM:
                 raise NotBegun("the server refused the request before it began it (RST_STREAM REFUSED_STREAM)")
             self._unsent = b""
-            heard.append(self._ended(End({}, int(event.error_code))))
+            events.append(self._ended(End({}, int(event.error_code))))
         elif isinstance(event, h2.events.RemoteSettingsChanged):
-            self._settled = True
+            self._settings_seen = True
         elif isinstance(event, h2.events.PingAckReceived):
             self.pings += 1
 
     def _ended(self, end: End) -> End:
-        if self._unsent:  # answered before it had heard us out: the rest is of no use
-            self._machine.reset_stream(self._stream, error_code=8)  # CANCEL
+        if self._unsent:  # the server has answered before it had the whole request
+            self._parser.reset_stream(self._stream, error_code=8)  # CANCEL
         self._stream, self._unsent = 0, b""
         return end
 
-    def _goes_away(self, going: GoAway) -> None:
-        """A server that goes away finishes what it has begun; what it has not seen it never will."""
+    def _receive_goaway(self, goaway: GoAway) -> None:
+        """The server finishes the streams up to the last one that it names, and begins no other."""
         self.usable = False
-        self._going = going
-        if self._stream > going.last_stream:
+        self._goaway = goaway
+        if self._stream > goaway.last_stream:
             raise NotBegun(f"{self.ending} and has not begun the request")
 
     def data_to_send(self) -> bytes:
-        return self._machine.data_to_send()
+        return self._parser.data_to_send()
 
     def cancel(self) -> bytes:
         self.usable = False
         try:
             if self._stream:
-                self._machine.reset_stream(self._stream, error_code=8)  # CANCEL
-            self._machine.close_connection()
+                self._parser.reset_stream(self._stream, error_code=8)  # CANCEL
+            self._parser.close_connection()
         except h2.exceptions.ProtocolError:
             pass  # it is closed already
-        return self._machine.data_to_send()
+        return self._parser.data_to_send()
 
 
 def _text(headers: Iterable[tuple[bytes, bytes]] | None) -> dict[str, str]:

@@ -44,7 +44,7 @@ def test_the_tokens_of_an_unfinished_event_stream_are_counted(api: Api, count: i
     answer = EventStreamReader(api, Secret(""))
     answer.head(200, {"content-type": "text/event-stream"})
     answer.body(1.0, f"data: {TOKENS[api]}\n\n".encode() * count + b'data: {"choi')
-    assert answer.so_far() == count
+    assert answer.tokens_so_far() == count
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
@@ -54,4 +54,4 @@ def test_the_tokens_of_an_unfinished_grpc_stream_are_counted(count: int) -> None
     for number in range(count + 1):
         message = fmaas_pb2.GenerationResponse(generated_token_count=number)
         answer.body(1.0, grpc_message(message.SerializeToString()))
-    assert answer.so_far() == count
+    assert answer.tokens_so_far() == count

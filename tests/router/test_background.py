@@ -235,9 +235,9 @@ class Jammed(Keeping):
         self._wait("endpoint")
         return self._protocol.endpoint()
 
-    def metrics(self) -> Any:
+    def metrics_page(self) -> Any:
         self._wait("metrics")
-        return self._protocol.metrics()
+        return self._protocol.metrics_page()
 
 
 def jammed(door: str, router: Router, **keys: Any) -> tuple[StreamBackground, Jammed]:

@@ -15,9 +15,9 @@ from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
 from exporter.probes.router.fmaas_protocol import GenerationReader
 from exporter.probes.router.http_apis import most_tokens, read
-from exporter.probes.router.token_counts import Chunk, counted, spread_tokens
+from exporter.probes.router.token_counts import Chunk, counted, spread_tokens, steps
 from exporter.wire.http_codec import End
-from exporter.wire.message_framing import grpc_message, steps
+from exporter.wire.message_framing import grpc_message
 
 Events = list[dict[str, Any] | str]
 
@@ -351,8 +351,8 @@ def generation(*messages: tuple[str, int, int]) -> tuple[list[int], bool]:
         message = pb.GenerationResponse(text=text, generated_token_count=count, stop_reason=reason)  # type: ignore[arg-type]
         answer.body(float(at), grpc_message(message.SerializeToString()))
     answer.end(99.0, End({"grpc-status": "0"}))
-    told = answer.told(0.0)
-    return [step.tokens for step in told.steps], told.estimated
+    tokens = answer.tokens()
+    return [step.tokens for step in steps(0.0, tokens.arrivals)], tokens.estimated
 
 
 def test_over_grpc_it_is_the_same() -> None:

@@ -171,7 +171,7 @@ def test_what_is_no_error_is_passed_over(event: dict[str, Any]) -> None:
     answer.head(200, {"content-type": "text/event-stream"})
     for data in (TOKEN, event, "[DONE]"):
         answer.body(1.0, f"data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode())
-    assert answer.told(0.0).steps
+    assert answer.tokens().arrivals
 
 
 FINISHES: list[tuple[object, Outcome | None, str]] = [
@@ -335,7 +335,7 @@ TO_HTTPS = (
 
 @pytest.mark.parametrize("page", [APACHE, TO_HTTPS, b"Client sent an HTTP request to an HTTPS server.\n"])
 def test_the_page_of_a_server_that_expects_tls_still_has_its_hint(page: bytes) -> None:
-    failure = hinted(refused(400, page), "http", secure=False, met=False)
+    failure = hinted(refused(400, page), "http", secure=False, has_answered=False)
     assert failure.detail.endswith("; change the address to https://…")
 
 
@@ -407,7 +407,7 @@ def test_an_error_that_is_not_even_an_event_is_told() -> None:
     answer.head(200, head)
     answer.body(1.0, b'{"a": 1}\ndata: ' + json.dumps(TOKEN).encode() + b"\n\ndata: [DONE]\n\n" + error)
     answer.end(2.0, End())
-    assert answer.told(0.0).steps
+    assert answer.tokens().arrivals
 
 
 @pytest.mark.parametrize(

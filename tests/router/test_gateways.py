@@ -21,7 +21,7 @@ BODIES = [b"", b"<html>down</html>", b'{"error": "down"}', b'{"error": {"message
 @pytest.mark.parametrize("body", BODIES)
 def test_a_gateway_without_its_server_is_no_rejection(status: int, outcome: Outcome, code: str, body: bytes) -> None:
     protocol = HttpProtocol(Target(name="t", kind="http", api="chat", address="http://h"))
-    for answer in (EventStreamReader("chat", Secret("")), protocol.whole()):
+    for answer in (EventStreamReader("chat", Secret("")), protocol.body_reader()):
         answer.head(status, {})
         answer.body(0.0, body)
         with pytest.raises(Failure) as caught:

@@ -9,6 +9,7 @@ from exporter.analysis import certainty
 from exporter.observation import Stream
 from exporter.pb import fmaas_pb2 as pb
 from exporter.probes.router.fmaas_protocol import GenerationReader, call
+from exporter.probes.router.token_counts import steps
 from exporter.wire.connection import ClientConnection
 from exporter.wire.exchanges import Exchange, Exchanges
 from exporter.wire.http_codec import Http2
@@ -53,8 +54,8 @@ def test_while_part_of_a_prompt_is_unsent_a_hold_of_ours_makes_the_first_token_u
         connection.close()
     assert exchange.failure is None
     assert exchange.ended is not None
-    steps = answer.told(exchange.sent).steps
-    stream = Stream(1, 1, exchange.sent, exchange.ended, steps, sent_late=exchange.sent_late)
+    found = steps(exchange.sent, answer.tokens().arrivals)
+    stream = Stream(1, 1, exchange.sent, exchange.ended, found, sent_late=exchange.sent_late)
     first = certainty.time_to_first_token(stream)
     assert first is not None
     assert first.seconds > HELD

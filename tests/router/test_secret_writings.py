@@ -34,7 +34,7 @@ def ended(body: bytes, status: int = 401, kind: str = "text/plain") -> str:
     try:
         answer.body(0.0, body)
         answer.end(0.0, End())
-        answer.told(0.0)
+        answer.tokens()
     except Failure as failure:
         return failure.detail
     raise AssertionError("no failure")

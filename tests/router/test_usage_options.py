@@ -124,8 +124,8 @@ def test_a_batch_refused_without_a_name_is_asked_once_more_and_no_oftener() -> N
     numbers = count()
     protocol = HttpProtocol(target("chat", "127.0.0.1:1", None, model="m"))
     for _ in range(3):
-        assert protocol.asks_less([(Outcome.REJECTED, "BAD_REQUEST", f"no, {next(numbers)}") for _ in range(3)])
-        assert not protocol.asks_less([(Outcome.REJECTED, "BAD_REQUEST", f"no, {next(numbers)}") for _ in range(3)])
+        assert protocol.drop_option([(Outcome.REJECTED, "BAD_REQUEST", f"no, {next(numbers)}") for _ in range(3)])
+        assert not protocol.drop_option([(Outcome.REJECTED, "BAD_REQUEST", f"no, {next(numbers)}") for _ in range(3)])
 
 
 def test_what_may_be_another_server_is_asked_for_everything_again() -> None:

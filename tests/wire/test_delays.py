@@ -70,7 +70,7 @@ def test_a_missing_counter_is_no_error(tmp_path: Path) -> None:
         delays = Delays(path=str(path))
         assert not delays.mark().known
         with delays.watch() as watch:
-            assert watch.held().waited == 0.0
+            assert watch.held_up().waited == 0.0
 
 
 @LINUX
@@ -184,9 +184,9 @@ from exporter.wire.delays import Delays, TIMER_SLACK
 delays = Delays()
 with delays.watch() as watch:
     print("watching", flush=True)
-    while watch.held().stopped < 0.2:
+    while watch.held_up().stopped < 0.2:
         time.sleep(0.001)
-    print(watch.held(), flush=True)
+    print(watch.held_up(), flush=True)
 """
 
 

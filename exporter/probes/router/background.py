@@ -1,4 +1,4 @@
-"""Requests of a background load to one target, one by one, many at a time. The connections are as for probes."""
+"""Requests of a background load to one target: one by one, many in flight."""
 
 import threading
 import time
@@ -8,29 +8,29 @@ from dataclasses import dataclass, replace
 
 from exporter.config.target import Target
 from exporter.config.workload import Workload
-from exporter.observation import Failure, Outcome, Stream
+from exporter.observation import Failure, Outcome, Setup
 from exporter.plan.targets import Facts
 from exporter.probes.disturbed import mark_disturbed
 from exporter.probes.interface import Abandoned, OwnRequests, Result
+from exporter.probes.router.batch_sender import BatchSender
 from exporter.probes.router.facts_cache import FactsCache
-from exporter.probes.router.pool import LOOK, Pool
-from exporter.probes.router.prober import summed_up
+from exporter.probes.router.pool import Pool
 from exporter.probes.router.protocol import RouterProtocol
 from exporter.probes.router.request_builder import RequestBuilder
-from exporter.probes.router.warm_connections import RouterQueue, WarmConnections
+from exporter.probes.router.router_queue import RouterQueue
+from exporter.probes.router.warm_connections import WarmConnections
 from exporter.wire.delays import PROCESS, Delays, DelayWatch
 from exporter.wire.exchanges import Exchange, Exchanges
-from exporter.wire.http_codec import HttpRequest
 
-# How often it is looked for a connection on which to send once more what a server has not begun.
+# How often to look for a connection on which to send again what a server has not begun.
 RESEND_SECONDS = 0.005
 LATE = Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", "the deadline passed")
 
 
 @dataclass(frozen=True, slots=True)
 class BackgroundRequest:
-    """One request on its way, until `deadline`. `declined`: it is sent for the second time, and so many seconds passed
-    from the first time until the server said that it had not begun.
+    """One request in flight. `declined`: it is sent for the second time; so many seconds after the first time the
+    server said that it had not begun it.
     """
 
     exchange: Exchange
@@ -53,18 +53,19 @@ class StreamBackground:
         seed: int | None = None,
         delays: Delays = PROCESS,
     ) -> None:
-        self._delays = delays
-        self._target, self._workload, self._protocol = target, workload, protocol
+        self._workload = workload
         self._own_requests = own_requests or OwnRequests()
-        self._clock = clock
+        self._clock, self._delays = clock, delays
         self._pool = Pool(protocol, clock, delays)
         self._builder = RequestBuilder(target, protocol, seed)
+        self._sender = BatchSender(protocol, self._builder, self._pool, self._own_requests, clock, delays)
         self._facts_cache = FactsCache(protocol, self._pool, clock)
         self._exchanges = Exchanges(clock, delays)
         self._in_flight: deque[BackgroundRequest] = deque()
-        self._not_begun: deque[BackgroundRequest] = deque()  # to be sent once more
+        self._not_begun: deque[BackgroundRequest] = deque()  # to be sent again
         self._next: Exchange | None = None
         self._facts: Facts | None = None
+        self._setups: tuple[Setup, ...] = ()  # of warming, until the next result
         self._warm = WarmConnections(protocol, clock)
         self._queue = RouterQueue(target, protocol, self._own_requests, clock)
         self._user: int | None = None
@@ -74,13 +75,13 @@ class StreamBackground:
         self._facts = self._facts_cache.facts(timeout)
         if self._facts_cache.changed():
             self._builder.forget()
-        self._queue.look()
-        self._warm.forget()
-        self._queue.forget()
+        self._queue.refresh()
+        self._warm.forget_error()
+        self._queue.forget_error()
         return self._facts
 
     def users_wait(self) -> bool:
-        return self._queue.waits()
+        return self._queue.users_wait()
 
     @property
     def in_flight(self) -> int:
@@ -88,22 +89,11 @@ class StreamBackground:
 
     def warm(self, stopping: Callable[[], bool]) -> None:
         self._builder.check_limits(self._facts, self._workload)
-        self._builder.check_length(self._workload)
-
-        def single(workload: Workload, text: str) -> tuple[Stream, str, int | None]:
-            return self._alone(workload, text, stopping)
-
-        late = self._clock() + self._workload.timeout
         try:
-            self._builder.fit(self._workload, single, self._ask, lambda: self._clock() > late)
-            while True:
-                self._builder.fill_cache(self._workload, 1, single)
-                text = self._builder.texts(self._workload, 1)[0]
-                stream, detail, counted = single(self._workload, text)
-                if stream.outcome is not Outcome.OK:
-                    raise Failure(stream.outcome, stream.code, detail)
-                if counted is None or not self._builder.off(self._workload, [counted]):
-                    break
+            result = self._sender.measure(self._workload, 1, stopping)
+            self._setups += result.setups
+            if result.outcome not in (Outcome.OK, Outcome.DISTURBED):
+                raise Failure(result.outcome, result.code, result.detail)
         except Failure as failure:
             if failure.outcome is Outcome.UNREACHABLE:
                 self._facts_cache.lost()
@@ -111,35 +101,8 @@ class StreamBackground:
             raise Failure(failure.outcome, failure.code, failure.detail, corrections) from None
         self._warm.keep(self._pool.take())
 
-    def _ask(self, request: HttpRequest) -> bytes:
-        return self._pool.ask(request, self._workload.timeout)
-
-    def _alone(
-        self, workload: Workload, text: str, stopping: Callable[[], bool], again: bool = False
-    ) -> tuple[Stream, str, int | None]:
-        """One request, watched to its end. Nothing of it is recorded, so the same text may be sent once more."""
-        exchange = self._builder.exchange(self._pool.take(), text, workload)
-        self._exchanges.send(exchange)
-        deadline = exchange.sent + self._workload.timeout
-        while exchange.ended is None and self._clock() < deadline:
-            self._exchanges.poll(min(deadline, self._clock() + LOOK))
-            if stopping() or self._pool.closing.is_set():
-                self._exchanges.abort()
-                raise Abandoned
-        if exchange.ended is None:
-            self._exchanges.end(exchange, LATE)
-        if exchange.reusable:
-            self._pool.keep(exchange.connection)
-        if exchange.not_begun and not again:
-            self._pool.drop_kept()  # others may be about to end too
-            return self._alone(workload, text, stopping, again=True)
-        stream, detail, counted = self._builder.stream(exchange, workload)
-        if self._protocol.asks_less([(stream.outcome, stream.code, detail)]):
-            return self._alone(workload, text, stopping)
-        return stream, detail, counted
-
     def reserve_connections(self, requests: int) -> None:
-        self._queue.ask()
+        self._queue.refresh_soon()
         self._warm.want(requests + len(self._not_begun))
 
     def prepare(self) -> None:
@@ -149,7 +112,6 @@ class StreamBackground:
             self._next.connection.close()
             self._next = None
         self._builder.check_limits(self._facts, self._workload)
-        self._builder.check_length(self._workload)
         connection = self._warm.take()
         if connection is not None:
             text = self._builder.texts(self._workload, 1)[0]
@@ -165,14 +127,13 @@ class StreamBackground:
         exchange, self._next = self._next, None
         watch = self._delays.watch()
         self._exchanges.send(exchange)
-        self._in_flight.append(
-            BackgroundRequest(exchange, exchange.sent + self._workload.timeout, intended, watch, declined)
-        )
+        deadline = exchange.sent + self._workload.timeout
+        self._in_flight.append(BackgroundRequest(exchange, deadline, intended, watch, declined))
         self._own_requests.set(self, len(self._in_flight))
         return True
 
     def _send_again(self) -> list[Result]:
-        """Send what the server has not begun once more, with new prompts; answers what cannot be sent."""
+        """Send again what the server has not begun, with new prompts. Returns the results of what cannot be sent."""
         results = []
         while self._not_begun:
             first = self._not_begun[0]
@@ -189,7 +150,7 @@ class StreamBackground:
             if sent:
                 first.watch.close()
             else:
-                results.append(self._landed(first))
+                results.append(self._result(first))
         return results
 
     def poll(self, until: float) -> list[Result]:
@@ -197,47 +158,49 @@ class StreamBackground:
             raise Abandoned
         if self._not_begun:
             until = min(until, self._clock() + RESEND_SECONDS)
-        # All have the same timeout, so the first is the first to be late.
+        # All have the same timeout, so the first one has the first deadline.
         self._exchanges.poll(min(until, self._in_flight[0].deadline) if self._in_flight else until)
         now = self._clock()
         if self._in_flight and self._in_flight[0].deadline <= now:
             self._exchanges.catch_up()
-        for one in self._in_flight:
-            if one.deadline > now:
+        for request in self._in_flight:
+            if request.deadline > now:
                 break
-            if one.exchange.ended is None:
-                self._exchanges.end(one.exchange, LATE)
-        ended = [one for one in self._in_flight if one.exchange.ended is not None]
+            if request.exchange.ended is None:
+                self._exchanges.end(request.exchange, LATE)
+        ended = [request for request in self._in_flight if request.exchange.ended is not None]
         if ended:
-            self._in_flight = deque(one for one in self._in_flight if one.exchange.ended is None)
+            self._in_flight = deque(request for request in self._in_flight if request.exchange.ended is None)
             self._own_requests.set(self, len(self._in_flight))
-        again = [one for one in ended if one.exchange.not_begun and one.declined is None]
+        again = [request for request in ended if request.exchange.not_begun and request.declined is None]
         self._not_begun.extend(again)
-        return [self._landed(one) for one in ended if one not in again] + self._send_again()
+        return [self._result(request) for request in ended if request not in again] + self._send_again()
 
-    def _landed(self, one: BackgroundRequest) -> Result:
-        if one.exchange.reusable:
-            self._warm.keep(one.exchange.connection)
-        stream, detail, counted = self._builder.stream(one.exchange, self._workload, one.intended)
-        stream = replace(stream, declined=one.declined or 0.0)
+    def _result(self, request: BackgroundRequest) -> Result:
+        if request.exchange.reusable:
+            self._warm.keep(request.exchange.connection)
+        stream, detail, counted = self._builder.result(request.exchange, self._workload, request.intended)
+        stream = replace(stream, declined=request.declined or 0.0)
         if counted is not None:
             self._builder.learn(self._workload, counted)
         if stream.outcome is Outcome.UNREACHABLE:
             self._facts_cache.lost()
-        result = mark_disturbed(summed_up([stream], [detail], self._pool), one.watch)
-        one.watch.close()
-        setups = result.setups + self._warm.setups()
+        result = mark_disturbed(Result((stream,), stream.outcome, stream.code, detail), request.watch)
+        request.watch.close()
+        setups = self._setups + self._pool.setups() + self._warm.setups()
+        self._setups = ()
         return replace(result, setups=setups, corrections=self._builder.corrections())
 
     def close(self) -> None:
-        """While another thread sends, it ends at its next `turn`; whose it is closes again afterwards."""
+        """A thread that sends gets Abandoned from its next `poll`. That thread must then call `close` too."""
         self._pool.closing.set()
         if self._user not in (None, threading.get_ident()):
             return
         self._exchanges.close()
-        for one in (*self._in_flight, *self._not_begun):
-            one.exchange.connection.close()
-            one.watch.close()
+        self._sender.close()
+        for request in (*self._in_flight, *self._not_begun):
+            request.exchange.connection.close()
+            request.watch.close()
         self._in_flight.clear()
         self._not_begun.clear()
         self._own_requests.set(self, 0)

@@ -1,4 +1,4 @@
-"""What a target says of itself: asked for at each connecting, but not again and again where that takes long."""
+"""What a target says of itself. It is asked at each connecting, but less often where that takes long."""
 
 import time
 from collections.abc import Callable
@@ -9,16 +9,17 @@ from exporter.plan.targets import Facts
 from exporter.probes.router.pool import Pool
 from exporter.probes.router.protocol import RouterProtocol
 
-# A request for facts that fails, or takes longer than this, is made again only after a while; a check comes each 10 s.
+# A request for facts that fails, or takes longer, is slow. (The daemon connects every 10 s.)
 SLOW_SECONDS = 1.0
-# How long an answer is waited for that nothing depends on.
+# The timeout where requests do not need the facts.
 OPTIONAL_SECONDS = 3.0
+# A slow request is repeated after so many seconds, and takes no more than this share of the time.
 AGAIN_SECONDS = 9.0
 SHARE = 0.05
 
 
 class FactsCache:
-    """Asks for facts and remembers them. `changed`: whether it may be another server, or model, since last asked."""
+    """Asks for facts and keeps them."""
 
     def __init__(self, protocol: RouterProtocol, pool: Pool, clock: Callable[[], float] = time.perf_counter) -> None:
         self._protocol, self._pool, self._clock = protocol, pool, clock
@@ -31,7 +32,7 @@ class FactsCache:
         begun = self._clock()
         try:
             if self._facts is not None and begun < self._again:
-                self._pool.keep(self._pool.take(timeout))  # is it still there?
+                self._pool.keep(self._pool.take(timeout))  # only look whether it is still there
                 return self._facts
             if not self._protocol.needs_facts():
                 silent = self._facts is not None and self._facts.page == "silent"
@@ -48,12 +49,13 @@ class FactsCache:
         return facts
 
     def lost(self) -> None:
-        """The connection broke: what comes back may be another server."""
+        """The connection broke: the next one may lead to another server."""
         self._again = float("-inf")
         self._changed = True
         if self._facts is not None:
             self._facts = replace(self._facts, page="read")
 
     def changed(self) -> bool:
+        """Whether it may be another server or model since the last call."""
         changed, self._changed = self._changed, False
         return changed

@@ -14,36 +14,34 @@ from exporter.wire.exchanges import Exchange, Exchanges
 from exporter.wire.http_codec import HttpRequest
 
 CONNECT_TIMEOUT = 5.0
-# How often an exchange looks whether the daemon wants to stop. It costs no accuracy: arrivals carry their instants.
-LOOK = 0.1
+# How often to look whether the daemon stops. It costs no accuracy: arrivals carry their instants.
+STOP_CHECK_SECONDS = 0.1
 SHORTEST = 0.001
-# A warming request that takes longer keeps the probe waiting for nothing; it is not tried again for a while.
+# A warming request that takes longer only delays the probe, so there is none for a while afterwards.
 WARM_TIMEOUT = 1.0
 UNWARMED_SECONDS = 60.0
 
 
 class Pool:
-    """Used by one thread; only `closing` may be set by another."""
+    """Used by one thread. Others may only set `closing`."""
 
     def __init__(
         self, protocol: RouterProtocol, clock: Callable[[], float] = time.perf_counter, delays: Delays = PROCESS
     ) -> None:
-        self._delays = delays
+        self._protocol, self._clock, self._delays = protocol, clock, delays
         self.closing = threading.Event()
-        self._protocol = protocol
-        self._clock = clock
         self._free: list[ClientConnection] = []
         self._setups: list[Setup] = []
         self._unwarmed_until = float("-inf")
 
     def setups(self) -> tuple[Setup, ...]:
-        """The connections opened since last asked."""
+        """The connections opened since the last call."""
         found = tuple(self._setups)
         self._setups.clear()
         return found
 
     def take(self, timeout: float = CONNECT_TIMEOUT) -> ClientConnection:
-        """A connection on which a request may be sent at once: a kept one that is still good, warmed, or a new one.
+        """A connection for a request that is sent at once: a kept one, checked and warmed, or a new one.
 
         Raises Failure (unreachable).
         """
@@ -54,12 +52,12 @@ class Pool:
                 return connection
             page = PageReader()
             try:
-                self.fetch(connection, warming, page, min(WARM_TIMEOUT, max(SHORTEST, deadline - self._clock())))
+                self._fetch(connection, warming, page, min(WARM_TIMEOUT, max(SHORTEST, deadline - self._clock())))
             except Failure as failure:
                 if failure.outcome is Outcome.TIMEOUT:
                     self._unwarmed_until = self._clock() + UNWARMED_SECONDS
                 continue
-            # After an error of its own a server may close the connection, and not say so in the answer.
+            # After a 5xx a server may close the connection without saying so in the answer.
             if connection.codec.usable and page.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 return connection
             connection.close()
@@ -77,7 +75,7 @@ class Pool:
         endpoint = self._protocol.endpoint()
         with self._delays.watch() as watch:
             connection = ClientConnection(endpoint, self._protocol.codec(endpoint), timeout, self._clock)
-            self._setups.append(Setup(connection.begun, connection.ready, watch.held().total))
+            self._setups.append(Setup(connection.begun, connection.ready, watch.held_up().total))
         return connection
 
     def keep(self, connection: ClientConnection) -> None:
@@ -88,44 +86,44 @@ class Pool:
             connection.close()
 
     def ask(self, request: HttpRequest, timeout: float) -> bytes:
-        """One request that is no stream, on whatever connection. Raises Failure."""
+        """The answer to a request that is no stream, on any connection. Raises Failure."""
         deadline = self._clock() + timeout
         connection = self._kept(deadline) or self._open(timeout)
-        body = self.fetch(connection, request, self._protocol.whole(), max(SHORTEST, deadline - self._clock()))
+        reader = self._protocol.body_reader()
+        body = self._fetch(connection, request, reader, max(SHORTEST, deadline - self._clock()))
         self.keep(connection)
         return body
 
-    def visit(self, place: MetricsPage, answer: BodyReader, timeout: float = CONNECT_TIMEOUT) -> bytes:
-        """One request on a connection of its own. Raises Failure."""
-        connection = ClientConnection(place.endpoint, place.codec, timeout, self._clock)
+    def read(self, page: MetricsPage, reader: BodyReader, timeout: float = CONNECT_TIMEOUT) -> bytes:
+        """The page, on a connection of its own. Raises Failure."""
+        connection = ClientConnection(page.endpoint, page.codec, timeout, self._clock)
         try:
-            return self.fetch(connection, place.request, answer, timeout)
+            return self._fetch(connection, page.request, reader, timeout)
         finally:
             connection.close()
 
-    def fetch(self, connection: ClientConnection, request: HttpRequest, answer: BodyReader, timeout: float) -> bytes:
-        """Send on this connection and wait for the whole answer. Raises Failure; the connection is closed then."""
-        exchanges = Exchanges(self._clock)
-        exchange = Exchange(connection, request, answer)
+    def _fetch(self, connection: ClientConnection, request: HttpRequest, reader: BodyReader, timeout: float) -> bytes:
+        """The whole answer. Raises Failure, after closing the connection."""
+        exchanges, exchange = Exchanges(self._clock), Exchange(connection, request, reader)
         exchanges.send(exchange)
         deadline = self._clock() + timeout
         while len(exchanges) and self._clock() < deadline and not self.closing.is_set():
-            exchanges.poll(min(deadline, self._clock() + LOOK))
+            exchanges.poll(min(deadline, self._clock() + STOP_CHECK_SECONDS))
         exchanges.abort(Failure(Outcome.TIMEOUT, DEADLINE_EXCEEDED, f"no answer within {timeout:.3g} s"))
         exchanges.close()
         if exchange.failure is not None:
             connection.close()
-            failure = self._protocol.discreet(exchange.failure)
-            said = failure.detail.removeprefix(f"{connection.where}: ")
-            raise Failure(failure.outcome, failure.code, f"{connection.where}{request.path}: {said}")
-        return answer.content
+            failure = self._protocol.without_secrets(exchange.failure)
+            detail = failure.detail.removeprefix(f"{connection.where}: ")
+            raise Failure(failure.outcome, failure.code, f"{connection.where}{request.path}: {detail}")
+        return reader.content
 
     def drop_kept(self) -> None:
-        """Close the connections that are kept: the next ones are new."""
+        """Close the kept connections. The next ones are new."""
         while self._free:
             self._free.pop().close()
 
     def close(self) -> None:
-        """From the thread that uses the pool."""
+        """Call it from the thread that uses the pool."""
         self.closing.set()
         self.drop_kept()

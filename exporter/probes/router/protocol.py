@@ -1,65 +1,65 @@
-"""What the two router protocols must be able to say; see `streams` for what they have in common."""
+"""What a router's protocol must offer: `fmaas_protocol` (gRPC) and `http_protocol` do."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from exporter.config import notation
+from exporter.config.target import Tls
 from exporter.config.workload import Workload
-from exporter.observation import Failure, Outcome, Step
+from exporter.observation import Failure, Outcome
 from exporter.plan.targets import Facts
+from exporter.probes.router.token_counts import AnswerTokens
+from exporter.wire.credentials import TlsContext
 from exporter.wire.exchanges import AnswerReader
-from exporter.wire.http_codec import End, HttpCodec, HttpRequest
-from exporter.wire.sockets import Endpoint
+from exporter.wire.http_codec import End, Http1, HttpCodec, HttpRequest
+from exporter.wire.sockets import Endpoint, endpoint_of
 
-# Sends one request that is no stream and answers its body. Raises Failure.
+# Sends one request that is no stream, and returns the body of the answer. Raises Failure.
 Ask = Callable[[HttpRequest], bytes]
 # How a request ended: the outcome, the code, a line for people.
-Ended = tuple[Outcome, str, str]
-# Bytes. The metrics pages of routers have some hundred kilobytes.
+Ending = tuple[Outcome, str, str]
+# Bytes. The metrics pages of routers have some hundred kilobytes; more would fill our memory.
 LONGEST_PAGE = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a finished answer says: the arrivals of its tokens, and its prompt's length where the server counts it.
-
-    `estimated`: the server gave no count of the generated tokens that can be true.
-    """
-
-    steps: tuple[Step, ...]
-    prompt_tokens: int | None
-    estimated: bool = False
-
-
 class TokenReader(AnswerReader, Protocol):
-    """The answer to a request for a stream of tokens."""
+    """Reads the answer to a request for a stream of tokens."""
 
-    def told(self, sent: float) -> Told:
+    def tokens(self) -> AnswerTokens:
         """After the end. Raises Failure where the answer is not what it should be."""
 
-    def so_far(self) -> int:
-        """How many tokens had come, of an answer that was given up."""
+    def tokens_so_far(self) -> int:
+        """How many tokens an unfinished answer has."""
 
 
 class BodyReader(AnswerReader, Protocol):
-    """The answer to a request that is no stream."""
+    """Reads the answer to a request that is no stream."""
 
     @property
     def content(self) -> bytes:
-        """After the end: what was answered."""
+        """The body, after the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsPage:
-    """Where something is to be had: one request to one server."""
+    """Where a router's own metrics are."""
 
     endpoint: Endpoint
     codec: HttpCodec
     request: HttpRequest
 
+    @classmethod
+    def of(cls, url: str, tls: Tls | None = None, headers: tuple[tuple[str, str], ...] = ()) -> "MetricsPage":
+        """Raises Failure where certificates cannot be read."""
+        endpoint, parts = endpoint_of(url), notation.split_url(url, "metrics_url")
+        if parts.scheme == "https":
+            endpoint = TlsContext(url, tls or Tls(), "http/1.1").applied_to(endpoint)
+        return cls(endpoint, Http1(endpoint.authority), HttpRequest("GET", parts.path or "/", headers))
+
 
 class RouterProtocol(Protocol):
-    """One protocol of one target: how to codec, what to ask, what the answers mean.
+    """One target's protocol: where to connect, what to send, and what the answers mean.
 
     `truncates`: a request asks the server to cut its prompt to the wanted length.
     """
@@ -70,55 +70,55 @@ class RouterProtocol(Protocol):
         """Where to connect. Reads certificates: raises Failure."""
 
     def codec(self, endpoint: Endpoint) -> HttpCodec:
-        """The protocol of a new connection."""
+        """For a new connection."""
 
     def warming(self) -> HttpRequest | None:
-        """A cheap request that wakes an idle connection, where the protocol itself has no such thing."""
+        """A cheap request that warms an idle connection; None where the codec itself can do that."""
 
     def facts(self, ask: Ask) -> Facts:
-        """Who is there, as far as it says so. Raises Failure where nobody is, or a needed fact is not to be had now."""
+        """What the server says of itself. Raises Failure where it is unreachable, or a needed fact is missing now."""
 
     def needs_facts(self) -> bool:
-        """Whether no request can be made well without them."""
+        """Whether requests need a fact that the server has not told yet."""
 
     def tokenize(self, ask: Ask, text: str) -> int | None:
-        """How many tokens a text has, without anything being generated; None where the server does not say."""
+        """How many tokens a text has, without a generation; None where the server does not say."""
 
-    def count(self, ask: Ask, text: str, workload: Workload) -> int | None:
-        """As `tokenize`, from a request of one token that is no stream."""
+    def count_prompt(self, ask: Ask, text: str, workload: Workload) -> int | None:
+        """As `tokenize`, from a request for one token that is no stream."""
 
     def request(self, prompt: str, workload: Workload, seed: int) -> HttpRequest:
-        """One request for a stream of tokens. Raises Failure."""
+        """A request for a stream of tokens. Raises Failure."""
 
-    def answer(self, workload: Workload) -> TokenReader:
+    def token_reader(self, workload: Workload) -> TokenReader:
         """For the answer to `request`."""
 
-    def asks_less(self, ends: Sequence[Ended]) -> bool:
-        """Told how requests that were sent together ended. True where they may have been refused for an option that not
-        every server knows: it is left out from now on, and they are worth another try, which is not the failure of a
-        probe.
+    def drop_option(self, endings: Sequence[Ending]) -> bool:
+        """Whether requests that were sent together should be sent again, without an option that some servers refuse.
+
+        `endings`: how they ended. Later requests leave the option out.
         """
 
     def forget(self) -> None:
-        """Before a connection to what may be another server: it is asked for every option again."""
+        """The next connection may lead to another server: try all options again."""
 
-    def whole(self) -> BodyReader:
+    def body_reader(self) -> BodyReader:
         """For the answer to any other request."""
 
-    def discreet(self, failure: Failure) -> Failure:
-        """Without our secrets: a server may repeat what it was sent, and a detail goes to the log."""
+    def without_secrets(self, failure: Failure) -> Failure:
+        """A server may repeat our token, and a detail goes to the log."""
 
     def explained(self, failure: Failure) -> Failure:
         """The failure of a probe, with what to do about it where that is known."""
 
-    def metrics(self) -> MetricsPage | None:
-        """Where the router's own metrics are; None where the target does not name them. Raises Failure."""
+    def metrics_page(self) -> MetricsPage | None:
+        """None where the target does not name it. Raises Failure."""
 
 
 class PageReader:
-    """The whole body of an answer. `refused` makes the Failure of an error status; without it every status will do.
+    """Reads a whole body, of LONGEST_PAGE bytes at most.
 
-    A body longer than LONGEST_PAGE is malformed: it would fill our memory.
+    `refused` makes the Failure of an error status. Without it every status is accepted.
     """
 
     complete = False

@@ -1,75 +1,24 @@
-"""What the requests of a load need when they are due: connections that are warm, and whether users wait.
-
-Both ask the network, and that can take any time. So each has a thread of its own: the one that reads the answers of the
-requests on their way never waits for either.
-"""
+"""Warm connections for the requests of a load. A thread of its own opens them, so that sending never waits."""
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
-from exporter.config.target import Target
 from exporter.observation import Failure, Setup
-from exporter.probes.interface import OwnRequests
-from exporter.probes.router.pool import LOOK, Pool
-from exporter.probes.router.prober import users_wait
+from exporter.probes.router.on_demand_thread import LONG_AGO, OnDemandThread
+from exporter.probes.router.pool import Pool
 from exporter.probes.router.protocol import RouterProtocol
 from exporter.wire.connection import IDLE_SECONDS, ClientConnection
 
-# A connection used so long ago is warmed again before a request that is due soon: it must not go cold until then.
+# A connection that was last used before that is warmed again: it must not become idle before it is needed.
 FRESH_SECONDS = IDLE_SECONDS / 2
-# After so long an answer of the router's metrics is asked for anew, and after so long it is believed no longer.
-CROWD_SECONDS = 1.0
-STALE_SECONDS = 3.0
 # After a connection that could not be opened, while others still serve.
 RETRY_SECONDS = 1.0
-LONG_AGO = float("-inf")
-
-
-class Errand:
-    """A thread that does one thing whenever it is asked to. It starts with the first time."""
-
-    def __init__(self, name: str, job: Callable[[], None], end: Callable[[], None]) -> None:
-        """`end` is called in the thread once it was closed; without a thread in `close`."""
-        self._job, self._end = job, end
-        self._asked, self._closing = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._trouble: Exception | None = None
-
-    def ask(self) -> None:
-        if self._thread.ident is None:
-            self._thread.start()
-        self._asked.set()
-
-    def trouble(self) -> Exception | None:
-        """What went wrong since last asked."""
-        trouble, self._trouble = self._trouble, None
-        return trouble
-
-    def close(self) -> None:
-        """It ends within a moment, or when a connection that is being opened has failed."""
-        self._closing.set()
-        self._asked.set()
-        if self._thread.ident is None:
-            self._end()
-        else:
-            self._thread.join(2 * LOOK)
-
-    def _run(self) -> None:
-        while self._asked.wait():
-            self._asked.clear()
-            if self._closing.is_set():
-                break
-            try:
-                self._job()
-            except Exception as error:  # a Failure, or a bug: told to the thread that asked
-                self._trouble = error
-        self._end()
 
 
 class WarmConnections:
-    """Connections that are open and warm. Used by one thread, beside its own."""
+    """Open, warm connections. Used by one thread, beside its own."""
 
     def __init__(self, protocol: RouterProtocol, clock: Callable[[], float] = time.perf_counter) -> None:
         self._pool = Pool(protocol, clock)
@@ -79,7 +28,7 @@ class WarmConnections:
         self._opened: deque[Setup] = deque()
         self._wanted = 0
         self._failed = LONG_AGO
-        self._errand = Errand("standby", self._fill, self._clear)
+        self._thread = OnDemandThread("warm-connections", self._fill, self._clear)
 
     def want(self, connections: int) -> None:
         """Have so many ready soon."""
@@ -87,10 +36,10 @@ class WarmConnections:
         with self._lock:
             fresh = sum(map(self._fresh, self._ready))
         if fresh < connections and self._clock() - self._failed >= RETRY_SECONDS:
-            self._errand.ask()
+            self._thread.wake()
 
     def take(self) -> ClientConnection | None:
-        """One on which a request may be sent at once; None where none is ready. Never waits.
+        """A connection for a request that is sent at once; None where none is ready. Never waits.
 
         Raises Failure where none is ready because none could be opened.
         """
@@ -106,9 +55,9 @@ class WarmConnections:
                 else:
                     connection.close()
             self._ready[:0] = idle
-        trouble = self._errand.trouble()
-        if found is None and trouble is not None:
-            raise trouble
+        error = self._thread.error()
+        if found is None and error is not None:
+            raise error
         return found
 
     def keep(self, connection: ClientConnection) -> None:
@@ -120,17 +69,16 @@ class WarmConnections:
                 connection.close()
 
     def setups(self) -> tuple[Setup, ...]:
-        """The connections opened since last asked."""
+        """The connections opened since the last call."""
         return tuple(self._opened.popleft() for _ in range(len(self._opened)))
 
-    def forget(self) -> None:
-        """What went wrong before is of no interest any more."""
+    def forget_error(self) -> None:
         self._failed = LONG_AGO
-        self._errand.trouble()
+        self._thread.error()
 
     def close(self) -> None:
         self._pool.closing.set()
-        self._errand.close()
+        self._thread.close()
 
     def _fresh(self, connection: ClientConnection) -> bool:
         return self._clock() - connection.used < FRESH_SECONDS
@@ -160,43 +108,3 @@ class WarmConnections:
             while self._ready:
                 self._ready.pop().close()
         self._pool.close()
-
-
-class RouterQueue:
-    """Whether users wait, as the router's metrics said at most seconds ago."""
-
-    def __init__(
-        self, target: Target, protocol: RouterProtocol, own_requests: OwnRequests, clock: Callable[[], float]
-    ) -> None:
-        self._target, self._protocol, self._own_requests, self._clock = target, protocol, own_requests, clock
-        self._pool = Pool(protocol, clock)
-        self._seen = (LONG_AGO, False)
-        self._errand = Errand("crowd", self.look, self._pool.close)
-
-    def look(self) -> None:
-        """Ask now. Raises Failure."""
-        begun = self._clock()
-        self._seen = (begun, users_wait(self._target, self._protocol, self._pool, self._own_requests))
-
-    def ask(self) -> None:
-        """Have an answer soon that is no older than a second."""
-        if self._target.yield_to_users and self._clock() - self._seen[0] >= CROWD_SECONDS:
-            self._errand.ask()
-
-    def waits(self) -> bool:
-        """Never waits itself. What is not known any more counts as users that wait. Raises Failure."""
-        if not self._target.yield_to_users:
-            return False
-        trouble = self._errand.trouble()
-        if trouble is not None:
-            raise trouble
-        self.ask()
-        since, wait = self._seen
-        return wait or self._clock() - since >= STALE_SECONDS
-
-    def forget(self) -> None:
-        self._errand.trouble()
-
-    def close(self) -> None:
-        self._pool.closing.set()
-        self._errand.close()
