@@ -12,12 +12,9 @@ from exporter.observation import Failure, Outcome, Setup
 from exporter.plan.targets import Facts
 from exporter.probes.disturbed import mark_disturbed
 from exporter.probes.interface import Abandoned, OwnRequests, Result
-from exporter.probes.router.batch_sender import BatchSender
-from exporter.probes.router.facts_cache import FactsCache
-from exporter.probes.router.pool import Pool
 from exporter.probes.router.protocol import RouterProtocol
-from exporter.probes.router.request_builder import RequestBuilder
 from exporter.probes.router.router_queue import RouterQueue
+from exporter.probes.router.stream_client import StreamClient
 from exporter.probes.router.warm_connections import WarmConnections
 from exporter.wire.delays import PROCESS, Delays, DelayWatch
 from exporter.wire.exchanges import Exchange, Exchanges
@@ -56,29 +53,25 @@ class StreamBackground:
         self._workload = workload
         self._own_requests = own_requests or OwnRequests()
         self._clock, self._delays = clock, delays
-        self._pool = Pool(protocol, clock, delays)
-        self._builder = RequestBuilder(target, protocol, seed)
-        self._sender = BatchSender(protocol, self._builder, self._pool, self._own_requests, clock, delays)
-        self._facts_cache = FactsCache(protocol, self._pool, clock)
+        self._client = StreamClient(target, protocol, self._own_requests, clock, seed, delays)
         self._exchanges = Exchanges(clock, delays)
         self._in_flight: deque[BackgroundRequest] = deque()
         self._not_begun: deque[BackgroundRequest] = deque()  # to be sent again
         self._next: Exchange | None = None
-        self._facts: Facts | None = None
-        self._setups: tuple[Setup, ...] = ()  # of warming, until the next result
+        # Of warming, until the next result.
+        self._setups: tuple[Setup, ...] = ()
+        self._corrections = 0
         self._warm = WarmConnections(protocol, clock)
         self._queue = RouterQueue(target, protocol, self._own_requests, clock)
         self._user: int | None = None
 
     def connect(self, timeout: float) -> Facts:
         self._user = threading.get_ident()
-        self._facts = self._facts_cache.facts(timeout)
-        if self._facts_cache.changed():
-            self._builder.forget()
+        facts = self._client.connect(timeout)
         self._queue.refresh()
         self._warm.forget_error()
         self._queue.forget_error()
-        return self._facts
+        return facts
 
     def users_wait(self) -> bool:
         return self._queue.users_wait()
@@ -88,18 +81,12 @@ class StreamBackground:
         return len(self._in_flight) + len(self._not_begun)
 
     def warm(self, stopping: Callable[[], bool]) -> None:
-        self._builder.check_limits(self._facts, self._workload)
-        try:
-            result = self._sender.measure(self._workload, 1, stopping)
-            self._setups += result.setups
-            if result.outcome not in (Outcome.OK, Outcome.DISTURBED):
-                raise Failure(result.outcome, result.code, result.detail)
-        except Failure as failure:
-            if failure.outcome is Outcome.UNREACHABLE:
-                self._facts_cache.lost()
-            corrections = self._builder.corrections()
-            raise Failure(failure.outcome, failure.code, failure.detail, corrections) from None
-        self._warm.keep(self._pool.take())
+        result = self._client.send_batch(self._workload, 1, stopping)
+        self._setups += result.setups
+        if result.outcome not in (Outcome.OK, Outcome.DISTURBED):
+            raise Failure(result.outcome, result.code, result.detail, result.corrections)
+        self._corrections += result.corrections
+        self._warm.keep(self._client.pool.take())
 
     def reserve_connections(self, requests: int) -> None:
         self._queue.refresh_soon()
@@ -111,11 +98,11 @@ class StreamBackground:
                 return
             self._next.connection.close()
             self._next = None
-        self._builder.check_limits(self._facts, self._workload)
+        self._client.check(self._workload)
         connection = self._warm.take()
         if connection is not None:
-            text = self._builder.texts(self._workload, 1)[0]
-            self._next = self._builder.exchange(connection, text, self._workload)
+            text = self._client.builder.texts(self._workload, 1)[0]
+            self._next = self._client.builder.exchange(connection, text, self._workload)
 
     def send(self, intended: float | None) -> bool:
         return self._send(intended)
@@ -154,7 +141,7 @@ class StreamBackground:
         return results
 
     def poll(self, until: float) -> list[Result]:
-        if self._pool.closing.is_set():
+        if self._client.pool.closing.is_set():
             raise Abandoned
         if self._not_begun:
             until = min(until, self._clock() + RESEND_SECONDS)
@@ -179,25 +166,25 @@ class StreamBackground:
     def _result(self, request: BackgroundRequest) -> Result:
         if request.exchange.reusable:
             self._warm.keep(request.exchange.connection)
-        stream, detail, counted = self._builder.result(request.exchange, self._workload, request.intended)
+        stream, detail, counted = self._client.builder.result(request.exchange, self._workload, request.intended)
         stream = replace(stream, declined=request.declined or 0.0)
         if counted is not None:
-            self._builder.learn(self._workload, counted)
+            self._client.builder.learn(self._workload, counted)
         if stream.outcome is Outcome.UNREACHABLE:
-            self._facts_cache.lost()
+            self._client.facts_cache.lost()
         result = mark_disturbed(Result((stream,), stream.outcome, stream.code, detail), request.watch)
         request.watch.close()
-        setups = self._setups + self._pool.setups() + self._warm.setups()
-        self._setups = ()
-        return replace(result, setups=setups, corrections=self._builder.corrections())
+        setups = self._setups + self._client.pool.setups() + self._warm.setups()
+        corrections = self._corrections + self._client.builder.corrections()
+        self._setups, self._corrections = (), 0
+        return replace(result, setups=setups, corrections=corrections)
 
     def close(self) -> None:
         """A thread that sends gets Abandoned from its next `poll`. That thread must then call `close` too."""
-        self._pool.closing.set()
+        self._client.pool.closing.set()
         if self._user not in (None, threading.get_ident()):
             return
         self._exchanges.close()
-        self._sender.close()
         for request in (*self._in_flight, *self._not_begun):
             request.exchange.connection.close()
             request.watch.close()
@@ -209,4 +196,4 @@ class StreamBackground:
             self._next = None
         self._warm.close()
         self._queue.close()
-        self._pool.close()
+        self._client.close()

@@ -4,23 +4,17 @@ These rules always hold. Nothing before the start is part of a measured duration
 cancelled, so that the server stops working on it. A connection with an unfinished answer is never used again.
 """
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from exporter.config.target import Target
 from exporter.config.workload import Workload
-from exporter.observation import Failure, Outcome
 from exporter.plan.targets import Facts
 from exporter.probes.interface import OwnRequests, Result
-from exporter.probes.router.batch_sender import BatchSender
-from exporter.probes.router.facts_cache import FactsCache
-from exporter.probes.router.pool import Pool
 from exporter.probes.router.protocol import RouterProtocol
-from exporter.probes.router.request_builder import RequestBuilder
 from exporter.probes.router.router_queue import users_wait
+from exporter.probes.router.stream_client import StreamClient
 from exporter.wire.delays import PROCESS, Delays
 
 
@@ -38,45 +32,30 @@ class StreamProber:
     ) -> None:
         self._target, self._protocol = target, protocol
         self._own_requests = own_requests or OwnRequests()
-        self._pool = Pool(protocol, clock, delays)
-        self._builder = RequestBuilder(target, protocol, seed)
-        self._sender = BatchSender(protocol, self._builder, self._pool, self._own_requests, clock, delays)
-        self._facts_cache = FactsCache(protocol, self._pool, clock)
-        self._facts: Facts | None = None
+        self._client = StreamClient(target, protocol, self._own_requests, clock, seed, delays)
         self._in_use = threading.Lock()
 
     def connect(self, timeout: float) -> Facts:
         with self._in_use:
-            self._facts = self._facts_cache.facts(timeout)
-            if self._facts_cache.changed():
-                self._builder.forget()
-            return self._facts
+            return self._client.connect(timeout)
 
     def refusal(self, facts: Facts) -> str | None:
         """Never: a router protects its shard, so no prompt can do harm."""
         return None
 
     def users_wait(self) -> bool:
-        return users_wait(self._target, self._protocol, self._pool, self._own_requests)
+        return users_wait(self._target, self._protocol, self._client.pool, self._own_requests)
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
         with self._in_use:
-            self._builder.check_limits(self._facts, workload)
-            try:
-                result = self._sender.measure(workload, batch_size, stopping, trace_id)
-            except Failure as failure:
-                result = Result((), failure.outcome, failure.code, failure.detail)
-            if result.outcome is Outcome.UNREACHABLE:
-                self._facts_cache.lost()
-            return replace(result, corrections=self._builder.corrections())
+            return self._client.send_batch(workload, batch_size, stopping, trace_id)
 
     def settle(self, timeout: float) -> None:
         """Nothing is left behind: a router forgets a request that was cancelled."""
 
     def close(self) -> None:
         """A probe in another thread ends within a moment. That thread must then call `close` too."""
-        self._pool.closing.set()
+        self._client.pool.closing.set()
         if self._in_use.acquire(blocking=False):
-            with contextlib.closing(self._sender):
-                self._pool.close()
+            self._client.close()
             self._in_use.release()

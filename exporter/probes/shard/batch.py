@@ -1,7 +1,4 @@
-"""One batch for a shard: its requests as bytes, its answers as facts. No request in here can end a shard.
-
-`size` is the number of requests, each has exactly one text chunk and full neutral parameters.
-"""
+"""One batch for a shard: its requests as bytes, its answers as facts. No request in here can end a shard."""
 
 import random
 from collections.abc import Sequence
@@ -23,7 +20,7 @@ NANOSECONDS = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class MergedAnswers:
-    """All ranks' answers to one call as one: how many requests, their new tokens, ids that ended, who is left."""
+    """All ranks' answers to one call: answered requests, their new tokens, and the ids that ended or go on."""
 
     answered: int
     tokens: int
@@ -33,7 +30,7 @@ class MergedAnswers:
 
 
 class ShardBatch:
-    """One batch of ours: its requests as bytes, its answers as facts. `pb` is the module of the protocol."""
+    """One batch. `pb` is the module of the protocol."""
 
     def __init__(self, pb: ModuleType, batch: Any) -> None:
         self._pb = pb
@@ -51,7 +48,7 @@ class ShardBatch:
         texts: Sequence[str],
         rng: random.Random,
     ) -> "ShardBatch":
-        """One request for each text; see `workload.prompts`."""
+        """One request for each text, with one chunk and neutral parameters; see `workload.prompts`."""
         batch_size = len(texts)
         tokens = workload.sequence_length + workload.decode_length - 1 + facts.speculate
         batch = pb.Batch(
@@ -65,7 +62,7 @@ class ShardBatch:
             request = batch.requests.add(
                 id=request_id,
                 inputs=text,
-                # The server keeps this many tokens of the text and never pads, so the length is exact.
+                # The server cuts the text to so many tokens and never pads, so the length is exact.
                 truncate=workload.sequence_length,
                 parameters=_parameters(pb, workload.parameters, rng),
                 stopping_parameters=pb.StoppingCriteriaParameters(
@@ -86,7 +83,7 @@ class ShardBatch:
     def asking(
         cls, pb: ModuleType, target: Target, facts: Facts, workload: Workload, words: Sequence[str], rng: random.Random
     ) -> "ShardBatch":
-        """One request whose answer names the tokens of its prompt. It ends at once, and is no larger than a probe."""
+        """One request whose answer names its prompt's tokens. It ends at once, and is no larger than a probe."""
         values = {
             "sequence_length": min(work.ASKED_TOKENS, workload.sequence_length),
             "decode_length": 1,
@@ -101,7 +98,7 @@ class ShardBatch:
         return data
 
     def decode_request(self) -> bytes:
-        """The same for every step: a shard finds the batch by its id alone."""
+        """The same for every step: a shard finds the batch by its id."""
         data: bytes = self._pb.DecodeRequest(batches=[self._pb.CachedBatch(id=self.id)]).SerializeToString()
         return data
 
@@ -111,26 +108,22 @@ class ShardBatch:
         return data
 
     def prompt_pieces(self, answers: Sequence[bytes]) -> list[str]:
-        """The texts of the prompt's tokens, where the shard names them. One of the ranks does."""
+        """The texts of the prompt's tokens, where the shard names them. One rank does."""
         replies = [self._pb.PrefillResponse.FromString(data) for data in answers]
         return [text for answer in replies for one in answer.generations for text in one.prefill_tokens.texts]
 
     def merge(self, rpc: str, answers: Sequence[bytes], addresses: Sequence[str]) -> MergedAnswers:
-        """Raises Failure(malformed) unless every unfinished request got its part, exactly once, and no one else did."""
+        """Raises Failure(malformed) unless each unfinished request has one generation, and no other request has one."""
         response = getattr(self._pb, f"{rpc}Response")
         replies = [parsed(response, data, rpc, address) for data, address in zip(answers, addresses, strict=True)]
         generations = [generation for answer in replies for generation in answer.generations]
         answered = [generation.request_id for generation in generations]
         if strangers := set(answered) - self._unfinished:
-            malformed(
-                rpc, addresses[0], f"{counted(len(strangers), 'generation')} for requests that are not in the batch"
-            )
+            what = f"{counted(len(strangers), 'generation')} for requests that are not in the batch"
+            malformed(rpc, addresses[0], what)
         if len(answered) != len(self._unfinished) or set(answered) != self._unfinished:
-            malformed(
-                rpc,
-                addresses[0],
-                f"{counted(len(answered), 'generation')} for {counted(len(self._unfinished), 'request')}",
-            )
+            what = f"{counted(len(answered), 'generation')} for {counted(len(self._unfinished), 'request')}"
+            malformed(rpc, addresses[0], what)
         tokens = sum(len(generation.tokens.ids) for generation in generations)
         if rpc == "Prefill" and any(not generation.tokens.ids for generation in generations):
             malformed(rpc, addresses[0], "a request without a first token")
@@ -140,12 +133,9 @@ class ShardBatch:
         self._unfinished -= finished
         goes_on = any(answer.HasField("batch") for answer in replies)
         if goes_on != bool(self._unfinished):
-            malformed(
-                rpc,
-                addresses[0],
-                f"{counted(len(self._unfinished), 'request')} unfinished, but the batch "
-                f"{'goes on' if goes_on else 'has ended'}",
-            )
+            unfinished = counted(len(self._unfinished), "request")
+            what = f"{unfinished} unfinished, but the batch {'goes on' if goes_on else 'has ended'}"
+            malformed(rpc, addresses[0], what)
         return MergedAnswers(len(answered), tokens, finished, self._unfinished, _slowest(replies))
 
 
@@ -155,17 +145,16 @@ def _parameters(pb: ModuleType, parameters: Parameters, rng: random.Random) -> A
 
 
 def _slowest(answers: Sequence[Any]) -> ServerTimings | None:
-    """Timings of the rank that took longest; a shard that fills in none (all 0) is unknown, not instantaneous."""
+    """The timings of the slowest rank; None where the shard fills in none (all 0)."""
     slowest = max(answers, key=lambda answer: answer.total_ns)
     if not slowest.total_ns:
         return None
-    concat = (
-        slowest.concat_ns * NANOSECONDS
-        if "concat_ns" in slowest.DESCRIPTOR.fields_by_name and slowest.HasField("concat_ns")
-        else None
-    )
+    has_concat = "concat_ns" in slowest.DESCRIPTOR.fields_by_name and slowest.HasField("concat_ns")
     return ServerTimings(
-        slowest.forward_ns * NANOSECONDS, slowest.decode_ns * NANOSECONDS, concat, slowest.total_ns * NANOSECONDS
+        slowest.forward_ns * NANOSECONDS,
+        slowest.decode_ns * NANOSECONDS,
+        slowest.concat_ns * NANOSECONDS if has_concat else None,
+        slowest.total_ns * NANOSECONDS,
     )
 
 

@@ -1,13 +1,20 @@
-"""Sends a batch: requests on connections of their own, all at once, watched to their end."""
+"""What probes and background loads share: connecting to one router, and sending batches to it.
+
+A batch is requests on connections of their own, sent at once and watched to their end.
+"""
 
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.observation import NOT_JUDGED, Failure, Outcome
+from exporter.plan.targets import Facts
 from exporter.probes.disturbed import mark_disturbed
 from exporter.probes.interface import Abandoned, OwnRequests, Result
+from exporter.probes.router.facts_cache import FactsCache
 from exporter.probes.router.pool import STOP_CHECK_SECONDS, Pool
 from exporter.probes.router.protocol import RouterProtocol
 from exporter.probes.router.request_builder import RequestBuilder, RequestResult
@@ -28,44 +35,69 @@ WORST_FIRST = (
 Stopping = Callable[[], bool]
 
 
-class BatchSender:
-    """Sends batches to one target. Used by one thread."""
+class StreamClient:
+    """The client of one router. Used by one thread. `seed` makes prompts repeatable."""
 
     def __init__(
         self,
+        target: Target,
         protocol: RouterProtocol,
-        builder: RequestBuilder,
-        pool: Pool,
         own_requests: OwnRequests,
         clock: Callable[[], float] = time.perf_counter,
+        seed: int | None = None,
         delays: Delays = PROCESS,
     ) -> None:
-        self._protocol, self._builder, self._pool, self._own_requests = protocol, builder, pool, own_requests
-        self._clock, self._delays = clock, delays
+        self._protocol, self._own_requests, self._clock, self._delays = protocol, own_requests, clock, delays
+        self.pool = Pool(protocol, clock, delays)
+        self.builder = RequestBuilder(target, protocol, seed)
+        self.facts_cache = FactsCache(protocol, self.pool, clock)
+        self._facts: Facts | None = None
         self._exchanges = Exchanges(clock, delays)
 
-    def measure(self, workload: Workload, batch_size: int, stopping: Stopping, trace_id: str = "") -> Result:
-        """Send one batch. The first time, find out the length of its prompts before. Raises Failure, Abandoned."""
+    def connect(self, timeout: float) -> Facts:
+        """See `Prober.connect`."""
+        self._facts = self.facts_cache.facts(timeout)
+        if self.facts_cache.changed():
+            self.builder.forget()
+        return self._facts
+
+    def check(self, workload: Workload) -> None:
+        """Raises Failure where the server would reject such requests, or where no prompt is that short."""
+        self.builder.check_limits(self._facts, workload)
+
+    def send_batch(self, workload: Workload, batch_size: int, stopping: Stopping, trace_id: str = "") -> Result:
+        """The first time, find out the length of its prompts before. Raises Failure as `check`, and Abandoned."""
+        self.check(workload)
+        try:
+            result = self._fitted_batch(workload, batch_size, stopping, trace_id)
+        except Failure as failure:
+            result = Result((), failure.outcome, failure.code, failure.detail)
+        if result.outcome is Outcome.UNREACHABLE:
+            self.facts_cache.lost()
+        return replace(result, corrections=self.builder.corrections())
+
+    def _fitted_batch(self, workload: Workload, batch_size: int, stopping: Stopping, trace_id: str) -> Result:
+        """A batch whose prompts have the right length. Raises Failure, Abandoned."""
 
         def send_one(workload: Workload, text: str) -> RequestResult:
             [result] = self._send(workload, lambda: [text], stopping, "")
             return result
 
         def new_texts() -> list[str]:
-            return self._builder.texts(workload, batch_size)
+            return self.builder.texts(workload, batch_size)
 
         def ask(request: HttpRequest) -> bytes:
-            return self._pool.ask(request, workload.timeout)
+            return self.pool.ask(request, workload.timeout)
 
         late = self._clock() + workload.timeout
-        self._builder.fit(workload, send_one, ask, lambda: self._clock() > late)
+        self.builder.fit(workload, send_one, ask, lambda: self._clock() > late)
         while True:
-            self._builder.fill_cache(workload, batch_size, send_one)
+            self.builder.fill_cache(workload, batch_size, send_one)
             with self._delays.watch() as watch:
                 results = self._send(workload, new_texts, stopping, trace_id)
                 batch = mark_disturbed(self._batch_result(results), watch)
             counts = [result.prompt_tokens for result in results if result.prompt_tokens is not None]
-            if batch.outcome is not Outcome.OK or not self._builder.wrong_length(workload, counts):
+            if batch.outcome is not Outcome.OK or not self.builder.wrong_length(workload, counts):
                 return batch
 
     def _send(
@@ -78,9 +110,9 @@ class BatchSender:
         exchanges = self._send_once(workload, texts(), stopping, trace_id)
         failed = [exchange for exchange in exchanges if exchange.failure is not None]
         if failed and all(exchange.not_begun for exchange in failed):
-            self._pool.drop_kept()  # the server may be about to close the others too
+            self.pool.drop_kept()  # the server may be about to close the others too
             exchanges = self._send_once(workload, texts(), stopping, trace_id)
-        results = [self._builder.result(exchange, workload) for exchange in exchanges]
+        results = [self.builder.result(exchange, workload) for exchange in exchanges]
         if self._protocol.drop_option([(one.stream.outcome, one.stream.code, one.detail) for one in results]):
             return self._send(workload, texts, stopping, trace_id)
         return results
@@ -89,7 +121,7 @@ class BatchSender:
         connections = self._connections(len(texts), stopping)
         try:
             exchanges = [
-                self._builder.exchange(connection, text, workload, trace_id)
+                self.builder.exchange(connection, text, workload, trace_id)
                 for connection, text in zip(connections, texts, strict=True)
             ]
         except Failure:  # some of them may hold a request that was not sent
@@ -102,32 +134,32 @@ class BatchSender:
         try:
             while len(self._exchanges) and self._clock() < deadline:
                 self._exchanges.poll(min(deadline, self._clock() + STOP_CHECK_SECONDS))
-                if stopping() or self._pool.closing.is_set():
+                if stopping() or self.pool.closing.is_set():
                     raise Abandoned
         finally:
             self._exchanges.abort()
             self._own_requests.set(self, 0)
             for exchange in exchanges:
                 if exchange.reusable:
-                    self._pool.keep(exchange.connection)
+                    self.pool.keep(exchange.connection)
         return exchanges
 
     def _connections(self, count: int, stopping: Stopping) -> list[ClientConnection]:
         connections: list[ClientConnection] = []
         try:
             while len(connections) < count:
-                if stopping() or self._pool.closing.is_set():
+                if stopping() or self.pool.closing.is_set():
                     raise Abandoned
-                connections.append(self._pool.take())
+                connections.append(self.pool.take())
         except (Abandoned, Failure):
             for connection in connections:
-                self._pool.keep(connection)
+                self.pool.keep(connection)
             raise
         return connections
 
     def _batch_result(self, results: Sequence[RequestResult]) -> Result:
         """One result of all requests: that of the worst failure, or OK."""
-        streams, setups = tuple(result.stream for result in results), self._pool.setups()
+        streams, setups = tuple(result.stream for result in results), self.pool.setups()
         failed = [result for result in results if result.stream.outcome is not Outcome.OK]
         if not failed:
             return Result(streams, setups=setups)
@@ -140,3 +172,4 @@ class BatchSender:
 
     def close(self) -> None:
         self._exchanges.close()
+        self.pool.close()
