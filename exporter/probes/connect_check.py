@@ -78,17 +78,10 @@ def examine(plan: Plan, seconds: float = TARGET_SECONDS) -> list[Finding]:
 class Examination:
     """The check of one target, within `seconds`."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        prober: Prober,
-        seconds: float,
-        clock: Callable[[], float] = time.perf_counter,
-        quarantine: Quarantine | None = None,
-    ) -> None:
+    def __init__(self, plan: Plan, prober: Prober, seconds: float, quarantine: Quarantine | None = None) -> None:
         self._quarantine = quarantine or Quarantine(plan.target)
-        self._plan, self._target, self._prober, self._clock = plan, plan.target, prober, clock
-        self._until = clock() + seconds
+        self._plan, self._target, self._prober = plan, plan.target, prober
+        self._until = time.perf_counter() + seconds
 
     def findings(self) -> Iterator[Finding]:
         left = self._left()
@@ -113,7 +106,7 @@ class Examination:
         yield from self._queue()
 
     def _left(self) -> float:
-        return max(SHORTEST, self._until - self._clock())
+        return max(SHORTEST, self._until - time.perf_counter())
 
     def _fitting(self, facts: Facts) -> Iterator[Workload]:
         for workload in self._plan.workloads:
@@ -182,7 +175,7 @@ class Examination:
         if failure.outcome in RIGHT_SERVER:
             return
         # The check may have used up its time already.
-        until = max(self._until, self._clock() + TARGET_SECONDS / 2)
+        until = max(self._until, time.perf_counter() + TARGET_SECONDS / 2)
         from exporter.probes.identify import identify
 
         server = identify(self._target, until)

@@ -6,7 +6,7 @@ where the target itself would send it.
 
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,9 +45,9 @@ class Server:
     wants_token: bool = False
 
 
-def identify(target: Target, until: float, clock: Callable[[], float] = time.perf_counter) -> Server | None:
+def identify(target: Target, until: float) -> Server | None:
     """The server at the target's address; None where none answers until then."""
-    return next(_Identification(target, until, clock).servers(), None)
+    return next(_Identification(target, until).servers(), None)
 
 
 class _AnyReader(PageReader):
@@ -70,8 +70,8 @@ class _AnyReader(PageReader):
 class _Identification:
     """Asks one address, in plain text and with TLS."""
 
-    def __init__(self, target: Target, until: float, clock: Callable[[], float]) -> None:
-        self._target, self._until, self._clock = target, until, clock
+    def __init__(self, target: Target, until: float) -> None:
+        self._target, self._until = target, until
         self._plain = endpoint_of(target.address)
         url = notation.split_url(target.address) if target.kind == "http" else None
         self._secure = url.scheme == "https" if url else target.tls is not None
@@ -163,17 +163,17 @@ class _Identification:
 
     def _ask(self, endpoint: Endpoint, codec: HttpCodec, request: HttpRequest) -> _AnyReader:
         """A reader without a status where no answer came."""
-        until = min(self._until, self._clock() + QUESTION_SECONDS)
-        if self._clock() >= until:
+        until = min(self._until, time.perf_counter() + QUESTION_SECONDS)
+        if time.perf_counter() >= until:
             return _AnyReader()
         try:
-            connection = ClientConnection(endpoint, codec, until - self._clock(), self._clock)
+            connection = ClientConnection(endpoint, codec, until - time.perf_counter())
         except Failure:
             return _AnyReader()
         reader = _AnyReader()
-        exchanges, exchange = Exchanges(self._clock), Exchange(connection, request, reader)
+        exchanges, exchange = Exchanges(), Exchange(connection, request, reader)
         exchanges.send(exchange)
-        while len(exchanges) and self._clock() < until:
+        while len(exchanges) and time.perf_counter() < until:
             exchanges.poll(until)
         exchanges.close()
         connection.close()

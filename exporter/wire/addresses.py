@@ -9,8 +9,9 @@ import os
 import selectors
 import socket
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -43,16 +44,16 @@ class Addresses:
         self.host, self.port = host, port
         self._silent: dict[Address, float] = {}  # until when each is tried last
 
-    def connect(self, deadline: float, clock: Callable[[], float]) -> Connected:
+    def connect(self, deadline: float) -> Connected:
         """Raises OSError or ValueError, with what became of each address."""
-        found = alternating(resolved(self.host, self.port, deadline - clock()))
-        now = clock()
+        found = alternating(resolved(self.host, self.port, deadline - time.perf_counter()))
+        now = time.perf_counter()
         self._silent = {address: until for address, until in self._silent.items() if until > now}
         found.sort(key=self._silent.__contains__)
-        race = _Race(found, deadline, clock)
+        race = _Race(found, deadline)
         try:
             connected = race.run()
-            self._silent |= dict.fromkeys(race.beaten(connected.begun), clock() + LAST_FOR)
+            self._silent |= dict.fromkeys(race.beaten(connected.begun), time.perf_counter() + LAST_FOR)
         finally:
             race.close()
         return connected
@@ -97,24 +98,24 @@ def alternating(found: Sequence[Address]) -> list[Address]:
 class _Race:
     """Opens connections to the addresses of one name. The first one wins."""
 
-    def __init__(self, waiting: Sequence[Address], deadline: float, clock: Callable[[], float]) -> None:
+    def __init__(self, waiting: Sequence[Address], deadline: float) -> None:
         self._waiting = deque(waiting)
-        self._deadline, self._clock = deadline, clock
+        self._deadline = deadline
         self._selector = selectors.DefaultSelector()
         self._open: dict[socket.socket, tuple[Address, float]] = {}
         self._errors: dict[Address, str] = {}
 
     def run(self) -> Connected:
-        next_start = self._clock()
+        next_start = time.perf_counter()
         while self._waiting or self._open:
-            now = self._clock()
+            now = time.perf_counter()
             if now >= self._deadline:
                 break
             if self._waiting and (now >= next_start or not self._open):
                 self._start(self._waiting.popleft(), now)
                 next_start = now + HEAD_START
             until = min(self._deadline, next_start) if self._waiting and self._open else self._deadline
-            for key, _ in self._selector.select(max(0.0, until - self._clock()) if self._open else 0.0):
+            for key, _ in self._selector.select(max(0.0, until - time.perf_counter()) if self._open else 0.0):
                 connection = key.data
                 address, begun = self._open.pop(connection)
                 self._selector.unregister(connection)

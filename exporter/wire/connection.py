@@ -16,15 +16,12 @@ IDLE_SECONDS = 1.0
 class ClientConnection:
     """One connection. It carries one request at a time."""
 
-    def __init__(
-        self, endpoint: Endpoint, codec: HttpCodec, timeout: float, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, codec: HttpCodec, timeout: float) -> None:
         """Opens the connection until a request may be sent, within `timeout` seconds. Raises Failure (unreachable)."""
         self.where = endpoint.where
-        deadline = clock() + timeout
-        self.socket = TimedSocket(endpoint, timeout, clock)
+        deadline = time.perf_counter() + timeout
+        self.socket = TimedSocket(endpoint, timeout)
         self.codec = codec
-        self._clock = clock
         if endpoint.tls is not None and isinstance(codec, Http2) and self.socket.protocol != "h2":
             self.socket.close()
             raise unreachable(self.where, f"TLS: {NO_HTTP2}")
@@ -35,7 +32,7 @@ class ClientConnection:
             self.socket.close()
             raise
         self.requests = 0
-        self.begun, self.ready = self.socket.begun, clock()
+        self.begun, self.ready = self.socket.begun, time.perf_counter()
         self.used = self.ready
 
     def send_now(self, data: bytes) -> None:
@@ -46,7 +43,7 @@ class ClientConnection:
         with selectors.DefaultSelector() as selector:
             selector.register(self.socket, selectors.EVENT_READ)
             while not done():
-                if not selector.select(max(0.0, deadline - self._clock())):
+                if not selector.select(max(0.0, deadline - time.perf_counter())):
                     raise unreachable(self.where, f"connected, but {self.codec.missing}")
                 self._receive_waiting()
 
@@ -69,14 +66,14 @@ class ClientConnection:
                 before = self.codec.pings
                 self.send_now(self.codec.ping())
                 self._receive_until(lambda: isinstance(self.codec, Http2) and self.codec.pings > before, deadline)
-                self.used = self._clock()
+                self.used = time.perf_counter()
         except Failure:
             return False
         return self.codec.usable and self.codec.accepts_requests()
 
     @property
     def idle(self) -> bool:
-        return self._clock() - self.used > IDLE_SECONDS
+        return time.perf_counter() - self.used > IDLE_SECONDS
 
     def close(self) -> None:
         self.socket.close()

@@ -11,7 +11,7 @@ sleeps in short slices.
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from exporter.observation import Failure, Outcome
@@ -43,8 +43,8 @@ class AnswerReader(Protocol):
     `complete`: the answer is, though its body may go on.
     """
 
-    @property
-    def complete(self) -> bool: ...
+    complete: bool
+
     def head(self, status: int, headers: Mapping[str, str]) -> None: ...
     def body(self, at: float, data: bytes) -> None: ...
     def end(self, at: float, end: End) -> None: ...
@@ -134,11 +134,10 @@ class Exchange:
 class Exchanges:
     """The exchanges in flight of one thread."""
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter, delays: Delays = PROCESS) -> None:
-        self._clock = clock
+    def __init__(self, delays: Delays = PROCESS) -> None:
         self._delays = delays
         # The newest look at what can be read, and since when at most what it found can be read.
-        self._looked = self._since = clock()
+        self._looked = self._since = time.perf_counter()
         self._selector = selectors.DefaultSelector()
         self._backlog: deque[tuple[Exchange, Arrival]] = deque()
         self._in_flight: set[Exchange] = set()
@@ -151,9 +150,9 @@ class Exchanges:
         """Send the requests, one right after the other."""
         done = []
         for exchange in exchanges:
-            exchange.sent = self._clock()
+            exchange.sent = time.perf_counter()
             done.append(exchange.connection.socket.flush())
-            exchange.sent_late = self._clock() - exchange.sent
+            exchange.sent_late = time.perf_counter() - exchange.sent
         for exchange, all_gone in zip(exchanges, done, strict=True):  # answers can wait: they carry their instants
             self._in_flight.add(exchange)
             wanted = selectors.EVENT_READ | (0 if all_gone else selectors.EVENT_WRITE)
@@ -163,7 +162,7 @@ class Exchanges:
         """Watch until some exchanges have ended, `until` at the latest. Returns those, perhaps none."""
         finished: list[Exchange] = []
         while True:
-            left = until - self._clock()
+            left = until - time.perf_counter()
             wait = min(left, REST_SECONDS) if self._complete else left
             ready = self._ready(wait if not (self._backlog or finished) else 0.0)
             for key, events in ready:
@@ -183,7 +182,7 @@ class Exchanges:
         if 0 < seconds < TICK:
             time.sleep(seconds)
             seconds = 0
-        self._since, self._looked = self._looked, self._clock()
+        self._since, self._looked = self._looked, time.perf_counter()
         ready = self._selector.select(0)
         if ready or seconds <= TICK:
             return ready
@@ -207,7 +206,7 @@ class Exchanges:
         self._flush(exchange, arrival.at - arrival.at.late if held_back else None)
         if exchange.ended is None:
             if exchange.complete is not None:
-                self._complete.setdefault(exchange, self._clock() + REST_SECONDS)
+                self._complete.setdefault(exchange, time.perf_counter() + REST_SECONDS)
             return []
         self._finish(exchange)
         return [exchange]
@@ -216,7 +215,7 @@ class Exchanges:
         """End those whose answer is complete while the body does not end. Their connections cannot be used again."""
         if self._backlog or not self._complete:  # the backlog may hold the end
             return []
-        late = [exchange for exchange, until in self._complete.items() if self._clock() >= until]
+        late = [exchange for exchange, until in self._complete.items() if time.perf_counter() >= until]
         for exchange in late:
             self.end(exchange, unreachable(exchange.connection.where, "the body of the answer does not end"))
         return late
@@ -237,7 +236,7 @@ class Exchanges:
         late = since is not None and socket.unsent
         done = socket.flush()
         if since is not None and late:
-            now = self._clock()
+            now = time.perf_counter()
             exchange.sent_late = min(exchange.sent_late + now - max(since, exchange.sent), now - exchange.sent)
         wanted = selectors.EVENT_READ | (0 if done else selectors.EVENT_WRITE)
         known = self._selector.get_map().get(socket)
@@ -247,7 +246,7 @@ class Exchanges:
     def _finish(self, exchange: Exchange) -> None:
         self._in_flight.discard(exchange)
         self._complete.pop(exchange, None)
-        exchange.connection.used = self._clock()
+        exchange.connection.used = time.perf_counter()
         if exchange.connection.socket in self._selector.get_map():
             self._selector.unregister(exchange.connection.socket)
         if not exchange.reusable:
@@ -273,7 +272,7 @@ class Exchanges:
 
     def end(self, exchange: Exchange, failure: Failure) -> None:
         """End one exchange early. The server is told."""
-        exchange.fail(self._clock(), failure)
+        exchange.fail(time.perf_counter(), failure)
         exchange.connection.socket.flush()
         self._finish(exchange)
 

@@ -71,28 +71,32 @@ class NoAnswer(BrokenConnection):
 
 
 class HttpCodec(Protocol):
-    """The state of HTTP on one connection. `usable`: another request may be sent; `ending`: why not.
-
-    `unsent`: a part of the request waits until the server takes it.
-    """
+    """The state of HTTP on one connection. `usable`: another request may be sent."""
 
     usable: bool
 
     @property
-    def unsent(self) -> bool: ...
+    def unsent(self) -> bool:
+        """Whether a part of the request waits until the server takes it."""
+        return False
 
     @property
-    def ending(self) -> str: ...
-
-    def first_bytes(self) -> bytes:
-        """What a client sends first."""
-
-    def accepts_requests(self) -> bool:
-        """Whether the server has sent what must come before the first request, and takes a request now."""
+    def ending(self) -> str:
+        """Why the connection is not usable, in words."""
+        return CLOSED
 
     @property
     def missing(self) -> str:
         """What `accepts_requests` waits for, in words."""
+        return NO_ANSWER
+
+    def first_bytes(self) -> bytes:
+        """What a client sends first."""
+        return b""
+
+    def accepts_requests(self) -> bool:
+        """Whether the server has sent what must come before the first request, and takes a request now."""
+        return True
 
     def encode(self, request: HttpRequest) -> bytes:
         """The bytes of one request. Raises BrokenConnection."""
@@ -105,29 +109,22 @@ class HttpCodec(Protocol):
 
     def data_to_send(self) -> bytes:
         """What the protocol itself has to send, such as acknowledgements."""
+        return b""
 
     def cancel(self) -> bytes:
         """What tells the server to stop the request. The connection is closed afterwards."""
 
 
-class Http1:
+class Http1(HttpCodec):
     """HTTP/1.1, kept alive."""
 
     unsent = False
-    ending = CLOSED
-    missing = NO_ANSWER
 
     def __init__(self, authority: str) -> None:
         self._authority = authority
         self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=LONGEST_HEADERS)
         self._first = b""
         self.usable = True
-
-    def first_bytes(self) -> bytes:
-        return b""
-
-    def accepts_requests(self) -> bool:
-        return True
 
     def encode(self, request: HttpRequest) -> bytes:
         headers = [("host", self._authority), *request.headers]
@@ -183,15 +180,12 @@ class Http1:
         else:
             self.usable = False
 
-    def data_to_send(self) -> bytes:
-        return b""
-
     def cancel(self) -> bytes:
         self.usable = False
         return b""  # closing is what tells the server
 
 
-class Http2:
+class Http2(HttpCodec):
     """HTTP/2 for gRPC, with one stream at a time: streams on one connection would share their arrivals."""
 
     def __init__(self, authority: str, scheme: str) -> None:

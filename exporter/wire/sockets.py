@@ -21,7 +21,6 @@ import ssl
 import struct
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -102,20 +101,19 @@ def endpoint_of(address: str) -> Endpoint:
 class TimedSocket:
     """One open connection. Queued bytes are encrypted at once and leave with `flush`, so that `flush` can be timed."""
 
-    def __init__(self, endpoint: Endpoint, timeout: float, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
         """Connects and shakes hands, within `timeout` seconds in all. Raises Failure (unreachable).
 
         `begun` is the instant at which connecting to the answering address began. The look-up of the name and other
         addresses are not the server's time.
         """
-        self._clock = clock
-        deadline = clock() + timeout
+        deadline = time.perf_counter() + timeout
         self._secure: ssl.SSLObject | None = None
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._unsent = memoryview(b"")
         self._where = endpoint.where
         try:
-            self._socket, self.begun = _connect(endpoint, deadline, clock)
+            self._socket, self.begun = _connect(endpoint, deadline)
         except OSError as error:
             raise unreachable(self._where, error.strerror or str(error)) from None
         except ValueError as error:  # a name that DNS cannot ask for
@@ -128,7 +126,7 @@ class TimedSocket:
             self._socket.close()
             raise unreachable(self._where, f"TLS: {_tls_reason(error)}") from None
         self._socket.setblocking(False)
-        self.ready = self._last = clock()
+        self.ready = self._last = time.perf_counter()
         # The last instant at which nothing waited to be read; whether the newest reading left bytes behind.
         self._empty, self._more = self.begun, False
         self.decrypted_to_end = True  # the last `decrypt` returned the last byte that it was given
@@ -146,7 +144,7 @@ class TimedSocket:
         self._secure = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         first = True
         while True:
-            self._socket.settimeout(max(SHORTEST, deadline - self._clock()))
+            self._socket.settimeout(max(SHORTEST, deadline - time.perf_counter()))
             try:
                 self._secure.do_handshake()
             except ssl.SSLWantReadError:
@@ -203,7 +201,7 @@ class TimedSocket:
 
         `since`: an instant at which the caller saw nothing to read.
         """
-        asked = self._clock()
+        asked = time.perf_counter()
         try:
             data, ancillary, _, _ = self._socket.recvmsg(CHUNK, ANCILLARY)
         except BlockingIOError:
@@ -211,7 +209,7 @@ class TimedSocket:
             return None
         except OSError:
             data, ancillary = b"", []
-        now = self._clock()
+        now = time.perf_counter()
         since = self._empty if self._more else max(self._empty, since)
         self._more = len(data) == CHUNK
         at = Instant(now, now - since)
@@ -234,9 +232,9 @@ class TimedSocket:
     def _on_our_clock(self, unix_nanoseconds: int) -> float | None:
         """A recent instant of the wall clock on our clock; None where this thread was held up meanwhile."""
         for _ in range(MOST_READINGS):
-            before = self._clock()
+            before = time.perf_counter()
             age = (time.clock_gettime_ns(time.CLOCK_REALTIME) - unix_nanoseconds) * 1e-9
-            after = self._clock()
+            after = time.perf_counter()
             if after - before < CLOSE:
                 return (before + after) / 2 - age
         return None
@@ -266,11 +264,11 @@ class TimedSocket:
         self._socket.close()
 
 
-def _connect(endpoint: Endpoint, deadline: float, clock: Callable[[], float]) -> Connected:
+def _connect(endpoint: Endpoint, deadline: float) -> Connected:
     if not endpoint.path:
         addresses = endpoint.addresses or Addresses(endpoint.host, endpoint.port)
-        return addresses.connect(deadline, clock)
-    begun = clock()
+        return addresses.connect(deadline)
+    begun = time.perf_counter()
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(max(SHORTEST, deadline - begun))
     try:

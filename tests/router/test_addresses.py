@@ -92,12 +92,14 @@ def test_a_silent_address_costs_its_time_once_and_that_is_no_setup_time(
 
 
 def test_an_address_that_was_silent_is_tried_first_again_after_a_while(
-    port: int, names: Callable[..., None], tried: list[str]
+    port: int, names: Callable[..., None], tried: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names("127.0.0.2", "127.0.0.1")
     known = Addresses(NAME, port)
     TimedSocket(Endpoint(NAME, port, addresses=known), 30.0).close()
-    TimedSocket(Endpoint(NAME, port, addresses=known), 30.0, lambda: time.perf_counter() + 2 * LAST_FOR).close()
+    now = time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: now() + 2 * LAST_FOR)
+    TimedSocket(Endpoint(NAME, port, addresses=known), 30.0).close()
     assert tried == ["127.0.0.2", "127.0.0.1"] * 2
 
 

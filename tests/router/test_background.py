@@ -196,14 +196,13 @@ class Unknown(BaseHTTPRequestHandler):
 
 
 def test_any_whole_answer_warms_a_connection_whatever_its_status() -> None:
-    now = 0.0
     with ThreadingHTTPServer(("127.0.0.1", 0), Unknown) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         place = target("chat", f"127.0.0.1:{server.server_port}", None, model="m")
-        pool = Pool(protocol(place), lambda: now)
+        pool = Pool(protocol(place))
         first = pool.take()
+        first.used -= 10.0
         pool.keep(first)
-        now = 10.0
         assert pool.take() is first
         assert len(Unknown.connections) == 1
         first.close()

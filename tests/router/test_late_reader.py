@@ -49,7 +49,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
 
 def probed(door: str, server: HttpServer | GrpcServer, stopping: Callable[[], bool]) -> Observation:
     probed_target = Target.model_validate({"name": "r", "address": server.address, **DOORS[door]})
-    prober = StreamProber(probed_target, protocol(probed_target), seed=1)
+    prober = StreamProber(probed_target, protocol(probed_target))
     prober.connect(5.0)
     result = prober.probe(workload(decode_length=TOKENS), 1, stopping)
     prober.close()
@@ -142,7 +142,7 @@ def test_what_comes_too_late_only_because_we_slept_is_an_answer_and_no_timeout(
         return False
 
     probed_target = Target.model_validate({"name": "r", "address": where.address, **DOORS[door]})
-    prober = StreamProber(probed_target, protocol(probed_target), seed=1)
+    prober = StreamProber(probed_target, protocol(probed_target))
     prober.connect(5.0)
     result = prober.probe(workload(decode_length=TOKENS, timeout="300ms"), 1, stopping)
     prober.close()

@@ -46,23 +46,21 @@ class StreamBackground:
         workload: Workload,
         protocol: RouterProtocol,
         own_requests: OwnRequests | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-        seed: int | None = None,
         delays: Delays = PROCESS,
     ) -> None:
         self._workload = workload
         self._own_requests = own_requests or OwnRequests()
-        self._clock, self._delays = clock, delays
-        self._client = StreamClient(target, protocol, self._own_requests, clock, seed, delays)
-        self._exchanges = Exchanges(clock, delays)
+        self._delays = delays
+        self._client = StreamClient(target, protocol, self._own_requests, delays)
+        self._exchanges = Exchanges(delays)
         self._in_flight: deque[BackgroundRequest] = deque()
         self._not_begun: deque[BackgroundRequest] = deque()  # to be sent again
         self._next: Exchange | None = None
         # Of warming, until the next result.
         self._setups: tuple[Setup, ...] = ()
         self._corrections = 0
-        self._warm = WarmConnections(protocol, clock)
-        self._queue = RouterQueue(target, protocol, self._own_requests, clock)
+        self._warm = WarmConnections(protocol)
+        self._queue = RouterQueue(target, protocol, self._own_requests)
         self._user: int | None = None
 
     def connect(self, timeout: float) -> Facts:
@@ -124,7 +122,7 @@ class StreamBackground:
         results = []
         while self._not_begun:
             first = self._not_begun[0]
-            exchange, over = first.exchange, first.deadline <= self._clock()
+            exchange, over = first.exchange, first.deadline <= time.perf_counter()
             assert exchange.ended is not None
             try:
                 sent = not over and self._send(first.intended, exchange.ended - exchange.sent)
@@ -144,10 +142,10 @@ class StreamBackground:
         if self._client.pool.closing.is_set():
             raise Abandoned
         if self._not_begun:
-            until = min(until, self._clock() + RESEND_SECONDS)
+            until = min(until, time.perf_counter() + RESEND_SECONDS)
         # All have the same timeout, so the first one has the first deadline.
         self._exchanges.poll(min(until, self._in_flight[0].deadline) if self._in_flight else until)
-        now = self._clock()
+        now = time.perf_counter()
         if self._in_flight and self._in_flight[0].deadline <= now:
             self._exchanges.catch_up()
         for request in self._in_flight:

@@ -1,7 +1,6 @@
 """What a target says of itself. It is asked at each connecting, but less often where that takes long."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from exporter.observation import Failure
@@ -21,15 +20,15 @@ SHARE = 0.05
 class FactsCache:
     """Asks for facts and keeps them."""
 
-    def __init__(self, protocol: RouterProtocol, pool: Pool, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._protocol, self._pool, self._clock = protocol, pool, clock
+    def __init__(self, protocol: RouterProtocol, pool: Pool) -> None:
+        self._protocol, self._pool = protocol, pool
         self._facts: Facts | None = None
         self._again = float("-inf")
         self._changed = False
 
     def facts(self, timeout: float) -> Facts:
         """Raises Failure where the target is not reachable."""
-        begun = self._clock()
+        begun = time.perf_counter()
         try:
             if self._facts is not None and begun < self._again:
                 self._pool.keep(self._pool.take(timeout))  # only look whether it is still there
@@ -41,7 +40,7 @@ class FactsCache:
         except Failure:
             self.lost()
             raise
-        took = self._clock() - begun
+        took = time.perf_counter() - begun
         fine = facts.page == "read" and took <= SLOW_SECONDS
         self._again = float("-inf") if fine else begun + took + max(AGAIN_SECONDS, took / SHARE)
         self._changed |= facts != self._facts

@@ -4,7 +4,7 @@ grpcio's instants are 0.6 ms late with one stream and 1.2 to 2.6 ms with 64 (see
 needs a prefix for each message and a status in the trailers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
@@ -16,7 +16,7 @@ from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
 from exporter.plan.targets import Facts
 from exporter.probes.router.hints import hinted
-from exporter.probes.router.protocol import Ask, BodyReader, Ending, MetricsPage
+from exporter.probes.router.protocol import Ask, BodyReader, MetricsPage, RouterProtocol
 from exporter.probes.router.server_errors import malformed, refused, shortened
 from exporter.probes.router.token_counts import AnswerTokens, Chunk, counted
 from exporter.wire.credentials import TlsContext
@@ -33,10 +33,10 @@ LONGEST_ERROR = 4096
 INCOMPLETE = (pb.NOT_FINISHED, pb.CANCELLED, pb.ERROR)
 
 
-class FmaasProtocol:
+class FmaasProtocol(RouterProtocol):
     """See `RouterProtocol`."""
 
-    truncates = True
+    truncates = tokenizes = True
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -51,9 +51,6 @@ class FmaasProtocol:
     def codec(self, endpoint: Endpoint) -> HttpCodec:
         return Http2(endpoint.authority, "http" if endpoint.tls is None else "https")
 
-    def warming(self) -> HttpRequest | None:
-        return None  # HTTP/2 has its ping
-
     def facts(self, ask: Ask) -> Facts:
         """ModelInfo is optional: where it fails, the facts that it gave last still hold."""
         try:
@@ -66,16 +63,11 @@ class FmaasProtocol:
             return replace(self._facts, page="silent" if failure.outcome is Outcome.TIMEOUT else "refused")
         self._has_answered = True
         self._facts = replace(
-            self._facts,
-            max_total_tokens=info.max_sequence_length or None,
-            max_new_tokens=info.max_new_tokens or None,
+            self._facts, max_total_tokens=info.max_sequence_length or None, max_new_tokens=info.max_new_tokens or None
         )
         return self._facts
 
-    def needs_facts(self) -> bool:
-        return False
-
-    def tokenize(self, ask: Ask, text: str) -> int | None:
+    def count_prompt(self, ask: Ask, text: str, workload: Workload) -> int | None:
         requests = [pb.TokenizeRequest(text=text)]
         try:
             body = ask(call("Tokenize", pb.BatchedTokenizeRequest(model_id=self._target.model_id, requests=requests)))
@@ -85,9 +77,6 @@ class FmaasProtocol:
                 raise
             return None
         return found[0].token_count or None if found else None
-
-    def count_prompt(self, ask: Ask, text: str, workload: Workload) -> int | None:
-        return None  # each stream has it
 
     def request(self, prompt: str, workload: Workload, seed: int) -> HttpRequest:
         length = workload.decode_length
@@ -108,17 +97,8 @@ class FmaasProtocol:
     def token_reader(self, workload: Workload) -> "GenerationReader":
         return GenerationReader(workload.decode_length)
 
-    def drop_option(self, endings: Sequence[Ending]) -> bool:
-        return False
-
-    def forget(self) -> None:
-        """There are no options to forget."""
-
     def body_reader(self) -> BodyReader:
         return UnaryReader()
-
-    def without_secrets(self, failure: Failure) -> Failure:
-        return failure  # a certificate's key never leaves this machine
 
     def explained(self, failure: Failure) -> Failure:
         return hinted(failure, "fmaas", self._tls is not None, has_answered=True)

@@ -17,7 +17,7 @@ from exporter.observation import Failure, Outcome
 from exporter.plan.targets import Facts
 from exporter.probes.router import http_apis, server_errors
 from exporter.probes.router.hints import hinted
-from exporter.probes.router.protocol import Ask, Ending, MetricsPage, PageReader
+from exporter.probes.router.protocol import Ask, Ending, MetricsPage, PageReader, RouterProtocol
 from exporter.probes.router.token_counts import AnswerTokens
 from exporter.wire.credentials import TlsContext, bearer_token
 from exporter.wire.http_codec import End, Http1, HttpCodec, HttpRequest
@@ -37,8 +37,10 @@ UNNAMED = ("BAD_REQUEST", "UNPROCESSABLE_ENTITY")
 TEMPORARY = (Outcome.TIMEOUT, Outcome.OVERLOADED, Outcome.UNREACHABLE)
 
 
-class HttpProtocol:
+class HttpProtocol(RouterProtocol):
     """See `RouterProtocol`."""
+
+    tokenizes = False
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -104,9 +106,6 @@ class HttpProtocol:
 
     def needs_facts(self) -> bool:
         return self._target.api != "tgi" and not self._model
-
-    def tokenize(self, ask: Ask, text: str) -> int | None:
-        return None
 
     def count_prompt(self, ask: Ask, text: str, workload: Workload) -> int | None:
         api = self._target.api

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Callable
 from http import HTTPStatus
 
 from exporter.observation import Failure, Outcome, Setup
@@ -25,10 +24,8 @@ UNWARMED_SECONDS = 60.0
 class Pool:
     """Used by one thread. Others may only set `closing`."""
 
-    def __init__(
-        self, protocol: RouterProtocol, clock: Callable[[], float] = time.perf_counter, delays: Delays = PROCESS
-    ) -> None:
-        self._protocol, self._clock, self._delays = protocol, clock, delays
+    def __init__(self, protocol: RouterProtocol, delays: Delays = PROCESS) -> None:
+        self._protocol, self._delays = protocol, delays
         self.closing = threading.Event()
         self._free: list[ClientConnection] = []
         self._setups: list[Setup] = []
@@ -45,23 +42,23 @@ class Pool:
 
         Raises Failure (unreachable).
         """
-        deadline = self._clock() + timeout
+        deadline = time.perf_counter() + timeout
         warming = self._protocol.warming()
         while (connection := self._kept(deadline)) is not None:
-            if not connection.idle or warming is None or self._clock() < self._unwarmed_until:
+            if not connection.idle or warming is None or time.perf_counter() < self._unwarmed_until:
                 return connection
             page = PageReader()
             try:
-                self._fetch(connection, warming, page, min(WARM_TIMEOUT, max(SHORTEST, deadline - self._clock())))
+                self._fetch(connection, warming, page, min(WARM_TIMEOUT, max(SHORTEST, deadline - time.perf_counter())))
             except Failure as failure:
                 if failure.outcome is Outcome.TIMEOUT:
-                    self._unwarmed_until = self._clock() + UNWARMED_SECONDS
+                    self._unwarmed_until = time.perf_counter() + UNWARMED_SECONDS
                 continue
             # After a 5xx a server may close the connection without saying so in the answer.
             if connection.codec.usable and page.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 return connection
             connection.close()
-        return self._open(max(SHORTEST, deadline - self._clock()))
+        return self._open(max(SHORTEST, deadline - time.perf_counter()))
 
     def _kept(self, deadline: float) -> ClientConnection | None:
         while self._free:
@@ -74,7 +71,7 @@ class Pool:
     def _open(self, timeout: float) -> ClientConnection:
         endpoint = self._protocol.endpoint()
         with self._delays.watch() as watch:
-            connection = ClientConnection(endpoint, self._protocol.codec(endpoint), timeout, self._clock)
+            connection = ClientConnection(endpoint, self._protocol.codec(endpoint), timeout)
             self._setups.append(Setup(connection.begun, connection.ready, watch.held_up().total))
         return connection
 
@@ -87,16 +84,16 @@ class Pool:
 
     def ask(self, request: HttpRequest, timeout: float) -> bytes:
         """The answer to a request that is no stream, on any connection. Raises Failure."""
-        deadline = self._clock() + timeout
+        deadline = time.perf_counter() + timeout
         connection = self._kept(deadline) or self._open(timeout)
         reader = self._protocol.body_reader()
-        body = self._fetch(connection, request, reader, max(SHORTEST, deadline - self._clock()))
+        body = self._fetch(connection, request, reader, max(SHORTEST, deadline - time.perf_counter()))
         self.keep(connection)
         return body
 
     def read(self, page: MetricsPage, reader: BodyReader, timeout: float = CONNECT_TIMEOUT) -> bytes:
         """The page, on a connection of its own. Raises Failure."""
-        connection = ClientConnection(page.endpoint, page.codec, timeout, self._clock)
+        connection = ClientConnection(page.endpoint, page.codec, timeout)
         try:
             return self._fetch(connection, page.request, reader, timeout)
         finally:
@@ -104,11 +101,11 @@ class Pool:
 
     def _fetch(self, connection: ClientConnection, request: HttpRequest, reader: BodyReader, timeout: float) -> bytes:
         """The whole answer. Raises Failure, after closing the connection."""
-        exchanges, exchange = Exchanges(self._clock), Exchange(connection, request, reader)
+        exchanges, exchange = Exchanges(), Exchange(connection, request, reader)
         exchanges.send(exchange)
-        deadline = self._clock() + timeout
-        while len(exchanges) and self._clock() < deadline and not self.closing.is_set():
-            exchanges.poll(min(deadline, self._clock() + STOP_CHECK_SECONDS))
+        deadline = time.perf_counter() + timeout
+        while len(exchanges) and time.perf_counter() < deadline and not self.closing.is_set():
+            exchanges.poll(min(deadline, time.perf_counter() + STOP_CHECK_SECONDS))
         exchanges.abort(Failure(Outcome.TIMEOUT, DEADLINE_EXCEEDED, f"no answer within {timeout:.3g} s"))
         exchanges.close()
         if exchange.failure is not None:

@@ -5,7 +5,6 @@ cancelled, so that the server stops working on it. A connection with an unfinish
 """
 
 import threading
-import time
 from collections.abc import Callable
 
 from exporter.config.target import Target
@@ -26,13 +25,11 @@ class StreamProber:
         target: Target,
         protocol: RouterProtocol,
         own_requests: OwnRequests | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-        seed: int | None = None,
         delays: Delays = PROCESS,
     ) -> None:
         self._target, self._protocol = target, protocol
         self._own_requests = own_requests or OwnRequests()
-        self._client = StreamClient(target, protocol, self._own_requests, clock, seed, delays)
+        self._client = StreamClient(target, protocol, self._own_requests, delays)
         self._in_use = threading.Lock()
 
     def connect(self, timeout: float) -> Facts:

@@ -61,10 +61,12 @@ class MetricsPage:
 class RouterProtocol(Protocol):
     """One target's protocol: where to connect, what to send, and what the answers mean.
 
-    `truncates`: a request asks the server to cut its prompt to the wanted length.
+    `truncates`: a request asks the server to cut its prompt to the wanted length. `tokenizes`: the server counts a
+    prompt's tokens without generating any.
     """
 
     truncates: bool
+    tokenizes: bool
 
     def endpoint(self) -> Endpoint:
         """Where to connect. Reads certificates: raises Failure."""
@@ -74,18 +76,17 @@ class RouterProtocol(Protocol):
 
     def warming(self) -> HttpRequest | None:
         """A cheap request that warms an idle connection; None where the codec itself can do that."""
+        return None
 
     def facts(self, ask: Ask) -> Facts:
         """What the server says of itself. Raises Failure where it is unreachable, or a needed fact is missing now."""
 
     def needs_facts(self) -> bool:
-        """Whether requests need a fact that the server has not told yet."""
-
-    def tokenize(self, ask: Ask, text: str) -> int | None:
-        """How many tokens a text has, without a generation; None where the server does not say."""
+        """Whether requests need a fact that is not known yet."""
+        return False
 
     def count_prompt(self, ask: Ask, text: str, workload: Workload) -> int | None:
-        """As `tokenize`, from a request for one token that is no stream."""
+        """How many tokens a prompt has, without a stream; None where the server does not say. Raises Failure."""
 
     def request(self, prompt: str, workload: Workload, seed: int) -> HttpRequest:
         """A request for a stream of tokens. Raises Failure."""
@@ -98,15 +99,18 @@ class RouterProtocol(Protocol):
 
         `endings`: how they ended. Later requests leave the option out.
         """
+        return False
 
     def forget(self) -> None:
         """The next connection may lead to another server: try all options again."""
+        return
 
     def body_reader(self) -> BodyReader:
         """For the answer to any other request."""
 
     def without_secrets(self, failure: Failure) -> Failure:
         """A server may repeat our token, and a detail goes to the log."""
+        return failure
 
     def explained(self, failure: Failure) -> Failure:
         """The failure of a probe, with what to do about it where that is known."""

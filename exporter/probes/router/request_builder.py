@@ -41,12 +41,12 @@ SendOne = Callable[[Workload, str], RequestResult]
 
 
 class RequestBuilder:
-    """Builds the requests for one target. `seed` makes prompts repeatable."""
+    """Builds the requests for one target."""
 
-    def __init__(self, target: Target, protocol: RouterProtocol, seed: int | None = None) -> None:
+    def __init__(self, target: Target, protocol: RouterProtocol) -> None:
         self._target = target
         self._protocol = protocol
-        self._random = random.Random(seed)
+        self._random = random.Random()
         self._order = self._random.sample(WORDS, len(WORDS))
         self._prompts: dict[tuple[str, int] | None, Prompts] = {}
         self._lengths = Lengths(protocol.truncates)
@@ -56,7 +56,7 @@ class RequestBuilder:
         self._sent_before: set[str] = set()
         self._corrected: set[int] = set()
         # What this server can do, as far as known.
-        self._tokenizes = target.kind == "fmaas"
+        self._tokenizes = protocol.tokenizes
         self._streams_count = self._takes_one_token = True
         self._corrections = 0
 
@@ -67,7 +67,7 @@ class RequestBuilder:
         self._first_counts.clear()
         self._sent_before.clear()
         self._corrected.clear()
-        self._tokenizes = self._target.kind == "fmaas"
+        self._tokenizes = self._protocol.tokenizes
         self._streams_count = self._takes_one_token = True
 
     def corrections(self) -> int:
@@ -93,20 +93,20 @@ class RequestBuilder:
 
     def _counted(self, workload: Workload, text: str, send: SendOne, ask: Ask) -> int | None:
         """The server's count of this prompt, in the cheapest way that the server offers. Raises Failure."""
-        if self._tokenizes:
-            self._corrections += 1
-            counted = self._protocol.tokenize(ask, text)
-            self._tokenizes = counted is not None
-            if counted is not None:
-                return counted
         counted = None
-        if self._streams_count:
+        if self._tokenizes:
+            counted = self._count_prompt(workload, text, ask)
+            self._tokenizes = counted is not None
+        if counted is None and self._streams_count:
             counted = self._shortest(workload, text, send).tokens_or_failure()
             self._streams_count = counted is not None
-        if counted is None:
-            self._corrections += 1
-            counted = self._protocol.count_prompt(ask, text, workload)
+        if counted is None and not self._protocol.tokenizes:
+            counted = self._count_prompt(workload, text, ask)
         return counted
+
+    def _count_prompt(self, workload: Workload, text: str, ask: Ask) -> int | None:
+        self._corrections += 1
+        return self._protocol.count_prompt(ask, text, workload)
 
     def _shortest(self, workload: Workload, text: str, send: SendOne) -> RequestResult:
         """A request for one token, or for all where the server refuses that or sends no text for one token."""

@@ -1,6 +1,6 @@
 """Whether users wait in the router's queue."""
 
-from collections.abc import Callable
+import time
 
 from exporter.config.target import Target
 from exporter.observation import Failure, Outcome
@@ -33,22 +33,20 @@ def users_wait(target: Target, protocol: RouterProtocol, pool: Pool, own_request
 class RouterQueue:
     """Whether users wait, for a load that must not wait for the answer: a thread of its own reads the metrics."""
 
-    def __init__(
-        self, target: Target, protocol: RouterProtocol, own_requests: OwnRequests, clock: Callable[[], float]
-    ) -> None:
-        self._target, self._protocol, self._own_requests, self._clock = target, protocol, own_requests, clock
-        self._pool = Pool(protocol, clock)
+    def __init__(self, target: Target, protocol: RouterProtocol, own_requests: OwnRequests) -> None:
+        self._target, self._protocol, self._own_requests = target, protocol, own_requests
+        self._pool = Pool(protocol)
         self._newest = (LONG_AGO, False)
         self._thread = OnDemandThread("router-queue", self.refresh, self._pool.close)
 
     def refresh(self) -> None:
         """Read the metrics now. Raises Failure."""
-        begun = self._clock()
+        begun = time.perf_counter()
         self._newest = (begun, users_wait(self._target, self._protocol, self._pool, self._own_requests))
 
     def refresh_soon(self) -> None:
         """Have the thread read the metrics where the newest answer is older than a second."""
-        if self._target.yield_to_users and self._clock() - self._newest[0] >= REFRESH_SECONDS:
+        if self._target.yield_to_users and time.perf_counter() - self._newest[0] >= REFRESH_SECONDS:
             self._thread.wake()
 
     def users_wait(self) -> bool:
@@ -58,7 +56,7 @@ class RouterQueue:
         self._thread.raise_error()
         self.refresh_soon()
         since, wait = self._newest
-        return wait or self._clock() - since >= STALE_SECONDS
+        return wait or time.perf_counter() - since >= STALE_SECONDS
 
     def forget_error(self) -> None:
         self._thread.error()

@@ -36,23 +36,17 @@ Stopping = Callable[[], bool]
 
 
 class StreamClient:
-    """The client of one router. Used by one thread. `seed` makes prompts repeatable."""
+    """The client of one router. Used by one thread."""
 
     def __init__(
-        self,
-        target: Target,
-        protocol: RouterProtocol,
-        own_requests: OwnRequests,
-        clock: Callable[[], float] = time.perf_counter,
-        seed: int | None = None,
-        delays: Delays = PROCESS,
+        self, target: Target, protocol: RouterProtocol, own_requests: OwnRequests, delays: Delays = PROCESS
     ) -> None:
-        self._protocol, self._own_requests, self._clock, self._delays = protocol, own_requests, clock, delays
-        self.pool = Pool(protocol, clock, delays)
-        self.builder = RequestBuilder(target, protocol, seed)
-        self.facts_cache = FactsCache(protocol, self.pool, clock)
+        self._protocol, self._own_requests, self._delays = protocol, own_requests, delays
+        self.pool = Pool(protocol, delays)
+        self.builder = RequestBuilder(target, protocol)
+        self.facts_cache = FactsCache(protocol, self.pool)
         self._facts: Facts | None = None
-        self._exchanges = Exchanges(clock, delays)
+        self._exchanges = Exchanges(delays)
 
     def connect(self, timeout: float) -> Facts:
         """See `Prober.connect`."""
@@ -89,8 +83,8 @@ class StreamClient:
         def ask(request: HttpRequest) -> bytes:
             return self.pool.ask(request, workload.timeout)
 
-        late = self._clock() + workload.timeout
-        self.builder.fit(workload, send_one, ask, lambda: self._clock() > late)
+        late = time.perf_counter() + workload.timeout
+        self.builder.fit(workload, send_one, ask, lambda: time.perf_counter() > late)
         while True:
             self.builder.fill_cache(workload, batch_size, send_one)
             with self._delays.watch() as watch:
@@ -132,8 +126,8 @@ class StreamClient:
         self._exchanges.send(*exchanges)
         deadline = exchanges[-1].sent + workload.timeout
         try:
-            while len(self._exchanges) and self._clock() < deadline:
-                self._exchanges.poll(min(deadline, self._clock() + STOP_CHECK_SECONDS))
+            while len(self._exchanges) and time.perf_counter() < deadline:
+                self._exchanges.poll(min(deadline, time.perf_counter() + STOP_CHECK_SECONDS))
                 if stopping() or self.pool.closing.is_set():
                     raise Abandoned
         finally:

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 
 from exporter.observation import Failure, Setup
 from exporter.probes.router.on_demand_thread import LONG_AGO, OnDemandThread
@@ -20,9 +19,8 @@ RETRY_SECONDS = 1.0
 class WarmConnections:
     """Open, warm connections. Used by one thread, beside its own."""
 
-    def __init__(self, protocol: RouterProtocol, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._pool = Pool(protocol, clock)
-        self._clock = clock
+    def __init__(self, protocol: RouterProtocol) -> None:
+        self._pool = Pool(protocol)
         self._lock = threading.Lock()
         self._ready: list[ClientConnection] = []
         self._opened: deque[Setup] = deque()
@@ -35,7 +33,7 @@ class WarmConnections:
         self._wanted = connections
         with self._lock:
             fresh = sum(map(self._fresh, self._ready))
-        if fresh < connections and self._clock() - self._failed >= RETRY_SECONDS:
+        if fresh < connections and time.perf_counter() - self._failed >= RETRY_SECONDS:
             self._thread.wake()
 
     def take(self) -> ClientConnection | None:
@@ -81,7 +79,7 @@ class WarmConnections:
         self._thread.close()
 
     def _fresh(self, connection: ClientConnection) -> bool:
-        return self._clock() - connection.used < FRESH_SECONDS
+        return time.perf_counter() - connection.used < FRESH_SECONDS
 
     def _fill(self) -> None:
         while not self._pool.closing.is_set():
@@ -97,7 +95,7 @@ class WarmConnections:
             try:
                 connection = self._pool.take()
             except Failure:
-                self._failed = self._clock()
+                self._failed = time.perf_counter()
                 raise
             finally:
                 self._opened.extend(self._pool.setups())

@@ -40,13 +40,7 @@ class ShardBatch:
 
     @classmethod
     def build(
-        cls,
-        pb: ModuleType,
-        target: Target,
-        facts: Facts,
-        workload: Workload,
-        texts: Sequence[str],
-        rng: random.Random,
+        cls, pb: ModuleType, target: Target, facts: Facts, workload: Workload, texts: Sequence[str], rng: random.Random
     ) -> "ShardBatch":
         """One request for each text, with one chunk and neutral parameters; see `workload.prompts`."""
         batch_size = len(texts)

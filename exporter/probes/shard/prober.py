@@ -36,20 +36,12 @@ RESERVE_SECONDS = 0.002
 
 
 class ShardProber:
-    """See `Prober`. `seed` makes prompts and ids repeatable. The file beside the socket keeps the `quarantine`."""
+    """See `Prober`. The file beside the socket keeps the `quarantine`."""
 
-    def __init__(
-        self,
-        target: Target,
-        clock: Callable[[], float] = time.perf_counter,
-        seed: int | None = None,
-        quarantine: Quarantine | None = None,
-        delays: Delays = PROCESS,
-    ) -> None:
+    def __init__(self, target: Target, quarantine: Quarantine | None = None, delays: Delays = PROCESS) -> None:
         self._target = target
         self._delays = delays
-        self._clock = clock
-        self._random = random.Random(seed)
+        self._random = random.Random()
         self._ranks: Ranks | None = None
         self.quarantine = quarantine or Quarantine(target)
         self._uncleared = UnclearedBatches(target.name, self.quarantine)
@@ -75,12 +67,12 @@ class ShardProber:
 
     def _connect(self, timeout: float) -> Facts:
         """A connection that was closed while idle fails only at the next call. Then a new one is tried once."""
-        deadline = self._clock() + timeout
+        deadline = time.perf_counter() + timeout
         known = self._ranks is not None
         try:
             return self._ask(timeout)
         except Failure as failure:
-            left = deadline - self._clock()
+            left = deadline - time.perf_counter()
             if not known or failure.outcome is not Outcome.UNREACHABLE or left <= 0:
                 raise
         self._lost_connections += 1
@@ -92,7 +84,7 @@ class ShardProber:
         try:
             if self._ranks is None:
                 must_exist(address)
-                self._ranks = Ranks([address], "", self._clock, self._delays)
+                self._ranks = Ranks([address], "", self._delays)
             self._ranks = ranks = discovered(self._ranks, address, timeout)
             answers = ranks.call("Info", b"", timeout).answers
         except Failure:
@@ -158,7 +150,7 @@ class ShardProber:
             self._calibration.probe_failed(failure)
             if failure.code == DEADLINE_EXCEEDED and calibrated:
                 call = failure.detail.partition(": ")[0]
-                quiet = self._clock() - steps[-1].arrived if steps else 0.0
+                quiet = time.perf_counter() - steps[-1].arrived if steps else 0.0
                 detail = out_of_time(workload, sum(step.tokens for step in steps) // batch_size, quiet)
                 raise Failure(failure.outcome, failure.code, f"{call}: {detail}") from None
             if connection_ended(failure) and not self._target.address.startswith("unix:"):
@@ -175,7 +167,7 @@ class ShardProber:
         if not self._may_ask():  # another prober has written that down
             self._uncleared.remove(batch.id)
             return
-        time_left = TimeLeft(self._clock() + min(workload.timeout, CALIBRATION_SECONDS), ranks, self._clock)
+        time_left = TimeLeft(time.perf_counter() + min(workload.timeout, CALIBRATION_SECONDS), ranks)
         failed = not_cleared = None
         try:
             answers = ranks.call("Prefill", batch.prefill_request(), time_left()).answers
@@ -247,7 +239,7 @@ class ShardProber:
             raise Failure(Outcome.QUARANTINED, "QUARANTINED", self.quarantine.reason())
         prefill, decode = batch.prefill_request(), batch.decode_request()
         trace = ((HEADER, traceparent(trace_id)),) if trace_id else None
-        time_left = TimeLeft(self._clock() + workload.timeout, ranks, self._clock)
+        time_left = TimeLeft(time.perf_counter() + workload.timeout, ranks)
         called = ranks.call("Prefill", prefill, time_left(), trace)
         self._served = facts.connection
         merged = batch.merge("Prefill", called.answers, ranks.addresses)
@@ -321,13 +313,12 @@ class TimeLeft:
     Several ranks get RANKS_SECONDS or more: a rank that computes would wait for ever for one whose call was cancelled.
     """
 
-    def __init__(self, deadline: float, ranks: Ranks, clock: Callable[[], float]) -> None:
+    def __init__(self, deadline: float, ranks: Ranks) -> None:
         self._deadline = deadline
         self._ranks = ranks
-        self._clock = clock
 
     def __call__(self) -> float:
-        left = self._deadline - self._clock()
+        left = self._deadline - time.perf_counter()
         if left <= 0:
             detail = f"{self._ranks.addresses[0]}: the probe's timeout is over"
             raise Failure(Outcome.TIMEOUT, DEADLINE_EXCEEDED, detail)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,14 +36,7 @@ class RankAnswers(NamedTuple):
 class Ranks:
     """Channels to every rank of one sharded model."""
 
-    def __init__(
-        self,
-        addresses: Sequence[str],
-        protocol: str,
-        clock: Callable[[], float] = time.perf_counter,
-        delays: Delays = PROCESS,
-    ) -> None:
-        self._clock = clock
+    def __init__(self, addresses: Sequence[str], protocol: str, delays: Delays = PROCESS) -> None:
         self._delays = delays
         self.addresses = tuple(addresses)
         self.protocol = protocol
@@ -66,13 +59,13 @@ class Ranks:
         answers: list[bytes] = []
         failures: list[Failure] = []
         before = self._delays.mark(len(calls) > 1)
-        asked = arrived = self._clock()
+        asked = arrived = time.perf_counter()
         self.pending = PendingCall(before, before.at + timeout)
         others = [call.future(request, timeout=timeout, metadata=metadata) for call in calls[1:]]
         for wait, address in zip([first, *(other.result for other in others)], self.addresses, strict=True):
             try:
                 answers.append(wait())
-                arrived = self._clock()
+                arrived = time.perf_counter()
             except grpc.RpcError as error:
                 failures.append(failure(error, rpc, address, timeout))
             except ValueError:  # gRPC's error for a channel that another thread has closed
@@ -100,7 +93,7 @@ class Ranks:
         return calls
 
     def moved_to(self, addresses: Sequence[str]) -> "Ranks":
-        return Ranks(addresses, self.protocol, self._clock, self._delays)
+        return Ranks(addresses, self.protocol, self._delays)
 
     def close(self) -> None:
         for channel in self._channels:
