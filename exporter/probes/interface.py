@@ -116,7 +116,7 @@ class Background(Protocol):
         """How many requests are in flight."""
 
     def reserve_connections(self, requests: int) -> None:
-        """Prepare for so many requests soon, in other threads."""
+        """Prepare for this number of requests, in other threads."""
 
     def prepare(self) -> None:
         """Do as much of the work of `send` as can be done before. Raises Failure."""

@@ -10,9 +10,9 @@ from exporter.config.workload import Workload
 from exporter.observation import Series, legible
 from exporter.plan.targets import Facts, Plan, cache_tokens, excess
 
-# A server that ends after a failed call answers no longer than so many seconds.
+# Seconds for which a server that ends may still answer after a failed call.
 END_SECONDS = 1.0
-# At most so many deaths are in a file, with so many characters of text.
+# Bounds of a file: the number of deaths, the characters of their texts.
 MOST_DEATHS = 8
 NO_LIMITS = "none"
 LONGEST_LIMITS = 200

@@ -9,7 +9,7 @@ from exporter.wire.detect import NO_HTTP2
 from exporter.wire.http_codec import BrokenConnection, Http2, HttpCodec
 from exporter.wire.sockets import Endpoint, TimedSocket, unreachable
 
-# After so many idle seconds a proxy may have closed the connection, and the server's thread may be slow to wake.
+# Seconds after which a proxy may have closed an idle connection, and the server's thread may be slow to wake.
 IDLE_SECONDS = 1.0
 
 

@@ -63,8 +63,8 @@ class TlsContext:
 
 
 def _reason(error: OSError) -> str:
-    said = str(getattr(error, "reason", None) or error.strerror or type(error).__name__)
-    return re.sub(r"^\[\w+\] | \(_ssl\.c:\d+\)$", "", said)  # of OpenSSL, and a line of Python's source
+    text = str(getattr(error, "reason", None) or error.strerror or type(error).__name__)
+    return re.sub(r"^\[\w+\] | \(_ssl\.c:\d+\)$", "", text)  # of OpenSSL, and a line of Python's source
 
 
 def bearer_token(where: str, variable: str | None, file: str | None) -> str | None:

@@ -21,7 +21,7 @@ from exporter.wire.detect import CLOSED
 from exporter.wire.http_codec import Body, BrokenConnection, End, Head, HttpRequest, NoAnswer, NotBegun
 from exporter.wire.sockets import Arrival, unreachable
 
-# The end of a body follows the last event in a packet of its own. After so many seconds it may never come.
+# Seconds to wait for the end of a body. It follows the last event in a packet of its own, or never comes.
 REST_SECONDS = 0.02
 # Where a kept connection ends so soon after a request, the server was closing it when the request came.
 CROSSING_SECONDS = 0.1
@@ -53,10 +53,10 @@ class AnswerReader(Protocol):
 class Exchange:
     """One request on one connection, and its answer.
 
-    `sent`: the instant before its first byte left; its last byte left up to `sent_late` seconds later than the server
-    would have taken it. `heard`: when something of the answer came last. `complete`: when the answer became complete,
-    while its body goes on. `not_begun`: the server did not begin the request. It has said so, or it was closing a kept
-    connection just then.
+    `sent`: the instant before its first byte left. Its last byte left up to `sent_late` seconds later than the server
+    would have taken it. `last_arrival`: the newest part of the answer. `complete`: when the answer was complete, while
+    its body goes on. `not_begun`: the server did not begin the request, as it said or because it was closing a kept
+    connection.
     """
 
     def __init__(self, connection: ClientConnection, request: HttpRequest, reader: AnswerReader) -> None:
@@ -66,7 +66,7 @@ class Exchange:
         self.sent = self.sent_late = 0.0
         self.ended: float | None = None
         self.read_delay = 0.0
-        self.heard: float | None = None
+        self.last_arrival: float | None = None
         self.failure: Failure | None = None
         self.complete: float | None = None
         self.not_begun = False
@@ -81,7 +81,7 @@ class Exchange:
         """Parse one arrival. The last one sets `ended`."""
         socket, codec = self.connection.socket, self.connection.codec
         self.read_delay = max(self.read_delay, arrival.delay)
-        self.heard = arrival.at
+        self.last_arrival = arrival.at
         try:
             plain = socket.decrypt(arrival.data)
             events = codec.receive(plain)
@@ -178,7 +178,7 @@ class Exchanges:
                 return finished
 
     def _ready(self, seconds: float) -> list[tuple[selectors.SelectorKey, int]]:
-        """What can be read or written, within so many seconds."""
+        """What can be read or written. Waits for it, at most `seconds`."""
         if 0 < seconds < TICK:
             time.sleep(seconds)
             seconds = 0
@@ -253,7 +253,7 @@ class Exchanges:
             exchange.connection.close()
 
     def catch_up(self) -> None:
-        """Parse all that has arrived by now, before a server is said to be too late: we may have slept instead."""
+        """Parse all that has arrived by now, before a server is called too late: we may have slept."""
         for _ in range(AT_MOST_LATE if self._in_flight else 0):
             ready = self._ready(0.0)
             for key, events in ready:

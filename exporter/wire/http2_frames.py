@@ -33,8 +33,8 @@ class GoAway:
     debug: bytes = b""
 
     def __str__(self) -> str:
-        said = self.debug.decode("utf-8", "replace")
-        return f"GOAWAY {error_name(self.error_code)}{f': {said}' if said else ''}"
+        text = self.debug.decode("utf-8", "replace")
+        return f"GOAWAY {error_name(self.error_code)}{f': {text}' if text else ''}"
 
 
 class Frames:

@@ -36,11 +36,11 @@ SHORTEST = 0.001
 # Linux' number, for which Python has no name. It is the same on every architecture that has wheels.
 SO_TIMESTAMPNS = 35
 TIMESPEC = struct.Struct("@ll")
-# Two clocks are read within so many seconds, in at most so many tries.
+# Two clocks must be read within CLOSE seconds. MOST_READINGS: the number of tries.
 CLOSE = 10e-6
 MOST_READINGS = 5
 ANCILLARY = socket.CMSG_SPACE(TIMESPEC.size)
-# The stamp's clock may differ from ours by so many seconds. More means that somebody set the clock.
+# Seconds by which the stamp's clock may differ from ours. More means that the clock was set.
 CLOCK_SET = 0.01
 LONG_AGO = float("-inf")
 
@@ -230,7 +230,7 @@ class TimedSocket:
         return Arrival(at, data, end, now - since)
 
     def _on_our_clock(self, unix_nanoseconds: int) -> float | None:
-        """A recent instant of the wall clock on our clock; None where this thread was held up meanwhile."""
+        """A recent instant of the wall clock on our clock; None where this thread is held up too long."""
         for _ in range(MOST_READINGS):
             before = time.perf_counter()
             age = (time.clock_gettime_ns(time.CLOCK_REALTIME) - unix_nanoseconds) * 1e-9
@@ -293,8 +293,8 @@ def _say_once(line: str) -> None:
 
 def _tls_reason(error: Exception) -> str:
     for name in ("verify_message", "reason", "strerror"):
-        if said := getattr(error, name, None):
-            return str(said)
+        if text := getattr(error, name, None):
+            return str(text)
     return str(error)
 
 

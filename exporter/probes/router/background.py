@@ -26,8 +26,8 @@ LATE = Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", "the deadline passed")
 
 @dataclass(frozen=True, slots=True)
 class BackgroundRequest:
-    """One request in flight. `declined`: it is sent for the second time; so many seconds after the first time the
-    server said that it had not begun it.
+    """One request in flight. `declined`: it is sent for the second time, because the server did not begin it; the
+    seconds until the server said that.
     """
 
     exchange: Exchange

@@ -12,7 +12,7 @@ from exporter.probes.router.protocol import RouterProtocol
 SLOW_SECONDS = 1.0
 # The timeout where requests do not need the facts.
 OPTIONAL_SECONDS = 3.0
-# A slow request is repeated after so many seconds, and takes no more than this share of the time.
+# Seconds until a slow request is repeated. It takes no more than this share of the time.
 AGAIN_SECONDS = 9.0
 SHARE = 0.05
 

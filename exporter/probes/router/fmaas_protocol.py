@@ -178,20 +178,20 @@ class UnaryReader:
 
     def end(self, at: float, end: End) -> None:
         if self._no_grpc is not None and end.reset is None:
-            code, said = self._no_grpc
+            code, text = self._no_grpc
             outcome = Outcome.MALFORMED if code == "OK" else statuses.of_grpc(code)
-            raise Failure(outcome, code, f"{said}: {refused(500, self._page).detail}" if self._page else said)
+            raise Failure(outcome, code, f"{text}: {refused(500, self._page).detail}" if self._page else text)
         if end.reset is not None:
             code = statuses.grpc_code_of_reset(end.reset)
-            said = f"the server reset the stream (HTTP/2 error {end.reset})"
+            text = f"the server reset the stream (HTTP/2 error {end.reset})"
         else:
             trailers = end.trailers if "grpc-status" in end.trailers else self._headers
             code = statuses.grpc_code(trailers.get("grpc-status", ""))
-            said = shortened(unquote(trailers.get("grpc-message", ""))) or code
+            text = shortened(unquote(trailers.get("grpc-message", ""))) or code
             if "grpc-status" not in trailers:
-                said = "the answer ended without trailers, which hold the status; does a proxy drop them?"
+                text = "the answer ended without trailers, which hold the status; does a proxy drop them?"
         if code != "OK":
-            raise Failure(statuses.of_grpc(code, said), code, said)
+            raise Failure(statuses.of_grpc(code, text), code, text)
         if not self._messages.complete or not self.received:
             raise malformed("the answer ended inside a message")
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 LONG_AGO = float("-inf")
-# `close` waits so many seconds at most.
+# `close` waits no longer.
 CLOSE_SECONDS = 0.2
 
 

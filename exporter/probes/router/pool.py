@@ -5,7 +5,6 @@ import time
 from http import HTTPStatus
 
 from exporter.observation import Failure, Outcome, Setup
-from exporter.probes.deadline import DEADLINE_EXCEEDED
 from exporter.probes.router.protocol import BodyReader, MetricsPage, PageReader, RouterProtocol
 from exporter.wire.connection import ClientConnection
 from exporter.wire.delays import PROCESS, Delays
@@ -106,7 +105,7 @@ class Pool:
         deadline = time.perf_counter() + timeout
         while len(exchanges) and time.perf_counter() < deadline and not self.closing.is_set():
             exchanges.poll(min(deadline, time.perf_counter() + STOP_CHECK_SECONDS))
-        exchanges.abort(Failure(Outcome.TIMEOUT, DEADLINE_EXCEEDED, f"no answer within {timeout:.3g} s"))
+        exchanges.abort(Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", f"no answer within {timeout:.3g} s"))
         exchanges.close()
         if exchange.failure is not None:
             connection.close()

@@ -225,7 +225,7 @@ class RequestBuilder:
         failure = self._protocol.explained(self._protocol.without_secrets(failure))
         detail = failure.detail.removeprefix(f"{exchange.connection.where}: ")
         if failure.code == DEADLINE_EXCEEDED:
-            quiet = exchange.ended - exchange.heard if exchange.heard is not None else 0.0
+            quiet = exchange.ended - exchange.last_arrival if exchange.last_arrival is not None else 0.0
             detail = out_of_time(workload, reader.tokens_so_far(), quiet)
         stream = replace(stream, outcome=failure.outcome, code=failure.code)
         return RequestResult(stream, f"{self._target.address}: {detail}", None)

@@ -11,7 +11,7 @@ from exporter.probes.router.protocol import PageReader, RouterProtocol
 from exporter.probes.router.queue_metrics import users_waiting
 from exporter.probes.router.server_errors import refused
 
-# After so many seconds the metrics are read again, and after so many an answer is too old.
+# Seconds until the metrics are read again, and until an answer is too old.
 REFRESH_SECONDS = 1.0
 STALE_SECONDS = 3.0
 

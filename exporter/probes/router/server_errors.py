@@ -75,9 +75,9 @@ def refused(status: int, body: bytes, headers: Mapping[str, str] | None = None) 
     headers = headers or {}
     if status < 400:
         where = shortened(headers.get("location", ""))
-        said = f"the server redirects to {where}; if that is the server, change the address" if where else ""
+        message = f"the server redirects to {where}; if that is the server, change the address" if where else ""
         code = statuses.http_code(status)
-        return Failure(statuses.of_http(status), code, said or shortened(_words(text)) or code)
+        return Failure(statuses.of_http(status), code, message or shortened(_words(text)) or code)
     event = loaded(text)
     if isinstance(event, list) and event:
         event = event[0]
@@ -85,8 +85,8 @@ def refused(status: int, body: bytes, headers: Mapping[str, str] | None = None) 
     if failure is None:
         failure = _failure((), _message(event) or _words(text), status)
     if failure.outcome is Outcome.REJECTED and _REFUSES_FIELD.search(failure.detail):
-        said = f"{failure.detail}; extra_body can give a field another value, or null"
-        return Failure(failure.outcome, failure.code, said)
+        message = f"{failure.detail}; extra_body can give a field another value, or null"
+        return Failure(failure.outcome, failure.code, message)
     if "retry-after" in headers and failure.outcome in (Outcome.OVERLOADED, Outcome.UNREACHABLE):
         wait = shortened(headers["retry-after"])
         failure = Failure(failure.outcome, failure.code, shortened(f"{failure.detail} (Retry-After: {wait})"))
@@ -100,22 +100,22 @@ def broken_off(reason: object) -> Failure | None:
     """
     if not reason:
         return None
-    said, status = "", 0
+    message, status = "", 0
     if isinstance(reason, Mapping):
-        said, status = _message(reason), _status(reason[kind] for kind in KINDS[:6] if kind in reason)
+        message, status = _message(reason), _status(reason[kind] for kind in KINDS[:6] if kind in reason)
         reason = reason.get("type")
     name, _, after = reason.partition(":") if isinstance(reason, str) else ("", "", "")
-    said = said or after.strip()
+    message = message or after.strip()
     words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name[:200])}
     overloaded = statuses.says_overloaded(name) or _TOO_MUCH.search(name)
     late = _TIME_OVER.search(name)
     broken = not words.isdisjoint(_BROKEN_OFF)
     if not (status or overloaded or late or broken):
         return None
-    line = shortened(f"the stream ended with finish_reason {name or status}{f': {said}' if said else ''}")
+    line = shortened(f"the stream ended with finish_reason {name or status}{f': {message}' if message else ''}")
     if status:
-        return Failure(statuses.of_http(status, said), statuses.http_code(status), line)
-    if overloaded or statuses.says_overloaded(said):
+        return Failure(statuses.of_http(status, message), statuses.http_code(status), line)
+    if overloaded or statuses.says_overloaded(message):
         return Failure(Outcome.OVERLOADED, "TOO_MANY_REQUESTS", line)
     return Failure(Outcome.TIMEOUT if late else Outcome.MALFORMED, "OK", line)
 
@@ -172,17 +172,17 @@ def _means_error(kind: object) -> bool:
     return bool(_status([kind])) or (isinstance(kind, str) and "error" in kind.lower())
 
 
-def _failure(kinds: Sequence[object], said: str, status: int) -> Failure:
+def _failure(kinds: Sequence[object], message: str, status: int) -> Failure:
     """`status`: that of the answer, below 400 where it was no error. A status in the error goes before it."""
     status = _status(kind for kind in kinds if not isinstance(kind, str) or kind.isdecimal()) or status
     if status < 400:
         status = _status(kinds)
     overloaded = any(statuses.says_overloaded(kind) for kind in kinds if isinstance(kind, str))
     code = statuses.http_code(status) if status else "INTERNAL_SERVER_ERROR"
-    outcome = statuses.of_http(status or 500, said)
+    outcome = statuses.of_http(status or 500, message)
     if overloaded or outcome is Outcome.OVERLOADED:
-        return Failure(Outcome.OVERLOADED, code if status else "TOO_MANY_REQUESTS", shortened(said) or code)
-    return Failure(outcome, code, shortened(said) or code)
+        return Failure(Outcome.OVERLOADED, code if status else "TOO_MANY_REQUESTS", shortened(message) or code)
+    return Failure(outcome, code, shortened(message) or code)
 
 
 def _status(kinds: Iterable[object]) -> int:
@@ -209,10 +209,10 @@ def _message(value: object, depth: int = 0) -> str:
     if isinstance(value, list):
         return next(filter(None, (_message(item, depth + 1) for item in value)), "")
     if isinstance(value, Mapping):
-        said = next(filter(None, (_message(value[key], depth + 1) for key in MESSAGES if key in value)), "")
+        message = next(filter(None, (_message(value[key], depth + 1) for key in MESSAGES if key in value)), "")
         place = value.get("loc")  # pydantic's and FastAPI's errors: where in the request, then what
         parts = [str(part) for part in place[:8] if isinstance(part, str | int)] if isinstance(place, list) else []
-        return f"{'.'.join(parts)}: {said}" if said and parts else said
+        return f"{'.'.join(parts)}: {message}" if message and parts else message
     return ""
 
 

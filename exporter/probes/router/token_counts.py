@@ -144,7 +144,7 @@ def steps(sent: float, arrivals: Sequence[tuple[float, int]]) -> tuple[Step, ...
     asked, before = sent, 0
     asked_late = 0.0
     for instant, tokens in arrivals:
-        if tokens > before and instant == asked and found:  # came together: nobody waited in between
+        if tokens > before and instant == asked and found:  # they came together
             found[-1] = replace(found[-1], tokens=found[-1].tokens + tokens - before)
         elif tokens > before:
             found.append(Step(asked, instant, tokens - before, late=lateness(instant), asked_late=asked_late))

@@ -29,7 +29,7 @@ class WarmConnections:
         self._thread = OnDemandThread("warm-connections", self._fill, self._clear)
 
     def want(self, connections: int) -> None:
-        """Have so many ready soon."""
+        """Have this number of connections ready soon."""
         self._wanted = connections
         with self._lock:
             fresh = sum(map(self._fresh, self._ready))

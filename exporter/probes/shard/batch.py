@@ -56,7 +56,7 @@ class ShardBatch:
             request = batch.requests.add(
                 id=request_id,
                 inputs=text,
-                # The server cuts the text to so many tokens and never pads, so the length is exact.
+                # The server cuts the text to this length and never pads, so the length is exact.
                 truncate=workload.sequence_length,
                 parameters=_parameters(pb, workload.parameters, rng),
                 stopping_parameters=pb.StoppingCriteriaParameters(

@@ -11,7 +11,7 @@ from exporter.plan import workload as work
 logger = logging.getLogger("tgi_probe")
 # A shard is serial: the request may wait behind a user's long prefill.
 CALIBRATION_SECONDS = 10.0
-# After so many requests without an answer, each before a probe that succeeded, this server is not asked again.
+# A server is not asked again after this number of questions without an answer, each before a probe that succeeded.
 TRIES = 3
 
 

@@ -136,7 +136,7 @@ def _open(path: str) -> tuple[int | None, bool]:
     """
     safe = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     make = os.O_RDWR | os.O_CREAT | os.O_EXCL
-    for flags in (os.O_RDWR, make, os.O_RDWR, os.O_RDONLY):  # twice: another prober may make it meanwhile
+    for flags in (os.O_RDWR, make, os.O_RDWR, os.O_RDONLY):  # twice: another prober may make it in between
         try:
             file = os.open(path, flags | safe, 0o666)
         except OSError:
