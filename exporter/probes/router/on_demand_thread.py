@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 LONG_AGO = float("-inf")
-# `close` waits no longer.
+# The longest wait of `close`.
 CLOSE_SECONDS = 0.2
 
 

@@ -21,7 +21,7 @@ UNWARMED_SECONDS = 60.0
 
 
 class Pool:
-    """Used by one thread. Others may only set `closing`."""
+    """One thread uses it. Others may only set `closing`."""
 
     def __init__(self, protocol: RouterProtocol, delays: Delays = PROCESS) -> None:
         self._protocol, self._delays = protocol, delays

@@ -36,7 +36,7 @@ Stopping = Callable[[], bool]
 
 
 class StreamClient:
-    """The client of one router. Used by one thread."""
+    """The client of one router. One thread uses it."""
 
     def __init__(
         self, target: Target, protocol: RouterProtocol, own_requests: OwnRequests, delays: Delays = PROCESS

@@ -10,14 +10,14 @@ from exporter.probes.router.pool import Pool
 from exporter.probes.router.protocol import RouterProtocol
 from exporter.wire.connection import IDLE_SECONDS, ClientConnection
 
-# A connection that was last used before that is warmed again: it must not become idle before it is needed.
+# Seconds after its last use a connection is warmed again, so that it is not idle when it is needed.
 FRESH_SECONDS = IDLE_SECONDS / 2
-# After a connection that could not be opened, while others still serve.
+# Seconds until the next try, after a connection could not be opened.
 RETRY_SECONDS = 1.0
 
 
 class WarmConnections:
-    """Open, warm connections. Used by one thread, beside its own."""
+    """Open, warm connections. One thread uses it, beside its own thread."""
 
     def __init__(self, protocol: RouterProtocol) -> None:
         self._pool = Pool(protocol)

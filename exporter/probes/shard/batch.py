@@ -58,7 +58,9 @@ class ShardBatch:
                 inputs=text,
                 # The server cuts the text to this length and never pads, so the length is exact.
                 truncate=workload.sequence_length,
-                parameters=_parameters(pb, workload.parameters, rng),
+                parameters=pb.NextTokenChooserParameters(
+                    **workload.parameters.model_dump(exclude={"top_n_tokens"}), seed=rng.getrandbits(63)
+                ),
                 stopping_parameters=pb.StoppingCriteriaParameters(
                     max_new_tokens=workload.decode_length, ignore_eos_token=True
                 ),
@@ -131,11 +133,6 @@ class ShardBatch:
             what = f"{unfinished} unfinished, but the batch {'goes on' if goes_on else 'has ended'}"
             malformed(rpc, addresses[0], what)
         return MergedAnswers(len(answered), tokens, finished, self._unfinished, _slowest(replies))
-
-
-def _parameters(pb: ModuleType, parameters: Parameters, rng: random.Random) -> Any:
-    values = parameters.model_dump(exclude={"top_n_tokens"})
-    return pb.NextTokenChooserParameters(**values, seed=rng.getrandbits(63))
 
 
 def _slowest(answers: Sequence[Any]) -> ServerTimings | None:
