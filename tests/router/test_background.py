@@ -16,7 +16,7 @@ from exporter.probes.router.background import StreamBackground
 from exporter.probes.router.pool import Pool
 from exporter.simulator.batcher import Limits
 from exporter.simulator.router import Router
-from exporter.wire import client
+from exporter.wire import connection
 from tests.processes import wait_until
 from tests.router.parts import Keeping, protocol, target, workload
 from tests.router.test_streams import FAST, requests
@@ -106,7 +106,7 @@ def test_a_request_that_we_send_late_has_no_time_to_first_token_for_its_waiting_
 def test_a_prepared_request_goes_out_on_a_connection_that_is_open_already(
     opened: Callable[..., StreamBackground], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "IDLE_SECONDS", 3600.0)
+    monkeypatch.setattr(connection, "IDLE_SECONDS", 3600.0)
     load = opened()
     results: list[Result] = []
     for _ in range(2):  # without `foresee`, which may open a spare one and have it told with any later result
