@@ -83,10 +83,10 @@ def probe(url: str, streams: int) -> list[ReportedRequest]:
     from exporter.analysis import timeline
     from exporter.config.target import Target
     from exporter.config.workload import Workload
-    from exporter.probes.router.http import HttpFront
+    from exporter.probes.router.http_protocol import HttpProtocol
     from exporter.probes.router.prober import StreamProber
 
-    class Keeping(HttpFront):
+    class Keeping(HttpProtocol):
         """Keeps the prompts, in the order of the streams."""
 
         def request(self, prompt: str, workload: Workload, seed: int) -> Any:

@@ -19,12 +19,12 @@ from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4
 from exporter.metrics.record import Metrics
 from exporter.observation import LONGEST_DETAIL, LONGEST_FACT, Failure, Observation, Outcome, Series, legible
 from exporter.plan.targets import Facts, plans
-from exporter.probes.router import dialects
-from exporter.probes.router.fmaas import Unary
+from exporter.probes.router import http_apis
+from exporter.probes.router.fmaas_protocol import UnaryReader
 from exporter.probes.router.server_errors import refused
 from exporter.web.routes import Accepts, Views, respond
 from exporter.web.status_page import page
-from exporter.wire.exchange import End
+from exporter.wire.http_codec import End
 
 SETTINGS = Settings.model_validate(
     {
@@ -41,10 +41,10 @@ def said(text: str) -> list[Failure]:
     """The text wherever a server can put one into an error."""
     found = []
     for attempt in (
-        lambda: dialects.parsed(json.dumps({"error": {"message": text, "type": text, "code": text}})),
-        lambda: dialects.parsed(json.dumps({"error": text, "error_type": text})),
-        lambda: dialects.parsed(json.dumps(text)),
-        lambda: Unary().end(0.0, End({"grpc-status": "13", "grpc-message": text})),
+        lambda: http_apis.parsed(json.dumps({"error": {"message": text, "type": text, "code": text}})),
+        lambda: http_apis.parsed(json.dumps({"error": text, "error_type": text})),
+        lambda: http_apis.parsed(json.dumps(text)),
+        lambda: UnaryReader().end(0.0, End({"grpc-status": "13", "grpc-message": text})),
     ):
         with pytest.raises(Failure) as caught:
             attempt()
@@ -56,8 +56,8 @@ def said(text: str) -> list[Failure]:
 def facts(text: str) -> list[Facts]:
     info = {"model_id": text, "model_dtype": text, "model_device_type": text}
     return [
-        dialects.facts("tgi", json.loads(json.dumps(info)), ""),
-        dialects.facts("chat", json.loads(json.dumps({"data": [{"id": text}]})), ""),
+        http_apis.facts("tgi", json.loads(json.dumps(info)), ""),
+        http_apis.facts("chat", json.loads(json.dumps({"data": [{"id": text}]})), ""),
         Facts("generate.v3", 1, dtype=text, device=text, attention=text),
     ]
 
@@ -103,7 +103,7 @@ def test_whatever_a_server_says_leaves_every_page_whole(text: str) -> None:
 @pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 200_000, "9" * 10_000])
 def test_json_that_is_nested_or_long_without_end_is_malformed_and_no_error_of_ours(text: str) -> None:
     with pytest.raises(Failure) as caught:
-        dialects.parsed(text)
+        http_apis.parsed(text)
     assert caught.value.outcome is Outcome.MALFORMED
     assert refused(500, text.encode()).code == "INTERNAL_SERVER_ERROR"
 

@@ -21,7 +21,7 @@ from exporter.config.target import Target
 from exporter.config.workload import Parameters, Workload
 from exporter.observation import Failure, Observation, Outcome, Series
 from exporter.plan.safety import deadlock, excess
-from exporter.probes.ending import ended_by
+from exporter.probes.crash_check import ended_by
 from exporter.probes.interface import Abandoned, Result
 from exporter.probes.shard.prober import ShardProber
 

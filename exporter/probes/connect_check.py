@@ -1,6 +1,6 @@
-"""`tgi-probe check --connect`: one small request to each target, and what came of it in words, with the mend.
+"""`tgi-probe check --connect`: sends one small request to each target, and says what to change where it fails.
 
-A target is asked as the daemon would ask it. Where that fails, `identify` finds out which server it is that answers.
+A target is asked as the daemon would ask it. Where that fails, `identify` finds out which server answers.
 """
 
 import time
@@ -17,24 +17,24 @@ from exporter.config.workload import Workload
 from exporter.observation import NOT_JUDGED, Failure, Outcome, Series
 from exporter.plan.safety import cache_tokens, deadlock, excess, over_limits
 from exporter.plan.targets import Facts, Plan, plans
-from exporter.probes.ending import ended_by
+from exporter.probes.crash_check import ended_by
 from exporter.probes.interface import GiveWay, Prober, Result
 from exporter.probes.opening import open_prober
 from exporter.probes.quarantine import Quarantine
 from exporter.wire.delays import PROCESS
 
-if TYPE_CHECKING:  # a shard's sidecar has no HTTP libraries
-    from exporter.probes.router.identify import Server
+if TYPE_CHECKING:  # loads the HTTP libraries
+    from exporter.probes.identify import Server
 
 TARGET_SECONDS = 10.0
 AT_ONCE = 8
-# Tokens that the request asks for at most, whatever the workloads ask for.
+# Tokens that the request asks for at most.
 ANSWER_TOKENS = 8
 SHORTEST = 0.1
-# How often it is asked where this process was held up meanwhile.
+# How often to ask where this process was held up.
 TRIES = 10
 NOT_LET_IN = ("UNAUTHORIZED", "UNAUTHENTICATED", "FORBIDDEN", "PERMISSION_DENIED")
-# After these it is the right server: asking who else it may be would only cost it more.
+# These outcomes come from the right server, so it is not identified.
 RIGHT_SERVER = (Outcome.TIMEOUT, Outcome.OVERLOADED, *NOT_JUDGED)
 
 
@@ -47,7 +47,7 @@ class Finding:
 
 
 def run(settings: Settings, say: Callable[[str], object] = print) -> int:
-    """Ask every target, several at once, each for at most so long. The exit code: 1 where one has a problem."""
+    """Check every target, several at once. Returns the exit code: 1 where one has a problem."""
     wrong = 0
     asked = list(plans(settings).values())
     with ThreadPoolExecutor(AT_ONCE, "connect") as threads:
@@ -77,19 +77,12 @@ def examine(plan: Plan, seconds: float = TARGET_SECONDS) -> list[Finding]:
 
 
 class Examination:
-    """Of one target, within so many seconds."""
+    """The check of one target, within `seconds`."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        prober: Prober,
-        seconds: float,
-        clock: Callable[[], float] = time.perf_counter,
-        quarantine: Quarantine | None = None,
-    ) -> None:
+    def __init__(self, plan: Plan, prober: Prober, seconds: float, quarantine: Quarantine | None = None) -> None:
         self._quarantine = quarantine or Quarantine(plan.target)
-        self._plan, self._target, self._prober, self._clock = plan, plan.target, prober, clock
-        self._until = clock() + seconds
+        self._plan, self._target, self._prober = plan, plan.target, prober
+        self._until = time.perf_counter() + seconds
 
     def findings(self) -> Iterator[Finding]:
         left = self._left()
@@ -114,7 +107,7 @@ class Examination:
         yield from self._queue()
 
     def _left(self) -> float:
-        return max(SHORTEST, self._until - self._clock())
+        return max(SHORTEST, self._until - time.perf_counter())
 
     def _fitting(self, facts: Facts) -> Iterator[Workload]:
         for workload in self._plan.workloads:
@@ -126,8 +119,7 @@ class Examination:
         for series, workload in self._plan.series():
             why = excess(self._target, workload, series.batch_size, facts)
             if why is not None:
-                said = f"workload {workload.name}, batch size {series.batch_size} is never sent: {why}"
-                yield Finding("note", said)
+                yield Finding("note", f"workload {workload.name}, batch size {series.batch_size} is never sent: {why}")
         for workload in self._plan.workloads:
             why = over_limits(facts, workload)
             if why is not None:
@@ -151,7 +143,7 @@ class Examination:
         yield from answered(self._target, workload, result)
 
     def _result(self, workload: Workload) -> Result:
-        """Asked again where this process was held up meanwhile, as long as there is time. Raises Failure, GiveWay."""
+        """Ask again where this process was held up, as long as there is time. Raises Failure, GiveWay."""
         tries = 0
         while True:
             tries += 1
@@ -183,36 +175,30 @@ class Examination:
         yield Finding("problem", f"{failure.outcome} ({failure.code}): {failure.detail}")
         if failure.outcome in RIGHT_SERVER:
             return
-        # The time of one target is shared with what it has taken already, but some is left to find out.
-        until = max(self._until, self._clock() + TARGET_SECONDS / 2)
-        yield from (Finding("mend", mend) for mend in mends(self._target, failure, identified(self._target, until)))
+        # The check may have used up its time already.
+        until = max(self._until, time.perf_counter() + TARGET_SECONDS / 2)
+        from exporter.probes.identify import identify
 
-
-def identified(target: Target, until: float) -> "Server | None":
-    """Who answers; None where nobody does, or the libraries to ask with are not installed."""
-    try:
-        from exporter.probes.router.identify import identify
-    except ModuleNotFoundError:
-        return None
-    return identify(target, until)
+        server = identify(self._target, until)
+        yield from (Finding("mend", mend) for mend in mends(self._target, failure, server))
 
 
 def who_answers(facts: Facts) -> str:
-    """Who answers, as far as it says."""
-    said = [facts.protocol]
-    said += [f"{name} {value}" for name, value in (("model", facts.model), ("dtype", facts.dtype)) if value]
+    """What the server says of itself."""
+    parts = [facts.protocol]
+    parts += [f"{name} {value}" for name, value in (("model", facts.model), ("dtype", facts.dtype)) if value]
     if facts.protocol.startswith("generate"):
-        said += [counted(facts.ranks, "rank"), "padded" if facts.requires_padding else "paged"]
-        said += [f"block size {facts.block_size}"] if not facts.requires_padding and facts.block_size else []
+        parts += [counted(facts.ranks, "rank"), "padded" if facts.requires_padding else "paged"]
+        parts += [f"block size {facts.block_size}"] if not facts.requires_padding and facts.block_size else []
     limits = (("max_input_tokens", facts.max_input_tokens), ("max_total_tokens", facts.max_total_tokens))
-    said += [f"{name} {limit}" for name, limit in limits if limit is not None]
+    parts += [f"{name} {limit}" for name, limit in limits if limit is not None]
     silence = {"read": "", "refused": "which says nothing of itself", "silent": "whose page of facts gives no answer"}
-    said += [silence[facts.page]] if facts.page != "read" else []
-    return "reachable: " + ", ".join(said)
+    parts += [silence[facts.page]] if facts.page != "read" else []
+    return "reachable: " + ", ".join(parts)
 
 
 def answered(target: Target, workload: Workload, result: Result) -> Iterator[Finding]:
-    """What a good answer says."""
+    """The findings of a good answer."""
     [stream] = result.streams
     first = timeline.time_to_first_token(stream)
     tokens = sum(step.tokens for step in stream.steps)

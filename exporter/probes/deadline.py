@@ -1,18 +1,18 @@
-"""A request whose timeout is over, told to a person. Pure."""
+"""The message about a request whose timeout is over. Pure."""
 
 import math
 
 from exporter.config.notation import counted, write_duration
 from exporter.config.workload import Workload
 
-# gRPC's name for it, and ours.
+# gRPC's name for it, which we use for HTTP too.
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
 
 
 def out_of_time(workload: Workload, tokens: int, quiet: float = 0.0) -> str:
-    """Which timeout, how far the answer came (`tokens` of each request), and what to change.
+    """Which timeout is over, how far the answer came (`tokens` of each request), and what to change.
 
-    `quiet`: seconds since the last token. When that is most of the time, the server hangs, and no longer timeout helps.
+    `quiet`: seconds since the last token. More than half of the timeout means that the server hangs.
     """
     over = f"workload {workload.name}: timeout {write_duration(workload.timeout)} is over"
     if tokens < 1:

@@ -1,4 +1,4 @@
-"""What becomes of a probe during which this process was held up."""
+"""Marks what was measured while this process was held up."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,11 +7,11 @@ from itertools import pairwise
 from exporter.analysis import certainty
 from exporter.observation import Outcome, Step, Stream
 from exporter.probes.interface import Result
-from exporter.wire.delays import Gap, Watch
+from exporter.wire.delays import DelayWatch, Gap
 
 
-def mark_disturbed(result: Result, watch: Watch) -> Result:
-    """The result; `disturbed`, with the reason, where it is known of no request when its first token came.
+def mark_disturbed(result: Result, watch: DelayWatch) -> Result:
+    """The result; `disturbed`, with the reason, where no request has a certain instant of its first token.
 
     `watch` was made before the first request was sent.
     """
@@ -21,12 +21,12 @@ def mark_disturbed(result: Result, watch: Watch) -> Result:
     late = certainty.disturbed(result.streams)
     if result.outcome is not Outcome.OK or not late:
         return result
-    detail = f"when the first token came is uncertain by {late * 1000:.0f} ms: {watch.held()}"
+    detail = f"when the first token came is uncertain by {late * 1000:.0f} ms: {watch.held_up()}"
     return replace(result, outcome=Outcome.DISTURBED, detail=detail)
 
 
 def after_stops(stream: Stream, gaps: Sequence[Gap]) -> Stream:
-    """When the whole machine stood still, the kernel too noted late what came meanwhile."""
+    """The stream with what stops of the whole machine add: the kernel, too, stamps packets late then."""
 
     def late(step: Step) -> float:
         return max([step.late, *(step.arrived - gap.since for gap in gaps if gap.since < step.arrived <= gap.until)])

@@ -1,7 +1,6 @@
-"""What the runner asks of a target's client, whatever its protocol. `probes` has one for each kind.
+"""What a target's client offers to the daemon. `probes` has one for each kind of target.
 
-Probers block the thread they run in: measured, a synchronous stub adds less to a call than an event loop does, and
-with a thread for each target the interpreter, not a queue of callbacks, decides who runs next.
+A prober blocks its thread: a synchronous call adds less to what it measures than an event loop does.
 """
 
 import queue
@@ -16,11 +15,11 @@ from exporter.plan.targets import Facts
 
 
 class Abandoned(Exception):
-    """The daemon stops or reloads and the probe was cut off half-way: no fact about the server, so never recorded."""
+    """The daemon stops or reloads and cut the probe off. It says nothing about the server, so it is never recorded."""
 
 
 class GiveWay(Exception):
-    """The probe is not sent now and counts as skipped: users wait, or may. The text says what else there is to know."""
+    """The probe is not sent now and counts as skipped: users wait, or may. The text has the details."""
 
 
 class Occupied(GiveWay):
@@ -28,12 +27,12 @@ class Occupied(GiveWay):
 
 
 class TooLarge(Exception):
-    """The batch is over the target's limits, as the target itself has just shown; the text says which."""
+    """The batch is over the limits that the target has just reported; the text says which."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one probe saw. With several streams some may have ended badly; `outcome` speaks for the whole.
+    """What one probe saw. `outcome` is that of the whole: some of several streams may have failed.
 
     `corrections`: see `Observation`.
     """
@@ -46,13 +45,13 @@ class Result:
     corrections: int = 0
 
     def observation(self, series: Series, due: float, started: float, ended: float, trace_id: str) -> Observation:
-        told = (self.outcome, self.code, self.detail, self.streams, self.setups)
-        return Observation(series, due, started, ended, *told, trace_id=trace_id, corrections=self.corrections)
+        seen = (self.outcome, self.code, self.detail, self.streams, self.setups)
+        return Observation(series, due, started, ended, *seen, trace_id=trace_id, corrections=self.corrections)
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A probe that somebody asked for, and where the answer goes."""
+    """A probe that a person asked for, and where the answer goes."""
 
     series: Series
     answer: "queue.SimpleQueue[Observation | str]"
@@ -60,7 +59,7 @@ class Asked:
 
 
 class OwnRequests:
-    """Our own requests on their way at one target, over all the threads that send some: users are the others."""
+    """How many of a target's requests are our own, over all threads. The others come from users."""
 
     def __init__(self) -> None:
         self._counts: dict[object, int] = {}
@@ -73,16 +72,16 @@ class OwnRequests:
 
 
 class Prober(Protocol):
-    """One target's client, used by one thread at a time, except `close`."""
+    """One target's client. One thread at a time uses it, except `close`."""
 
     def connect(self, timeout: float) -> Facts:
-        """Make sure the target answers and say what it is; cheap when it already did. Raises Failure."""
+        """Make sure that the target answers. Returns its facts; cheap when it already did. Raises Failure."""
 
     def refusal(self, facts: Facts) -> str | None:
-        """Why not one probe may be sent, with the mend; None when probing is safe."""
+        """Why no probe may be sent, and what to change; None when probing is safe."""
 
     def users_wait(self) -> bool:
-        """Whether the target asks us to give way, and users wait now. Raises Failure where that cannot be told."""
+        """Whether the target yields to users, and users wait now. Raises Failure where that is not known."""
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
         """Send one batch and watch it to its end, within `workload.timeout`. Raises Failure, Abandoned, GiveWay.
@@ -91,49 +90,47 @@ class Prober(Protocol):
         """
 
     def settle(self, timeout: float) -> None:
-        """Free what earlier probes may have left in the server. Raises Failure when it is still owed afterwards."""
+        """Free what earlier probes may have left in the server. Raises Failure where something stays."""
 
     def close(self) -> None:
-        """End the connections; calls in flight in another thread end with a Failure."""
+        """End the connections. Calls in flight in another thread end with a Failure."""
 
 
 class Background(Protocol):
-    """One target's client for requests that come one by one. Used by one thread at a time, except `close`."""
+    """One target's client for single requests. One thread at a time uses it, except `close`."""
 
     def connect(self, timeout: float) -> Facts:
         """As `Prober.connect`."""
 
     def users_wait(self) -> bool:
-        """As `Prober.users_wait`, but never waits: what it says may be some seconds old, and what it does not know any
-        more counts as yes.
-        """
+        """As `Prober.users_wait`, but never waits. The answer may be some seconds old; a too old one counts as yes."""
 
     def warm(self, stopping: Callable[[], bool]) -> None:
-        """Requests one after the other, unrecorded, until prompts have the right length and a cache what it shall hold.
+        """Send unrecorded requests until prompts have the right length and the cache is filled.
 
         Raises Failure, Abandoned.
         """
 
     @property
     def in_flight(self) -> int:
-        """Requests on their way."""
+        """How many requests are in flight."""
 
     def reserve_connections(self, requests: int) -> None:
-        """So many may be sent soon: what they need is made ready, in other threads."""
+        """Prepare for this number of requests, in other threads."""
 
     def prepare(self) -> None:
-        """Do all that `send` would otherwise lose time with, as far as it can be done now. Raises Failure."""
+        """Do as much of the work of `send` as can be done before. Raises Failure."""
 
     def send(self, intended: float | None) -> bool:
-        """Begin one request now; it counts from `intended`, if given. False where no connection is ready for it.
+        """Begin one request now; its time counts from `intended`, if given. False where no connection is ready.
 
         Raises Failure where none can be sent.
         """
 
     def poll(self, until: float) -> list[Result]:
-        """Watch until requests have ended, `until` at the latest; answers them, each with its one stream.
+        """Wait until requests have ended, `until` at the latest. Returns their results, each with one stream.
 
-        Raises Abandoned once it was closed.
+        Raises Abandoned after `close`.
         """
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""One file per protocol. A probe is a function that returns facts; `open_prober` holds the one exhaustive `match`."""
+"""Opens the prober for a target: the one place with an exhaustive `match` on kinds."""
 
 from typing import TYPE_CHECKING, assert_never
 
@@ -7,14 +7,14 @@ from exporter.config.workload import Workload
 from exporter.probes.interface import Background, OwnRequests, Prober
 from exporter.probes.quarantine import Quarantine
 
-if TYPE_CHECKING:  # a shard's sidecar has no HTTP libraries, and must not load them
-    from exporter.probes.router.front import Front
+if TYPE_CHECKING:  # loads the HTTP libraries, which a shard's sidecar does not need
+    from exporter.probes.router.protocol import RouterProtocol
 
 
 def open_prober(
     target: Target, own_requests: OwnRequests | None = None, quarantine: Quarantine | None = None
 ) -> Prober:
-    """The prober for a target's kind. Nothing is connected yet; each protocol is imported only where it is used."""
+    """The prober for a target's kind, not yet connected. It imports only that kind's libraries."""
     match target.kind:
         case "shard":
             from exporter.probes.shard.prober import ShardProber
@@ -23,29 +23,29 @@ def open_prober(
         case "fmaas" | "http":
             from exporter.probes.router.prober import StreamProber
 
-            return StreamProber(target, _front(target), own_requests)
+            return StreamProber(target, _protocol(target), own_requests)
         case _:
             assert_never(target.kind)
 
 
 def open_background(target: Target, workload: Workload, own_requests: OwnRequests | None = None) -> Background:
-    """The client for a background load; the settings allow none on a shard. Nothing is connected yet."""
+    """The client of a background load, not yet connected. The settings allow no load on a shard."""
     from exporter.probes.router.background import StreamBackground
 
-    return StreamBackground(target, workload, _front(target), own_requests)
+    return StreamBackground(target, workload, _protocol(target), own_requests)
 
 
-def _front(target: Target) -> "Front":
+def _protocol(target: Target) -> "RouterProtocol":
     match target.kind:
         case "fmaas":
-            from exporter.probes.router.fmaas import FmaasFront
+            from exporter.probes.router.fmaas_protocol import FmaasProtocol
 
-            return FmaasFront(target)
+            return FmaasProtocol(target)
         case "http":
-            from exporter.probes.router.http import HttpFront
+            from exporter.probes.router.http_protocol import HttpProtocol
 
-            return HttpFront(target)
+            return HttpProtocol(target)
         case "shard":
-            raise ValueError("a shard has no front door")
+            raise ValueError("a shard has no router protocol")
         case _:
             assert_never(target.kind)

@@ -1,4 +1,4 @@
-"""What ended a server: neither that batch nor a larger one is sent again until a person says so. Pure."""
+"""Batches that ended a server: neither such a batch nor a larger one is sent again until a person allows it. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,9 +11,9 @@ from exporter.observation import Series, legible
 from exporter.plan.safety import cache_tokens, excess
 from exporter.plan.targets import Facts, Plan
 
-# A server that fails a call and then ends answers no longer than this.
+# Seconds for which a server that ends may still answer after a failed call.
 END_SECONDS = 1.0
-# What a file holds at most: deaths under other limits, and the characters of their texts.
+# Bounds of a file: the number of deaths, the characters of their texts.
 MOST_DEATHS = 8
 NO_LIMITS = "none"
 LONGEST_LIMITS = 200
@@ -23,7 +23,7 @@ LONGEST_KEPT = {"workload": 100, "detail": 400}
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """The end of a server during a probe. `tokens` is the KV cache that its batch takes, `died` in Unix time."""
+    """The end of a server during a probe. `tokens`: the KV cache of the batch. `died`: Unix time."""
 
     workload: str
     batch_size: int
@@ -46,7 +46,7 @@ class Death:
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """What the death would be if the server, then known by `connection`, has ended at `since` (the caller's clock)."""
+    """The death, if the server with this `connection` has ended at `since` (the caller's clock)."""
 
     death: Death
     connection: tuple[int, ...]
@@ -54,9 +54,9 @@ class Suspicion:
 
 
 class Quarantine:
-    """Of one target: the smallest batch that ended it. Changing a limit of the target is what releases it.
+    """The smallest batch that ended the server of one target. A change of the target's limits releases it.
 
-    `calibration_ended_server`: asked for the tokens of our words it ended, and is not asked again.
+    `calibration_ended_server`: the question for the tokens of our words ended it, and is not asked again.
     """
 
     def __init__(self, target: Target, death: Death | None = None) -> None:
@@ -70,11 +70,11 @@ class Quarantine:
         return self._suspicion is not None
 
     def suspect(self, death: Death, connection: tuple[int, ...], now: float) -> None:
-        """A call has failed that the server had got. What comes of it is seen at the next connection."""
+        """A call has failed that the server had received. The next connection shows whether it ended."""
         self._suspicion = Suspicion(death, connection, now)
 
     def server_is_gone(self) -> bool:
-        """It does not answer any more. True when that is news: a death."""
+        """The server does not answer any more. True for a new death."""
         suspicion, self._suspicion = self._suspicion, None
         if suspicion is None:
             return False
@@ -83,7 +83,7 @@ class Quarantine:
         return True
 
     def server_answers(self, connection: tuple[int, ...], now: float) -> bool:
-        """It is another one, or lives on. True when that is news: a death."""
+        """The server answers: it is another one, or lives on. True for a new death."""
         suspicion = self._suspicion
         if suspicion is None:
             return False
@@ -97,7 +97,7 @@ class Quarantine:
         return self.death is not None and tokens >= self.death.tokens
 
     def never_sent(self, plan: Plan, facts: Facts) -> frozenset[Series]:
-        """Of this plan: what is held, and what is over the target's limits."""
+        """The plan's series that are held here or over the target's limits."""
         return frozenset(
             series
             for series, workload in plan.series()
@@ -106,7 +106,7 @@ class Quarantine:
         )
 
     def reason(self) -> str:
-        """For people: what died, when, of what, and how to release it."""
+        """For people: what ended the server, when, and how to release it."""
         return (
             f"{self.death}. No batch that large is sent again until a limit of target {self.target.name} "
             f"({', '.join(Target.LIMITS)}) is changed (now {limits(self.target)}) and the configuration is read again"
@@ -117,8 +117,9 @@ class Quarantine:
         return target.address == self.target.address and limits(target) == limits(self.target)
 
     def as_data(self, kept: Mapping[str, Any]) -> dict[str, Any]:
-        """Plain values, for a file that holds `kept`; `restore` reads them. Each death stands under the limits that it
-        came with: a prober with other limits leaves it there. Of too many the oldest is left out.
+        """Plain values for a file that holds `kept`; `restore` reads them.
+
+        The keys are the limits at each death, so a prober with other limits leaves it there. The oldest are left out.
         """
         own = limits(self.target)
         others = sorted(_deaths(kept), key=lambda entry: entry[1].died)
@@ -128,7 +129,7 @@ class Quarantine:
         return {under: _plain(death) for under, death in deaths[-MOST_DEATHS:]}
 
     def restore(self, kept: Mapping[str, Any]) -> bool:
-        """Take over what was written earlier under the same limits. True when that is news."""
+        """Take over the death that was written under the same limits. True for a new one."""
         death = dict(_deaths(kept)).get(limits(self.target))
         if death is None or self.holds(death.tokens):
             return False
@@ -142,7 +143,7 @@ def _plain(death: Death) -> dict[str, Any]:
 
 
 def _deaths(kept: Mapping[str, Any]) -> list[tuple[str, Death]]:
-    """Those of a file, with the limits of each."""
+    """The deaths of a file, each with its limits."""
     found = ((under, _death(data)) for under, data in kept.items() if _are_limits(under))
     return [(under, death) for under, death in found if death is not None]
 
@@ -154,7 +155,7 @@ def _are_limits(text: str) -> bool:
 
 
 def _death(data: object) -> Death | None:
-    """What a file holds; None where it is something else. Others may write there too."""
+    """A death of a file; None where it is something else, for others may write there too."""
     types = {"workload": str, "batch_size": int, "tokens": int, "died": float, "detail": str}
     if not isinstance(data, dict) or {key: type(value) for key, value in data.items()} != types:
         return None

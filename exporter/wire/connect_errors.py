@@ -22,19 +22,19 @@ SOCKET_HINTS = {
     "Permission denied": "only the socket's owner may use it; run tgi-probe as the server's user",
     "No such file or directory": "is the server up, and its directory shared with this container?",
 }
-# However gRPC wraps what the system said: that differs with the kind of address, and as its event engine is on or off.
+# gRPC's words around the system's differ by the kind of address, and with its event engine on or off.
 _WRAPPED = re.compile(
     rf"failed to connect to all addresses; last error: .* ({'|'.join(HINTS | SOCKET_HINTS)})(?: \(\d+\))?"
 )
 
 
-def reason(said: str) -> str | None:
-    """What the system said, without what gRPC wraps around it; None where it does not tell of connecting."""
-    if match := _WRAPPED.fullmatch(said):
+def reason(text: str) -> str | None:
+    """The system's words without gRPC's around them; None where they are not about connecting."""
+    if match := _WRAPPED.fullmatch(text):
         return match[1]
-    return UNKNOWN_NAME if _UNRESOLVED.fullmatch(said) else None
+    return UNKNOWN_NAME if _UNRESOLVED.fullmatch(text) else None
 
 
-def hint(address: str, said: str) -> str | None:
-    """What to look at where the system said this of connecting to the address; None where that is not known."""
-    return (SOCKET_HINTS if address.startswith(("unix:", "/")) else HINTS).get(said)
+def hint(address: str, reason: str) -> str | None:
+    """What to look at, by the system's words about connecting to the address; None where that is not known."""
+    return (SOCKET_HINTS if address.startswith(("unix:", "/")) else HINTS).get(reason)

@@ -1,37 +1,39 @@
-"""TLS contexts and tokens, read from where the configuration says, anew when they change. Secrets never leave in a
-message.
-"""
+"""TLS contexts and tokens from the files and variables of the configuration. No message holds a secret."""
 
 import os
 import re
 import ssl
 from collections.abc import Iterator
+from dataclasses import replace
 
 from exporter.config.target import Target, Tls
 from exporter.observation import Failure, Outcome
-from exporter.wire.sockets import unreachable
+from exporter.wire.sockets import Endpoint, unreachable
 
-LONGEST_TOKEN = 65536
-
-# What people call their variables. A token looks otherwise.
+LONGEST_TOKEN = 65536  # bytes
+# How people name their variables. A token looks different.
 NAME_OF_A_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
-class Trust:
-    """The TLS context of one target. A renewed certificate is taken up by the next connection."""
+class TlsContext:
+    """The TLS context of one target. The next connection uses a renewed certificate."""
 
     def __init__(self, where: str, tls: Tls, protocol: str) -> None:
-        """`protocol` is what is offered in the handshake (ALPN): h2 or http/1.1."""
+        """`where`: the address, for messages. `protocol`: what the handshake offers (ALPN), h2 or http/1.1."""
         self._where, self._tls, self._protocol = where, tls, protocol
         self._seen: tuple[int, ...] = ()
         self._context: ssl.SSLContext | None = None
 
     def context(self) -> ssl.SSLContext:
-        """Raises Failure (unreachable), which names the file."""
+        """Raises Failure (unreachable), with the file's name."""
         seen = tuple(self._changed(key) for key in ("ca_file", "cert_file", "key_file"))
         if self._context is None or seen != self._seen:
             self._context, self._seen = self._made(), seen
         return self._context
+
+    def applied_to(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint with TLS. Raises Failure (unreachable)."""
+        return replace(endpoint, tls=self.context(), server_name=self._tls.server_name or "")
 
     def _changed(self, key: str) -> int:
         file = getattr(self._tls, key)
@@ -45,12 +47,11 @@ class Trust:
         try:
             context = ssl.create_default_context(cafile=tls.ca_file)
         except (OSError, ssl.SSLError) as error:
-            raise unreachable(
-                self._where, f"tls.ca_file: {tls.ca_file} holds no certificate: {_reason(error)}"
-            ) from None
+            what = f"tls.ca_file: {tls.ca_file} holds no certificate: {_reason(error)}"
+            raise unreachable(self._where, what) from None
         if tls.cert_file:
             try:
-                # A key with a password would make OpenSSL ask for it on the terminal.
+                # Without `password` OpenSSL would ask for that of an encrypted key on the terminal.
                 context.load_cert_chain(tls.cert_file, tls.key_file, password="")
             except (OSError, ssl.SSLError) as error:
                 files = " and ".join(file for file in (tls.cert_file, tls.key_file) if file)
@@ -62,12 +63,12 @@ class Trust:
 
 
 def _reason(error: OSError) -> str:
-    said = str(getattr(error, "reason", None) or error.strerror or type(error).__name__)
-    return re.sub(r"^\[\w+\] | \(_ssl\.c:\d+\)$", "", said)  # of OpenSSL, and a line of Python's source
+    text = str(getattr(error, "reason", None) or error.strerror or type(error).__name__)
+    return re.sub(r"^\[\w+\] | \(_ssl\.c:\d+\)$", "", text)  # of OpenSSL, and a line of Python's source
 
 
 def bearer_token(where: str, variable: str | None, file: str | None) -> str | None:
-    """The token of the target, None where it has none. Raises Failure where it is not there."""
+    """The token of the target; None where it has none. Raises Failure where it cannot be read."""
     try:
         return _token(variable, file)
     except ValueError as error:
@@ -82,7 +83,7 @@ def problems(target: Target) -> Iterator[str]:
         yield str(error)
     if target.tls is not None:
         try:
-            Trust("", target.tls, "").context()
+            TlsContext("", target.tls, "").context()
         except Failure as failure:
             yield failure.detail.removeprefix(": ")
 
@@ -94,7 +95,7 @@ def _token(variable: str | None, file: str | None) -> str | None:
         text = os.environ.get(variable)
         if text is None and NAME_OF_A_VARIABLE.fullmatch(variable):
             raise ValueError(f"{place} is not set")
-        if text is None:  # it may be the token itself, which no message may show
+        if text is None:  # `variable` may be the token itself, so the message leaves it out
             mend = "give the name of a variable, and put the token into it"
             raise ValueError(f"bearer_token_env: no variable of that name is set; {mend}")
     elif file is not None:
@@ -102,7 +103,7 @@ def _token(variable: str | None, file: str | None) -> str | None:
         text = _text_of(file)
     else:
         return None
-    # Secrets are made with echo, editors and exports: what stands around them is no part of them.
+    # echo, editors and exports add white space and byte order marks.
     token = text.strip().strip("\ufeff").strip()
     if not token:
         raise ValueError(f"{place} is empty")

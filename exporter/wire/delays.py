@@ -1,12 +1,13 @@
-"""How late this process may have been: ready to run but not running, waiting for the interpreter, or stopped.
+"""How long this process was held up: waiting for a CPU or for the interpreter's lock, or stopped.
 
-The kernel counts for each thread how long it was ready to run and did not (the second figure of
-/proc/thread-self/schedstat: a CPU quota and busy neighbours are in it), how long it ran, and how often it went to sleep
-(getrusage); reading it all takes 3 µs. A thread that waited for the interpreter's lock went to sleep at least once for
-each switch interval, so the count bounds that time too. Stops (SIGSTOP, a freezer, a paused machine) have no such
-bound: while probes are in flight, one thread of the process wakes up every 2 ms, and what it misses was missed by all.
-That costs 1.3 % of a core, however many targets are probed; if each thread that waits woke up as often, it would cost
-as much for each target.
+The kernel counts for each thread how long it waited for a CPU (the second figure of /proc/thread-self/schedstat, with
+CPU quotas and busy neighbours), how long it ran, and how often it slept (getrusage). Reading it all takes 3 µs. A
+thread that waits for the interpreter's lock sleeps once or more in each switch interval, so the count of sleeps bounds
+that time.
+
+Stops (SIGSTOP, a freezer, a paused machine) are in none of these counts. So one heartbeat thread wakes up every 2 ms
+while probes are in flight: what it misses, all threads missed. It costs 1.3 % of a core, however many targets there
+are.
 """
 
 import math
@@ -18,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
 from exporter.observation import Failure, Outcome
@@ -26,16 +26,16 @@ from exporter.observation import Failure, Outcome
 SCHEDSTAT = "/proc/thread-self/schedstat"
 TASKS = "/proc/self/task"
 BEAT_SECONDS = 0.002
-# A beat that comes so much later than it should, other than for want of a CPU, was held up.
+# A beat that is so much later, not counting the wait for a CPU, was held up.
 NOTICED_SECONDS = 0.0005
-# How many such gaps are remembered: a process that is stopped all the time has some 20 a second.
+# A process that is stopped again and again has some 20 gaps a second.
 KEPT_GAPS = 1024
-# Timers fire up to this much later than asked (the kernel's slack, and waking up).
+# Timers fire up to so much later than asked.
 TIMER_SLACK = 0.0001
-# A stop is to blame for a timeout when it lasted so long, or this share of the timeout; for a connection that failed
-# when it lasted so long and half of the time.
+# A stop explains a timeout when it lasted so long, or this share of the timeout. It explains a failed connection when
+# it lasted so long and half of the time.
 BLAMED_SECONDS, BLAMED_SHARE = 0.5, 0.1
-# How long to wait for the heartbeat to tell what held up the thread that asks.
+# How long to wait for the next beat.
 BEAT_PATIENCE = 0.1
 
 
@@ -43,9 +43,9 @@ T = TypeVar("T")
 
 
 class Mark(NamedTuple):
-    """One thread's counters at one instant: seconds, and how often it went to sleep. `known`: the kernel tells them.
+    """A thread's counters at one instant, in seconds, and its number of sleeps. `known`: the kernel has the counters.
 
-    `others`: how long each other thread of the process has waited, where that was asked for.
+    `others`: how long each other thread of the process has waited for a CPU, where asked for.
     """
 
     at: float
@@ -57,9 +57,9 @@ class Mark(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Between two beats: for `lost` seconds of it at most the process was held up. `machine`: not the process alone.
+    """The process was held up between two beats, for at most `lost` seconds. `machine`: the whole machine was.
 
-    `stop` is what of it was no waiting for the interpreter: in that time nothing of this process ran.
+    `stop`: the part of `lost` in which nothing of this process ran.
     """
 
     since: float
@@ -70,8 +70,8 @@ class Gap(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What held a thread up while something ran, in seconds: stops of all threads, and waiting for a CPU."""
+class HeldUp:
+    """How long a thread was held up, in seconds: stops of the process, and waiting for a CPU."""
 
     stopped: float
     waited: float
@@ -84,30 +84,30 @@ class Held:
         if self.total < NOTICED_SECONDS:
             return "tgi-probe did something else meanwhile"
         if self.stopped >= self.waited:
-            return f"this process was stopped for {_told(self.stopped)} while the probe ran"
-        return f"this process waited {_told(self.waited)} for a CPU while the probe ran"
+            return f"this process was stopped for {_written(self.stopped)} while the probe ran"
+        return f"this process waited {_written(self.waited)} for a CPU while the probe ran"
 
 
-class Call(NamedTuple):
-    """One that is not answered yet: the caller's counters when it was sent, and until when it may take."""
+class PendingCall(NamedTuple):
+    """A call without an answer: the caller's counters when it was sent, and its deadline."""
 
     sent: Mark
     deadline: float
 
 
 def _within(gap: Gap, since: float, until: float) -> float:
-    """How much of a stop lies between the two instants, at most."""
+    """At most how much of a stop lies between the two instants."""
     return min(gap.stop, max(0.0, min(gap.until, until) - max(gap.since, since)))
 
 
-def _told(seconds: float) -> str:
+def _written(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
 class Delays:
-    """Of one process. `mark` and `between` are for the calling thread, the rest is safe to use from any.
+    """Measures the delays of this process. `mark` and `between` are about the calling thread.
 
-    `path` is where the kernel tells; where it does not, `Mark.known` is False.
+    `path`: the kernel's file. Where it is missing, `Mark.known` is False.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter, path: str = SCHEDSTAT) -> None:
@@ -119,14 +119,14 @@ class Delays:
         self._awake = threading.Event()
         self._watches = 0
         self._beat = 0.0
-        # Read as a copy: `tuple` may collect garbage in its midst, which lets the heartbeat append.
+        # Read as a copy: during `tuple` a garbage collection may let the heartbeat append.
         self._gaps: deque[Gap] = deque(maxlen=KEPT_GAPS)
         self._thread: threading.Thread | None = None
 
     # --- one thread
 
     def mark(self, of_all: bool = False) -> Mark:
-        """`of_all`: with the other threads of the process, for work that they take part in."""
+        """`of_all`: with the other threads of the process, for work that they share."""
         file = getattr(self._own, "file", None)
         if file is None:
             file = self._own.file = _Counters(self._path)
@@ -138,27 +138,26 @@ class Delays:
         return Mark(self._clock(), waited * 1e-9, time.thread_time(), sleeps, True, others)
 
     def between(self, before: Mark, after: Mark, sleeps: int) -> float:
-        """At most how much of the time between the two was not the waiting for something: seconds.
+        """At most how many seconds between the two marks this thread was held up.
 
-        `sleeps` is how often that waiting itself puts the thread to sleep; every other time may have been for the
-        interpreter's lock. Which sleep was a stop does not show: so stops count by the heartbeat, always. Where the
-        kernel does not count, they are all that is known.
+        `sleeps`: how often the wait itself puts the thread to sleep. Each further sleep may have been for the
+        interpreter's lock. Where the kernel does not count, only stops are known.
         """
         late = self.stopped(before.at, after.at)
         if before.known and after.known:
             late += max(0.0, after.waited - before.waited) + after.ran - before.ran
-            # One that has ended meanwhile is missing: what it had waited does not make up for what others wait.
+            # A thread that has ended is missing: its wait does not offset the waits of others.
             late += math.fsum(max(0.0, now - before.others.get(who, 0.0)) for who, now in after.others.items())
             late += max(0, after.sleeps - before.sleeps - sleeps) * (sys.getswitchinterval() + TIMER_SLACK)
         return min(late, after.at - before.at)
 
     # --- the whole process
 
-    def watch(self) -> "Watch":
-        return Watch(self)
+    def watch(self) -> "DelayWatch":
+        return DelayWatch(self)
 
     def excusing(self, call: Callable[[], T], timeout: float) -> T:
-        """What the call answers; its Failure as `Watch.excused` has it."""
+        """The result of the call. Raises its Failure, as `DelayWatch.excused` returns it."""
         with self.watch() as watch:
             try:
                 return call()
@@ -197,7 +196,7 @@ class Delays:
     def _beaten(self, before: Mark, after: Mark, asleep: float) -> None:
         lost = after.at - before.at - asleep - (after.waited - before.waited)
         if lost > NOTICED_SECONDS:
-            # A process that was stopped went to sleep a second time; when the machine stood still, nobody noticed.
+            # A process that was stopped slept a second time. When the whole machine was stopped, it did not.
             sleeps = after.sleeps - before.sleeps
             interpreter = max(0, sleeps - 1) * (sys.getswitchinterval() + TIMER_SLACK)
             gap = Gap(before.at, after.at, lost, after.known and sleeps <= 1, max(0.0, lost - interpreter))
@@ -205,10 +204,10 @@ class Delays:
         self._beat = after.at
 
     def stopped(self, since: float, until: float) -> float:
-        """How long all threads were held up between two instants, seconds; never too little by more than a beat."""
+        """How many seconds all threads were held up between two instants. Too low by one beat at most."""
         beat = self._beat
         total = 0.0
-        # The next beat may be due, or the thread that asks was simply the first to go on after a stop.
+        # After a stop the calling thread may go on before the heartbeat does.
         if self._watches and until - beat > BEAT_SECONDS + NOTICED_SECONDS:
             total += min(until - beat - BEAT_SECONDS, until - since)
         for gap in reversed(self._gaps.copy()):
@@ -218,7 +217,7 @@ class Delays:
         return min(total, until - since)
 
     def stops(self, since: float) -> tuple[Gap, ...]:
-        """Gaps since then, the heartbeat's newest included: it alone tells a stop from waiting for the interpreter."""
+        """The gaps since then. Waits for the next beat, which tells a stop from waiting for the interpreter."""
         now, given_up = self._clock(), time.monotonic() + BEAT_PATIENCE
         while self._watches and self._beat < now and time.monotonic() < given_up:
             time.sleep(BEAT_SECONDS)
@@ -227,12 +226,12 @@ class Delays:
         return (*(gap for gap in self._gaps.copy() if gap.until > since), *newest)
 
     def machine_stops(self, since: float) -> tuple[Gap, ...]:
-        """Those of the whole machine: what the kernel noted in or right after one may have come before it."""
+        """The gaps of the whole machine. A packet stamped in one or right after it may have come before it."""
         return tuple(gap for gap in self._gaps.copy() if gap.machine and gap.until > since)
 
 
-class Watch:
-    """Knows what held up the thread that made it, from then on. Use as a context manager, or `close` it."""
+class DelayWatch:
+    """Measures how long the thread that made it was held up since. Use it as a context manager, or `close` it."""
 
     def __init__(self, delays: Delays) -> None:
         self._delays = delays
@@ -240,20 +239,21 @@ class Watch:
         self._began = delays.mark()
         self._open = True
 
-    def held(self) -> Held:
+    def held_up(self) -> HeldUp:
         now = self._delays.mark()
-        return Held(self._delays.stopped(self._began.at, now.at), now.waited - self._began.waited)
+        return HeldUp(self._delays.stopped(self._began.at, now.at), now.waited - self._began.waited)
 
     def machine_stops(self) -> tuple[Gap, ...]:
         return self._delays.machine_stops(self._began.at)
 
-    def excused(self, failure: Failure, timeout: float, calls: bool = False, unanswered: Call | None = None) -> Failure:
-        """The failure, or `disturbed` where it would not have come but for what held us up.
+    def excused(
+        self, failure: Failure, timeout: float, calls: bool = False, unanswered: PendingCall | None = None
+    ) -> Failure:
+        """The failure, or a `disturbed` one where our own delay explains it.
 
-        A server works on while we are stopped. So a timeout is excused for a stop at its very end, during which the
-        answer may have come in time; in a chain of `calls` also for what passed before the one that was `unanswered`,
-        when the server had nothing to do. A connection is given the benefit of the doubt when we were stopped for most
-        of the time that it took.
+        A server works on while we are stopped. So a stop explains a timeout only at its end, when the answer may have
+        come in time. In a chain of `calls` a delay before the `unanswered` one counts too: the server had nothing to
+        do. A stop explains a failed connection when it lasted for most of the time.
         """
         if failure.may_have_ended_server or failure.outcome not in (Outcome.TIMEOUT, Outcome.UNREACHABLE):
             return failure
@@ -264,13 +264,13 @@ class Watch:
             lost = math.fsum(_within(gap, began.at, now.at) for gap in gaps)
         else:
             blamed = min(BLAMED_SECONDS, BLAMED_SHARE * timeout)
-            call = unanswered or Call(now if calls else began, began.at + timeout)
+            call = unanswered or PendingCall(now if calls else began, began.at + timeout)
             idle = math.fsum(_within(gap, began.at, call.sent.at) for gap in gaps)
             over = [gap.stop for gap in gaps if gap.since < call.deadline < gap.until and gap.until > call.sent.at]
             lost = max([idle + max(0.0, call.sent.waited - began.waited), *over])
         if lost < blamed:
             return failure
-        return Failure(Outcome.DISTURBED, "OK", f"{failure.detail}, but {self.held()}", failure.corrections)
+        return Failure(Outcome.DISTURBED, "OK", f"{failure.detail}, but {self.held_up()}", failure.corrections)
 
     def close(self) -> None:
         if self._open:
@@ -280,21 +280,19 @@ class Watch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 class _Others:
-    """The other threads' counters, kept open."""
+    """The counters of the other threads, kept open."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counters: dict[str, _Counters] = {}
 
     def waited(self) -> dict[str, float]:
-        """Seconds that each was ready to run and did not."""
+        """How many seconds each has waited for a CPU."""
         own = str(threading.get_native_id())
         with self._lock:
             there = set(os.listdir(TASKS))
@@ -302,7 +300,7 @@ class _Others:
             found: dict[str, float] = {}
             for who in there - {own}:
                 waited = None if (known := self._counters.get(who)) is None else known.waited()
-                if waited is None:  # a new one, perhaps by the number of one that has ended
+                if waited is None:  # a new thread, perhaps with the number of an ended one
                     known = self._counters[who] = _Counters(f"{TASKS}/{who}/schedstat")
                     waited = known.waited()
                 found[who] = (waited or 0) * 1e-9
@@ -310,7 +308,7 @@ class _Others:
 
 
 class _Counters:
-    """A thread's schedstat, kept open until nobody asks any more."""
+    """A thread's schedstat, kept open."""
 
     def __init__(self, path: str) -> None:
         try:
@@ -319,12 +317,12 @@ class _Counters:
             self._file = -1
 
     def waited(self) -> int | None:
-        """Nanoseconds that it was ready to run and did not. (How long it ran is not up to date in there.)"""
+        """Nanoseconds that the thread waited for a CPU. (The file's running time is not up to date.)"""
         if self._file < 0:
             return None
         try:
             _, waited, slices = os.pread(self._file, 64, 0).split()
-            # Not one slice: a kernel that does not count.
+            # A kernel that does not count has no slices.
             return int(waited) if int(slices) else None
         except (OSError, ValueError):
             return None
@@ -334,5 +332,5 @@ class _Counters:
             os.close(self._file)
 
 
-# Stops are a matter of the whole process, and so is its clock: nobody needs another one but tests.
+# Stops concern the whole process, so all probers share it.
 PROCESS = Delays()

@@ -1,19 +1,18 @@
-"""Connections whose bytes carry the instant at which they arrived.
+"""Sockets whose bytes carry the instant of their arrival.
 
-On Linux the kernel notes when a packet came in (SO_TIMESTAMPNS) and hands the note out together with the bytes. But
-what nobody has read yet it puts together, and keeps the newest note only: eight messages sent over 146 ms and read at
-once all carry the note of the last. So however late this process gets to read, the note is true for what came last;
-what was read together with it came before, and after the last instant at which there was nothing to read. Each arrival
-says how long that is (`Instant`), and `certainty` decides what may be recorded. Measured with a reader that is awake,
-against the server's own record with one token each 20 ms, mean / p99 of the error in ms at 1, 8 and 64 streams:
+On Linux the kernel stamps a packet when it comes in (SO_TIMESTAMPNS). It merges unread bytes and keeps the newest
+stamp: eight messages sent over 146 ms and read at once carry the stamp of the last. So the stamp dates the last byte,
+however late it is read. The other bytes came earlier, but after the last instant at which nothing was there to read:
+`Instant` says how long that may be, and `certainty` decides what may be recorded. Without a stamp (another system, a
+sandbox, a unix socket) the instant is the clock right after reading.
+
+Why own sockets: the error in ms (mean / p99) of a token's instant at 1, 8 and 64 streams, one token each 20 ms, against
+the server's record:
 
     grpcio, a thread for each stream      0.64 / 3.7    0.56 / 3.2    2.55 / 6.7
     grpcio, an event loop (grpc.aio)      0.60 / 3.8    0.61 / 2.6    1.24 / 3.6
     own sockets, clock read after recv    0.27 / 0.4    0.31 / 0.6    1.03 / 2.0
-    own sockets, the kernel's note        0.11 / 0.2    0.03 / 0.1    0.02 / 0.1
-
-Hence sockets of our own, one for each stream, under parsers without I/O (h11, h2). Where the kernel has no note
-(another system, a sandbox, a unix socket) the instant is the clock right after reading, and all that came may be older.
+    own sockets, the kernel's stamp       0.11 / 0.2    0.03 / 0.1    0.02 / 0.1
 """
 
 import logging
@@ -22,11 +21,11 @@ import ssl
 import struct
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+from exporter.config import notation
 from exporter.observation import Failure, Instant, Outcome
 from exporter.wire.addresses import Addresses, Connected
 from exporter.wire.detect import ANSWERS_PLAIN, CLOSED, plain
@@ -34,22 +33,22 @@ from exporter.wire.detect import ANSWERS_PLAIN, CLOSED, plain
 logger = logging.getLogger("tgi_probe")
 CHUNK = 65536
 SHORTEST = 0.001
-# Linux' number, which Python's socket module has no name for; the same on every architecture that wheels exist for.
+# Linux' number, for which Python has no name. It is the same on every architecture that has wheels.
 SO_TIMESTAMPNS = 35
 TIMESPEC = struct.Struct("@ll")
-# Seconds between two readings of a clock that count as none; how often to try for that.
+# Two clocks must be read within CLOSE seconds. MOST_READINGS: the number of tries.
 CLOSE = 10e-6
 MOST_READINGS = 5
 ANCILLARY = socket.CMSG_SPACE(TIMESPEC.size)
-# A note may seem to be older than when there was nothing yet, by what several clocks differ. More: the clock was set.
+# Seconds by which the stamp's clock may differ from ours. More means that the clock was set.
 CLOCK_SET = 0.01
 LONG_AGO = float("-inf")
 
 
 class Arrival(NamedTuple):
-    """Bytes as they came from the network (with TLS: still encrypted), and when. Empty: the other side has closed.
+    """Bytes from the network (with TLS: still encrypted). Empty: the other side has closed.
 
-    `at` dates any of the bytes, `end` the last one. They may have lain unread for up to `delay` seconds.
+    `at` dates any of the bytes, `end` the last one. They lay unread for up to `delay` seconds.
     """
 
     at: Instant
@@ -60,8 +59,9 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to connect. `path` is a unix socket, else `host` and `port`. `tls` is a ready context, None for plain
-    text. `addresses`: those of the host, kept to know which of them did not answer lately.
+    """Where to connect: `path` of a unix socket, else `host` and `port`. `tls`: None for plain text.
+
+    `addresses`: those of the host, with a memory of which did not answer lately.
     """
 
     host: str = ""
@@ -73,9 +73,7 @@ class Endpoint:
 
     @property
     def authority(self) -> str:
-        """For the Host header: `host:port`, without a port that the scheme has anyway (RFC 9112, section 3.2); a unix
-        socket has no name.
-        """
+        """For the Host header: `host:port`, without the scheme's own port (RFC 9112, section 3.2)."""
         if self.path:
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -87,43 +85,54 @@ class Endpoint:
         return self.path or f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
-class Line:
-    """One open connection. What is loaded is encrypted at once and leaves with `push`, so that `push` can be timed."""
+def endpoint_of(address: str) -> Endpoint:
+    """Of `unix:/path`, `host:port` or an HTTP URL; without TLS."""
+    if address.startswith("unix:"):
+        return Endpoint(path=address.removeprefix("unix://").removeprefix("unix:"))
+    if "://" in address:
+        url = notation.split_url(address)
+        host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    else:
+        host, _, number = address.rpartition(":")
+        host, port = host.strip("[]"), int(number)
+    return Endpoint(host, port, addresses=Addresses(host, port))
 
-    def __init__(self, endpoint: Endpoint, timeout: float, clock: Callable[[], float] = time.perf_counter) -> None:
+
+class TimedSocket:
+    """One open connection. Queued bytes are encrypted at once and leave with `flush`, so that `flush` can be timed."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
         """Connects and shakes hands, within `timeout` seconds in all. Raises Failure (unreachable).
 
-        `begun` is the instant at which connecting to the address that answered began: neither looking up the name nor
-        addresses that did not answer are the server's time.
+        `begun` is the instant at which connecting to the answering address began. The look-up of the name and other
+        addresses are not the server's time.
         """
-        self._clock = clock
-        deadline = clock() + timeout
+        deadline = time.perf_counter() + timeout
         self._secure: ssl.SSLObject | None = None
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._unsent = memoryview(b"")
         self._where = endpoint.where
         try:
-            self._socket, self.begun = _connect(endpoint, deadline, clock)
+            self._socket, self.begun = _connect(endpoint, deadline)
         except OSError as error:
             raise unreachable(self._where, error.strerror or str(error)) from None
         except ValueError as error:  # a name that DNS cannot ask for
             raise unreachable(self._where, str(error)) from None
         try:
-            self._note_arrivals()
+            self._stamp_arrivals()
             if endpoint.tls is not None:
                 self._shake_hands(endpoint, endpoint.tls, deadline)
         except (OSError, ValueError) as error:  # ValueError: a server name that no certificate can have
             self._socket.close()
             raise unreachable(self._where, f"TLS: {_tls_reason(error)}") from None
         self._socket.setblocking(False)
-        self.ready = self._last = clock()
-        # The last instant of which it is known that nothing waited to be read; whether the newest reading left some.
+        self.ready = self._last = time.perf_counter()
+        # The last instant at which nothing waited to be read; whether the newest reading left bytes behind.
         self._empty, self._more = self.begun, False
-        # Whether what was deciphered last ends with what was read last.
-        self._to_the_end = True
+        self.decrypted_to_end = True  # the last `decrypt` returned the last byte that it was given
 
-    def _note_arrivals(self) -> None:
-        """Ask for the kernel's notes. Some kernels and sandboxes know no such options, and then it goes without."""
+    def _stamp_arrivals(self) -> None:
+        """Ask the kernel for time stamps. Some kernels and sandboxes have none."""
         if self._socket.family == getattr(socket, "AF_UNIX", None):
             return
         _set_option(self._socket, socket.IPPROTO_TCP, socket.TCP_NODELAY, "TCP_NODELAY")
@@ -135,7 +144,7 @@ class Line:
         self._secure = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         first = True
         while True:
-            self._socket.settimeout(max(SHORTEST, deadline - self._clock()))
+            self._socket.settimeout(max(SHORTEST, deadline - time.perf_counter()))
             try:
                 self._secure.do_handshake()
             except ssl.SSLWantReadError:
@@ -161,8 +170,8 @@ class Line:
 
     # --- sending
 
-    def load(self, data: bytes) -> None:
-        """Queue bytes for `push`."""
+    def queue(self, data: bytes) -> None:
+        """Queue bytes for `flush`."""
         if self._secure is not None and data:
             self._secure.write(data)
             data = self._outgoing.read()
@@ -171,11 +180,11 @@ class Line:
 
     @property
     def unsent(self) -> bool:
-        """Whether something that was loaded has not left yet."""
+        """Whether queued bytes have not left yet."""
         return bool(self._unsent)
 
-    def push(self) -> bool:
-        """Send what the network takes now; whether nothing is left. A broken connection shows when it is read."""
+    def flush(self) -> bool:
+        """Send what the network takes now. True when nothing is left. A broken connection shows at the next reading."""
         try:
             while self._unsent:
                 self._unsent = self._unsent[self._socket.send(self._unsent) :]
@@ -190,9 +199,9 @@ class Line:
     def receive(self, since: float = LONG_AGO) -> Arrival | None:
         """What has arrived, in one piece; None when there is nothing. Never waits.
 
-        At `since` there was nothing to read, as far as the caller knows.
+        `since`: an instant at which the caller saw nothing to read.
         """
-        asked = self._clock()
+        asked = time.perf_counter()
         try:
             data, ancillary, _, _ = self._socket.recvmsg(CHUNK, ANCILLARY)
         except BlockingIOError:
@@ -200,41 +209,38 @@ class Line:
             return None
         except OSError:
             data, ancillary = b"", []
-        now = self._clock()
+        now = time.perf_counter()
         since = self._empty if self._more else max(self._empty, since)
         self._more = len(data) == CHUNK
         at = Instant(now, now - since)
         end: float = at
         empty = asked
-        for level, kind, note in ancillary:
-            if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(note) == TIMESPEC.size:
-                seconds, nanoseconds = TIMESPEC.unpack(note)
-                noted = self._ours(seconds * 1_000_000_000 + nanoseconds)
-                if noted is not None and since - CLOCK_SET < noted < now + CLOSE:
-                    noted = min(now, max(self._last, noted))
-                    at = Instant(noted, max(0.0, noted - since))
-                    end = at if self._more else noted  # a plain one: most are kept, and the collector passes it over
-                    empty = max(asked, noted)
+        for level, kind, stamp in ancillary:
+            if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(stamp) == TIMESPEC.size:
+                seconds, nanoseconds = TIMESPEC.unpack(stamp)
+                stamped = self._on_our_clock(seconds * 1_000_000_000 + nanoseconds)
+                if stamped is not None and since - CLOCK_SET < stamped < now + CLOSE:
+                    stamped = min(now, max(self._last, stamped))
+                    at = Instant(stamped, max(0.0, stamped - since))
+                    end = at if self._more else stamped  # a plain float: the garbage collector ignores it
+                    empty = max(asked, stamped)
         self._last = float(at)
         if not self._more:
             self._empty = empty
         return Arrival(at, data, end, now - since)
 
-    def _ours(self, unix_nanoseconds: int) -> float | None:
-        """An instant of the wall clock, not long ago, as one of our clock. None where that cannot be told now.
-
-        Both are read now, ours on both sides of the other: a thread held up in between would misdate by as much.
-        """
+    def _on_our_clock(self, unix_nanoseconds: int) -> float | None:
+        """A recent instant of the wall clock on our clock; None where this thread is held up too long."""
         for _ in range(MOST_READINGS):
-            before = self._clock()
+            before = time.perf_counter()
             age = (time.clock_gettime_ns(time.CLOCK_REALTIME) - unix_nanoseconds) * 1e-9
-            after = self._clock()
+            after = time.perf_counter()
             if after - before < CLOSE:
                 return (before + after) / 2 - age
         return None
 
-    def plain(self, data: bytes) -> bytes | None:
-        """What arrived, decrypted; None where the connection has ended. Raises Failure where it is no TLS."""
+    def decrypt(self, data: bytes) -> bytes | None:
+        """The decrypted bytes; None where the connection has ended. Raises Failure where they are no TLS."""
         if self._secure is None:
             return data or None
         if data:
@@ -245,30 +251,24 @@ class Line:
         try:
             while piece := self._secure.read(CHUNK):
                 found.append(piece)
-                self._to_the_end = not self._incoming.pending
+                self.decrypted_to_end = not self._incoming.pending
         except ssl.SSLWantReadError:
             return b"".join(found)
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             pass
         except ssl.SSLError as error:
             raise unreachable(self._where, f"TLS: {error.reason or error}") from None
-        # The end, but what came before it counts; asked again, the end is all there is.
-        return b"".join(found) or None
-
-    @property
-    def ends_with_it(self) -> bool:
-        """Whether what `plain` answered last ends with the last byte that it was given: no record follows."""
-        return self._to_the_end
+        return b"".join(found) or None  # the bytes before the end first; the next call finds only the end
 
     def close(self) -> None:
         self._socket.close()
 
 
-def _connect(endpoint: Endpoint, deadline: float, clock: Callable[[], float]) -> Connected:
+def _connect(endpoint: Endpoint, deadline: float) -> Connected:
     if not endpoint.path:
         addresses = endpoint.addresses or Addresses(endpoint.host, endpoint.port)
-        return addresses.connect(deadline, clock)
-    begun = clock()
+        return addresses.connect(deadline)
+    begun = time.perf_counter()
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(max(SHORTEST, deadline - begun))
     try:
@@ -293,8 +293,8 @@ def _say_once(line: str) -> None:
 
 def _tls_reason(error: Exception) -> str:
     for name in ("verify_message", "reason", "strerror"):
-        if said := getattr(error, name, None):
-            return str(said)
+        if text := getattr(error, name, None):
+            return str(text)
     return str(error)
 
 

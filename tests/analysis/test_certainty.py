@@ -15,8 +15,8 @@ from exporter.analysis.certainty import TOLERANCE_SECONDS, TOLERANCE_SHARE, Meas
 from exporter.config.slo import Slo
 from exporter.observation import Instant, Observation, Outcome, Series, ServerTimings, Setup, Step, Stream
 from exporter.probes.disturbed import after_stops
+from exporter.probes.router.token_counts import steps
 from exporter.wire.delays import Gap
-from exporter.wire.framing import steps
 
 pytestmark = pytest.mark.timed
 ROUNDING = 1e-9

@@ -346,7 +346,7 @@ def test_a_shard_is_sent_nothing_that_does_not_fit_or_that_ended_it_before(tmp_p
         lock = ShardLock(target.address)
         lock.take()
         lock.quarantine = Quarantine(target, Death("w", 1, 64, 1.0, "Socket closed")).as_data({})
-        lock.note((), ())
+        lock.write((), ())
         lock.release()
     with Shard(config) as shard:
         code, lines = report(

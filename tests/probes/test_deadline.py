@@ -7,9 +7,9 @@ from exporter.config.target import Api
 from exporter.config.workload import Workload
 from exporter.pb import fmaas_pb2
 from exporter.probes.deadline import out_of_time
-from exporter.probes.router.fmaas import Generation
-from exporter.probes.router.http import EventStream
-from exporter.wire.framing import grpc_message
+from exporter.probes.router.fmaas_protocol import GenerationReader
+from exporter.probes.router.http_protocol import EventStreamReader
+from exporter.wire.message_framing import grpc_message
 
 
 @pytest.mark.parametrize(
@@ -41,17 +41,17 @@ TOKENS: dict[Api, str] = {
 @pytest.mark.parametrize("api", TOKENS)
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_the_tokens_of_an_unfinished_event_stream_are_counted(api: Api, count: int) -> None:
-    answer = EventStream(api, Secret(""))
+    answer = EventStreamReader(api, Secret(""))
     answer.head(200, {"content-type": "text/event-stream"})
     answer.body(1.0, f"data: {TOKENS[api]}\n\n".encode() * count + b'data: {"choi')
-    assert answer.so_far() == count
+    assert answer.tokens_so_far() == count
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_the_tokens_of_an_unfinished_grpc_stream_are_counted(count: int) -> None:
-    answer = Generation()
+    answer = GenerationReader()
     answer.head(200, {"content-type": "application/grpc"})
     for number in range(count + 1):
         message = fmaas_pb2.GenerationResponse(generated_token_count=number)
         answer.body(1.0, grpc_message(message.SerializeToString()))
-    assert answer.so_far() == count
+    assert answer.tokens_so_far() == count

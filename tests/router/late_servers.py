@@ -13,7 +13,7 @@ import h2.connection
 import h2.events
 
 from exporter.pb import fmaas_pb2 as pb
-from exporter.wire.framing import grpc_message
+from exporter.wire.message_framing import grpc_message
 from tests.processes import wait_until
 
 TOKENS = 8

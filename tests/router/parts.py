@@ -10,11 +10,11 @@ from typing import Any
 from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.probes.interface import Result
-from exporter.probes.router.fmaas import FmaasFront
-from exporter.probes.router.front import Front
-from exporter.probes.router.http import HttpFront
+from exporter.probes.router.fmaas_protocol import FmaasProtocol
+from exporter.probes.router.http_protocol import HttpProtocol
 from exporter.probes.router.prober import StreamProber
-from exporter.wire.exchange import Request
+from exporter.probes.router.protocol import RouterProtocol
+from exporter.wire.http_codec import HttpRequest
 from tests.processes import TGI_PROBE, Process, ask, running, wait_until
 
 # How each way in is configured, beside the address.
@@ -60,30 +60,30 @@ def target(door: str, http: str | None, grpc: str | None, **keys: Any) -> Target
 
 
 class Keeping:
-    """A front that keeps the prompts, in the order of the streams."""
+    """A protocol that keeps the prompts, in the order of the streams."""
 
-    def __init__(self, front: Front) -> None:
-        self._front = front
+    def __init__(self, protocol: RouterProtocol) -> None:
+        self._protocol = protocol
         self.prompts: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._front, name)
+        return getattr(self._protocol, name)
 
-    def request(self, prompt: str, workload: Workload, seed: int) -> Request:
+    def request(self, prompt: str, workload: Workload, seed: int) -> HttpRequest:
         self.prompts.append(prompt)
-        return self._front.request(prompt, workload, seed)
+        return self._protocol.request(prompt, workload, seed)
 
 
-def front(target: Target) -> Front:
-    return FmaasFront(target) if target.kind == "fmaas" else HttpFront(target)
+def protocol(target: Target) -> RouterProtocol:
+    return FmaasProtocol(target) if target.kind == "fmaas" else HttpProtocol(target)
 
 
 class Probing:
     """A prober with its prompts; for the length of a block."""
 
     def __init__(self, target: Target) -> None:
-        self.front = Keeping(front(target))
-        self.prober = StreamProber(target, self.front)
+        self.protocol = Keeping(protocol(target))
+        self.prober = StreamProber(target, self.protocol)
 
     def __enter__(self) -> "Probing":
         return self
@@ -94,15 +94,15 @@ class Probing:
     def probe(self, workload: Workload, batch_size: int) -> Result:
         """Connect and probe; `prompts` are those of this probe."""
         self.prober.connect(5.0)
-        self.front.prompts.clear()
+        self.protocol.prompts.clear()
         result = self.prober.probe(workload, batch_size, lambda: False)
-        assert len(self.front.prompts) >= batch_size or not result.streams
-        del self.front.prompts[:-batch_size]
+        assert len(self.protocol.prompts) >= batch_size or not result.streams
+        del self.protocol.prompts[:-batch_size]
         return result
 
     @property
     def prompts(self) -> list[str]:
-        return self.front.prompts
+        return self.protocol.prompts
 
 
 def workload(**keys: Any) -> Workload:

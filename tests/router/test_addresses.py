@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from exporter.observation import Failure, Outcome
 from exporter.wire import addresses, sockets
 from exporter.wire.addresses import HEAD_START, LAST_FOR, Address, Addresses, alternating
-from exporter.wire.client import Connection
-from exporter.wire.exchange import Http2
-from exporter.wire.sockets import Endpoint, Line
+from exporter.wire.connection import ClientConnection
+from exporter.wire.http_codec import Http2
+from exporter.wire.sockets import Endpoint, TimedSocket
 from tests.processes import free_port
 from tests.router.http2_server import http2_server
 
@@ -83,21 +83,23 @@ def test_a_silent_address_costs_its_time_once_and_that_is_no_setup_time(
 ) -> None:
     names("127.0.0.2", "127.0.0.1")
     known, before = Addresses(NAME, port), time.perf_counter()
-    opened = Line(Endpoint(NAME, port, addresses=known), 30.0)
+    opened = TimedSocket(Endpoint(NAME, port, addresses=known), 30.0)
     assert opened.begun - before >= HEAD_START
     opened.close()
     for _ in range(2):
-        Line(Endpoint(NAME, port, addresses=known), 30.0).close()
+        TimedSocket(Endpoint(NAME, port, addresses=known), 30.0).close()
     assert tried == ["127.0.0.2", *["127.0.0.1"] * 3]
 
 
 def test_an_address_that_was_silent_is_tried_first_again_after_a_while(
-    port: int, names: Callable[..., None], tried: list[str]
+    port: int, names: Callable[..., None], tried: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names("127.0.0.2", "127.0.0.1")
     known = Addresses(NAME, port)
-    Line(Endpoint(NAME, port, addresses=known), 30.0).close()
-    Line(Endpoint(NAME, port, addresses=known), 30.0, lambda: time.perf_counter() + 2 * LAST_FOR).close()
+    TimedSocket(Endpoint(NAME, port, addresses=known), 30.0).close()
+    now = time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: now() + 2 * LAST_FOR)
+    TimedSocket(Endpoint(NAME, port, addresses=known), 30.0).close()
     assert tried == ["127.0.0.2", "127.0.0.1"] * 2
 
 
@@ -106,7 +108,7 @@ def test_an_address_that_refuses_is_followed_by_the_next_at_once(
 ) -> None:
     monkeypatch.setattr(addresses, "HEAD_START", 1000.0)
     names("127.0.0.3", "127.0.0.3", "127.0.0.4", "127.0.0.1")
-    Line(Endpoint(NAME, port), 30.0).close()
+    TimedSocket(Endpoint(NAME, port), 30.0).close()
     assert tried == ["127.0.0.3", "127.0.0.4", "127.0.0.1"]
 
 
@@ -114,13 +116,13 @@ def test_the_handshake_has_the_time_that_is_left(names: Callable[..., None]) -> 
     with http2_server(lambda peer, stream: None) as server:
         for port in full_queue(server.port):
             names("127.0.0.2", "127.0.0.1")
-            Connection(Endpoint(NAME, port), Http2("h", "http"), 30.0).close()
+            ClientConnection(Endpoint(NAME, port), Http2("h", "http"), 30.0).close()
 
 
 def test_a_failure_tells_what_became_of_each_address(port: int, names: Callable[..., None]) -> None:
     names("127.0.0.2", "127.0.0.3")
     with pytest.raises(Failure) as caught:
-        Line(Endpoint(NAME, port), 2 * HEAD_START)
+        TimedSocket(Endpoint(NAME, port), 2 * HEAD_START)
     assert caught.value.outcome is Outcome.UNREACHABLE
     assert caught.value.detail == (
         f"{NAME}:{port}: none of its addresses answers: 127.0.0.3 (Connection refused), 127.0.0.2 (timed out)"
@@ -131,7 +133,7 @@ def test_a_failure_tells_of_some_addresses_where_there_are_many(names: Callable[
     port = free_port()
     names(*(f"127.0.0.{last}" for last in range(3, 9)))
     with pytest.raises(Failure, match=r"127\.0\.0\.5 \(Connection refused\), 3 more$"):
-        Line(Endpoint(NAME, port), 5.0)
+        TimedSocket(Endpoint(NAME, port), 5.0)
 
 
 def test_a_resolver_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +146,7 @@ def test_a_resolver_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     with pytest.raises(Failure, match="the name was not resolved in time"):
-        Line(Endpoint(NAME, 1), 0.2)
+        TimedSocket(Endpoint(NAME, 1), 0.2)
     done.set()
 
 
@@ -154,17 +156,17 @@ def test_a_name_that_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     with pytest.raises(Failure, match=r"several\.test:1: Name or service not known"):
-        Line(Endpoint(NAME, 1), 5.0)
+        TimedSocket(Endpoint(NAME, 1), 5.0)
 
 
 def test_a_family_that_the_machine_lacks_is_passed_over(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lacking = Address(10_000, ("::1", port, 0, 0))
     found = [lacking, Address(socket.AF_INET, ("127.0.0.1", port))]
     monkeypatch.setattr(addresses, "resolved", lambda *_: found)
-    Line(Endpoint(NAME, port), 5.0).close()
+    TimedSocket(Endpoint(NAME, port), 5.0).close()
     monkeypatch.setattr(addresses, "resolved", lambda *_: [lacking])
     with pytest.raises(Failure, match=os.strerror(errno.EAFNOSUPPORT)):
-        Line(Endpoint(NAME, port), 5.0)
+        TimedSocket(Endpoint(NAME, port), 5.0)
 
 
 @given(st.lists(st.tuples(st.sampled_from([2, 10]), st.integers()).map(lambda pair: Address(pair[0], (pair[1],)))))
@@ -196,7 +198,7 @@ def test_without_a_socket_option_the_clock_is_read_after_reading(
         monkeypatch.setattr(socket, "socket", Lacking)
         sockets._say_once.cache_clear()
         with caplog.at_level("DEBUG", "tgi_probe"):
-            opened = [Line(Endpoint("127.0.0.1", server.getsockname()[1]), 5.0) for _ in range(3)]
+            opened = [TimedSocket(Endpoint("127.0.0.1", server.getsockname()[1]), 5.0) for _ in range(3)]
         other, _ = server.accept()
         other.sendall(b"x")
         before = time.perf_counter()

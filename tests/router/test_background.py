@@ -16,9 +16,9 @@ from exporter.probes.router.background import StreamBackground
 from exporter.probes.router.pool import Pool
 from exporter.simulator.batcher import AdmissionLimits
 from exporter.simulator.router import Router
-from exporter.wire import client
+from exporter.wire import connection
 from tests.processes import wait_until
-from tests.router.parts import Keeping, front, target, workload
+from tests.router.parts import Keeping, protocol, target, workload
 from tests.router.test_streams import FAST, requests
 
 OPEN = {"mode": "open", "rate": "10/s"}
@@ -37,7 +37,7 @@ def router() -> Iterator[Router]:
 
 def background(door: str, router: Router, **keys: Any) -> StreamBackground:
     place = target(door, router.http, router.grpc)
-    return StreamBackground(place, workload(load=OPEN, **keys), front(place))
+    return StreamBackground(place, workload(load=OPEN, **keys), protocol(place))
 
 
 def landed(load: StreamBackground, count: int) -> list[Result]:
@@ -106,7 +106,7 @@ def test_a_request_that_we_send_late_has_no_time_to_first_token_for_its_waiting_
 def test_a_prepared_request_goes_out_on_a_connection_that_is_open_already(
     opened: Callable[..., StreamBackground], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "IDLE_SECONDS", 3600.0)
+    monkeypatch.setattr(connection, "IDLE_SECONDS", 3600.0)
     load = opened()
     results: list[Result] = []
     for _ in range(2):  # without `foresee`, which may open a spare one and have it told with any later result
@@ -196,14 +196,13 @@ class Unknown(BaseHTTPRequestHandler):
 
 
 def test_any_whole_answer_warms_a_connection_whatever_its_status() -> None:
-    now = 0.0
     with ThreadingHTTPServer(("127.0.0.1", 0), Unknown) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         place = target("chat", f"127.0.0.1:{server.server_port}", None, model="m")
-        pool = Pool(front(place), lambda: now)
+        pool = Pool(protocol(place))
         first = pool.take()
+        first.used -= 10.0
         pool.keep(first)
-        now = 10.0
         assert pool.take() is first
         assert len(Unknown.connections) == 1
         first.close()
@@ -220,7 +219,7 @@ def jam() -> Iterator[threading.Event]:
 
 
 class Jammed(Keeping):
-    """A front that finds no way to the server, or to its metrics, until the jam is over."""
+    """A protocol that finds no way to the server, or to its metrics, until the jam is over."""
 
     jam: threading.Event | None = None
     where = "endpoint"
@@ -233,16 +232,16 @@ class Jammed(Keeping):
 
     def endpoint(self) -> Any:
         self._wait("endpoint")
-        return self._front.endpoint()
+        return self._protocol.endpoint()
 
-    def metrics(self) -> Any:
+    def metrics_page(self) -> Any:
         self._wait("metrics")
-        return self._front.metrics()
+        return self._protocol.metrics_page()
 
 
 def jammed(door: str, router: Router, **keys: Any) -> tuple[StreamBackground, Jammed]:
     place = target(door, router.http, router.grpc, **keys)
-    way = Jammed(front(place))
+    way = Jammed(protocol(place))
     load = StreamBackground(place, workload(load=OPEN, decode_length=16), way)
     load.connect(5.0)
     load.warm(lambda: False)

@@ -13,11 +13,11 @@ from exporter.config.target import Api
 from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
-from exporter.probes.router.dialects import most_tokens, read
-from exporter.probes.router.fmaas import Generation
-from exporter.probes.router.token_counts import Chunk, counted, spread_tokens
-from exporter.wire.exchange import End
-from exporter.wire.framing import grpc_message, steps
+from exporter.probes.router.fmaas_protocol import GenerationReader
+from exporter.probes.router.http_apis import most_tokens, read
+from exporter.probes.router.token_counts import Chunk, counted, spread_tokens, steps
+from exporter.wire.http_codec import End
+from exporter.wire.message_framing import grpc_message
 
 Events = list[dict[str, Any] | str]
 
@@ -345,14 +345,14 @@ def test_rising_counts_below_what_was_asked_for_are_believed_where_the_server_en
 
 def generation(*messages: tuple[str, int, int]) -> tuple[list[int], bool]:
     """Tokens of each step, and whether they are a guess, of fmaas messages (text, count, reason)."""
-    answer = Generation(4)
+    answer = GenerationReader(4)
     answer.head(200, {})
     for at, (text, count, reason) in enumerate(messages, start=1):
         message = pb.GenerationResponse(text=text, generated_token_count=count, stop_reason=reason)  # type: ignore[arg-type]
         answer.body(float(at), grpc_message(message.SerializeToString()))
     answer.end(99.0, End({"grpc-status": "0"}))
-    told = answer.told(0.0)
-    return [step.tokens for step in told.steps], told.estimated
+    tokens = answer.tokens()
+    return [step.tokens for step in steps(0.0, tokens.arrivals)], tokens.estimated
 
 
 def test_over_grpc_it_is_the_same() -> None:

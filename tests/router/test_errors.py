@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from exporter.analysis import statuses
 from exporter.config.secrets import Secret
 from exporter.observation import Failure, Outcome
-from exporter.probes.router.dialects import read
-from exporter.probes.router.fmaas import Generation
+from exporter.probes.router.fmaas_protocol import GenerationReader
 from exporter.probes.router.hints import hinted
-from exporter.probes.router.http import EventStream
+from exporter.probes.router.http_apis import read
+from exporter.probes.router.http_protocol import EventStreamReader
 from exporter.probes.router.server_errors import broken_off, error_in, refused, shortened
-from exporter.wire.exchange import End
+from exporter.wire.http_codec import End
 
 TOKEN: dict[str, Any] = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
 REJECTED, OVERLOADED, TIMEOUT = Outcome.REJECTED, Outcome.OVERLOADED, Outcome.TIMEOUT
@@ -104,7 +104,7 @@ ERRORS: dict[str, tuple[Any, Outcome, str, str]] = {
 
 def failed(*events: Any, api: str = "chat", kind: str = "", after: bytes = b"") -> Failure:
     """How a stream fails at the last of these events, without waiting for its end."""
-    answer = EventStream(api, Secret(""))  # type: ignore[arg-type]
+    answer = EventStreamReader(api, Secret(""))  # type: ignore[arg-type]
     answer.head(200, {"content-type": "text/event-stream"})
     for number, event in enumerate(events, start=1):
         text = event if isinstance(event, str) else json.dumps(event)
@@ -144,7 +144,7 @@ def test_an_event_called_error_is_one_whatever_is_in_it(data: str, outcome: Outc
 
 
 def test_an_error_in_a_field_of_that_name_is_told() -> None:
-    answer = EventStream("completions", Secret(""))
+    answer = EventStreamReader("completions", Secret(""))
     answer.head(200, {"content-type": "text/event-stream"})
     with pytest.raises(Failure, match="the request exceeds the context") as caught:
         answer.body(1.0, b'error: {"code":400,"message":"the request exceeds the context","type":"x"}\n\n')
@@ -167,11 +167,11 @@ HARMLESS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("event", HARMLESS)
 def test_what_is_no_error_is_passed_over(event: dict[str, Any]) -> None:
-    answer = EventStream("chat", Secret(""), 4)
+    answer = EventStreamReader("chat", Secret(""), 4)
     answer.head(200, {"content-type": "text/event-stream"})
     for data in (TOKEN, event, "[DONE]"):
         answer.body(1.0, f"data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode())
-    assert answer.told(0.0).steps
+    assert answer.tokens().arrivals
 
 
 FINISHES: list[tuple[object, Outcome | None, str]] = [
@@ -335,7 +335,7 @@ TO_HTTPS = (
 
 @pytest.mark.parametrize("page", [APACHE, TO_HTTPS, b"Client sent an HTTP request to an HTTPS server.\n"])
 def test_the_page_of_a_server_that_expects_tls_still_has_its_hint(page: bytes) -> None:
-    failure = hinted(refused(400, page), "http", secure=False, met=False)
+    failure = hinted(refused(400, page), "http", secure=False, has_answered=False)
     assert failure.detail.endswith("; change the address to https://…")
 
 
@@ -345,7 +345,7 @@ def test_a_large_error_page_costs_no_more_than_its_size() -> None:
 
 
 def answered(status: int, headers: dict[str, str], body: bytes, secret: str = "") -> Failure:
-    answer = EventStream("chat", Secret(secret))
+    answer = EventStreamReader("chat", Secret(secret))
     try:
         answer.head(status, headers)
         answer.body(1.0, body)
@@ -403,11 +403,11 @@ def test_an_error_that_is_not_even_an_event_is_told() -> None:
     error = b'{\n "error": {"code": 503,\n "message": "The model is overloaded."}\n}\n'
     failure = answered(200, head, b"data: " + json.dumps(TOKEN).encode() + b"\n\n" + error)
     assert (failure.outcome, failure.detail) == (OVERLOADED, "The model is overloaded.")
-    answer = EventStream("chat", Secret(""))
+    answer = EventStreamReader("chat", Secret(""))
     answer.head(200, head)
     answer.body(1.0, b'{"a": 1}\ndata: ' + json.dumps(TOKEN).encode() + b"\n\ndata: [DONE]\n\n" + error)
     answer.end(2.0, End())
-    assert answer.told(0.0).steps
+    assert answer.tokens().arrivals
 
 
 @pytest.mark.parametrize(
@@ -436,7 +436,7 @@ def test_a_field_that_a_server_does_not_take_has_its_hint(said: str) -> None:
 def test_what_came_instead_of_a_grpc_answer_is_named(
     headers: dict[str, str], trailers: dict[str, str], line: str
 ) -> None:
-    answer = Generation()
+    answer = GenerationReader()
 
     def hear() -> None:
         answer.head(200, headers)
@@ -468,8 +468,8 @@ def test_an_error_nested_as_deep_as_can_be_is_one_line(key: str) -> None:
 
 
 def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.probes.router.http.LONGEST_ANSWER", 1000)
-    answer = EventStream("chat", Secret(""))
+    monkeypatch.setattr("exporter.probes.router.http_protocol.LONGEST_ANSWER", 1000)
+    answer = EventStreamReader("chat", Secret(""))
     answer.head(200, {"content-type": "text/event-stream"})
     with pytest.raises(Failure, match="an answer without end"):
         answer.body(1.0, b"data: {}\n\n" * 501)

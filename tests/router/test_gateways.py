@@ -6,8 +6,8 @@ from exporter.config.secrets import Secret
 from exporter.config.target import Target
 from exporter.metrics.catalogue import HTTP_CODES
 from exporter.observation import Failure, Outcome
-from exporter.probes.router.http import EventStream, HttpFront
-from exporter.wire.exchange import End
+from exporter.probes.router.http_protocol import EventStreamReader, HttpProtocol
+from exporter.wire.http_codec import End
 
 CASES = [
     (502, Outcome.UNREACHABLE, "BAD_GATEWAY"),
@@ -20,8 +20,8 @@ BODIES = [b"", b"<html>down</html>", b'{"error": "down"}', b'{"error": {"message
 @pytest.mark.parametrize(("status", "outcome", "code"), CASES)
 @pytest.mark.parametrize("body", BODIES)
 def test_a_gateway_without_its_server_is_no_rejection(status: int, outcome: Outcome, code: str, body: bytes) -> None:
-    front = HttpFront(Target(name="t", kind="http", api="chat", address="http://h"))
-    for answer in (EventStream("chat", Secret("")), front.whole()):
+    protocol = HttpProtocol(Target(name="t", kind="http", api="chat", address="http://h"))
+    for answer in (EventStreamReader("chat", Secret("")), protocol.body_reader()):
         answer.head(status, {})
         answer.body(0.0, body)
         with pytest.raises(Failure) as caught:
@@ -34,7 +34,7 @@ def test_a_gateway_without_its_server_is_no_rejection(status: int, outcome: Outc
 def test_a_gateway_that_loses_its_server_in_the_middle_of_a_stream_is_no_rejection(
     status: int, outcome: Outcome, code: str
 ) -> None:
-    answer = EventStream("chat", Secret(""))
+    answer = EventStreamReader("chat", Secret(""))
     answer.head(200, {"content-type": "text/event-stream"})
     with pytest.raises(Failure) as caught:
         answer.body(0.0, b'data: {"error": {"message": "down", "type": "server_error", "code": %d}}\n\n' % status)
@@ -46,7 +46,7 @@ def test_what_the_error_itself_says_goes_before_the_status() -> None:
         (b'{"error": "Model is overloaded", "error_type": "overloaded"}', Outcome.OVERLOADED, "SERVICE_UNAVAILABLE"),
         (b'{"error": {"message": "too long", "code": 400}}', Outcome.REJECTED, "BAD_REQUEST"),
     ):
-        answer = EventStream("chat", Secret(""))
+        answer = EventStreamReader("chat", Secret(""))
         answer.head(503, {})
         answer.body(0.0, body)
         with pytest.raises(Failure) as caught:

@@ -5,16 +5,16 @@ from collections.abc import Mapping
 import pytest
 
 from exporter.observation import Failure, Outcome
-from exporter.probes.router.fmaas import Unary
-from exporter.wire.exchange import End
-from exporter.wire.framing import grpc_message
+from exporter.probes.router.fmaas_protocol import UnaryReader
+from exporter.wire.http_codec import End
+from exporter.wire.message_framing import grpc_message
 
 GRPC = {"content-type": "application/grpc"}
 HTML = {"content-type": "text/html; charset=utf-8"}
 
 
 def failure(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-    answer = Unary()
+    answer = UnaryReader()
     answer.head(status, headers)
     answer.body(1.0, body)
     with pytest.raises(Failure) as caught:
@@ -48,7 +48,7 @@ def test_an_answer_without_its_trailers_is_told_so() -> None:
 
 @pytest.mark.parametrize("content", ["", "application/grpc", "application/grpc+proto", "application/grpc;x=y"])
 def test_an_answer_with_a_status_is_read_whatever_kind_of_grpc_it_is(content: str) -> None:
-    answer = Unary()
+    answer = UnaryReader()
     answer.head(200, {"content-type": content})
     answer.body(1.0, grpc_message(b"x"))
     answer.end(2.0, End({"grpc-status": "0"}))

@@ -18,7 +18,7 @@ from exporter.simulator.roofline import Roofline
 from exporter.simulator.router import Router
 from exporter.simulator.router_options import RouterConfig, ServerTls
 from exporter.wire.detect import HTTP1, HTTP2, TLS, detect_protocol
-from exporter.wire.exchange import Broken, Http1, Http2, Request, Talk
+from exporter.wire.http_codec import BrokenConnection, Http1, Http2, HttpCodec, HttpRequest
 from tests.router.parts import workload
 from tests.simulator.caller import fast
 from tests.web.certificates import Authority
@@ -121,18 +121,18 @@ def test_whatever_a_server_sends_first_is_at_most_recognised(first: bytes) -> No
     assert detect_protocol(first) in (None, HTTP1, HTTP2, TLS)
 
 
-def hear_all(talk: Talk, data: bytes) -> None:
-    talk.hear(data)
-    talk.hear(None)
+def hear_all(codec: HttpCodec, data: bytes) -> None:
+    codec.receive(data)
+    codec.receive(None)
 
 
 def test_a_server_that_answers_with_a_tls_alert_is_recognised_by_both_protocols() -> None:
     alert = bytes.fromhex("15030100020246")
-    for talk in (Http1("h"), Http2("h", "http")):
-        talk.opening()
-        talk.ask(Request("GET", "/"))
-        with pytest.raises(Broken, match="the server answers in TLS"):
-            hear_all(talk, alert)
+    for codec in (Http1("h"), Http2("h", "http")):
+        codec.first_bytes()
+        codec.encode(HttpRequest("GET", "/"))
+        with pytest.raises(BrokenConnection, match="the server answers in TLS"):
+            hear_all(codec, alert)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_server_that_answers_with_a_tls_alert_is_recognised_by_both_protocols(
 )
 def test_what_other_servers_say_has_its_hint(kind: str, code: str, said: str, hint: str) -> None:
     failure = Failure(Outcome.UNREACHABLE, code, said)
-    assert hinted(failure, kind, secure=False, met=False).detail == said + hint
+    assert hinted(failure, kind, secure=False, has_answered=False).detail == said + hint
 
 
 @pytest.mark.parametrize("kind", ["http", "fmaas"])
@@ -167,12 +167,12 @@ def test_what_other_servers_say_has_its_hint(kind: str, code: str, said: str, hi
 )
 def test_what_openssl_says_of_certificates_has_its_mend(kind: str, said: str, hint: str) -> None:
     failure = Failure(Outcome.UNREACHABLE, "UNAVAILABLE", f"h:1: TLS: {said}")
-    assert hint in hinted(failure, kind, secure=True, met=False).detail.removeprefix(failure.detail)
+    assert hint in hinted(failure, kind, secure=True, has_answered=False).detail.removeprefix(failure.detail)
 
 
 @pytest.mark.parametrize("kind", ["http", "fmaas"])
 @pytest.mark.parametrize("secure", [True, False])
 def test_a_server_that_has_answered_before_may_close_a_connection_without_a_hint(kind: str, secure: bool) -> None:
     failure = Failure(Outcome.UNREACHABLE, "UNAVAILABLE", "h:1: the server closed the connection")
-    assert hinted(failure, kind, secure, met=True) is failure
-    assert hinted(failure, kind, secure, met=False) is not failure
+    assert hinted(failure, kind, secure, has_answered=True) is failure
+    assert hinted(failure, kind, secure, has_answered=False) is not failure

@@ -26,9 +26,9 @@ from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
 from exporter.probes.interface import Result
-from exporter.wire.client import Connection
-from exporter.wire.exchange import Broken, Http2, Request
-from exporter.wire.frames import Frames, GoAway
+from exporter.wire.connection import ClientConnection
+from exporter.wire.http2_frames import Frames, GoAway
+from exporter.wire.http_codec import BrokenConnection, Http2, HttpRequest
 from exporter.wire.sockets import Endpoint
 from tests.router import parts
 from tests.router.http2_server import (
@@ -504,7 +504,7 @@ def test_a_server_that_takes_no_streams_at_all_is_unreachable_in_time_and_says_w
         http2_server(lambda peer, stream: None, lambda peer: peer.settings(MAX_CONCURRENT_STREAMS=0)) as server,
         pytest.raises(Failure, match="takes no requests"),
     ):
-        Connection(Endpoint("127.0.0.1", server.port), Http2("h", "http"), 0.2)
+        ClientConnection(Endpoint("127.0.0.1", server.port), Http2("h", "http"), 0.2)
 
 
 def test_a_kept_connection_that_takes_no_streams_any_more_is_left_for_a_new_one() -> None:
@@ -527,14 +527,14 @@ def test_a_server_that_is_going_away_already_says_so_at_the_start() -> None:
         http2_server(lambda peer, stream: None, opening) as server,
         pytest.raises(Failure, match=r"going away \(GOAWAY NO_ERROR: draining\)"),
     ):
-        Connection(Endpoint("127.0.0.1", server.port), Http2("h", "http"), 5.0)
+        ClientConnection(Endpoint("127.0.0.1", server.port), Http2("h", "http"), 5.0)
 
 
 # --- the first SETTINGS, and anything at all
 
 
 def test_the_server_is_told_at_once_of_the_widest_windows_and_that_nothing_may_be_pushed() -> None:
-    said = Http2("h", "http").opening().removeprefix(PREFACE)
+    said = Http2("h", "http").first_bytes().removeprefix(PREFACE)
     first = SettingsFrame(0)
     first.parse_body(memoryview(said[9 : 9 + int.from_bytes(said[:3])]))
     assert first.settings[SettingsFrame.INITIAL_WINDOW_SIZE] == LAST
@@ -548,17 +548,17 @@ FRAMES = st.builds(
 
 @given(st.lists(FRAMES | st.binary(max_size=30), max_size=20))
 def test_whatever_a_server_sends_is_understood_or_broken_and_nothing_else(pieces: list[bytes]) -> None:
-    talk = Http2("h", "http")
-    talk.opening()
-    talk.hear(raw(4, 0, b""))
-    talk.ask(Request("POST", "/x", (), b"x" * 100_000))
+    codec = Http2("h", "http")
+    codec.first_bytes()
+    codec.receive(raw(4, 0, b""))
+    codec.encode(HttpRequest("POST", "/x", (), b"x" * 100_000))
     try:
         for piece in [*pieces, None]:
-            talk.hear(piece)
-            talk.reply()
-    except Broken:
-        assert not talk.usable
-    talk.cancel()
+            codec.receive(piece)
+            codec.data_to_send()
+    except BrokenConnection:
+        assert not codec.usable
+    codec.cancel()
 
 
 @given(st.data())

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from exporter.observation import Outcome
-from exporter.wire import client
+from exporter.wire import connection, exchanges
 from tests.router.parts import Probing, target, workload
 from tests.router.scripted import answer
 
@@ -81,13 +81,13 @@ def probing(server: Closing) -> Probing:
 
 
 def test_a_connection_whose_warming_failed_is_not_used_for_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "IDLE_SECONDS", 0.0)  # each kept connection is warmed before it is used again
+    monkeypatch.setattr(connection, "IDLE_SECONDS", 0.0)  # each kept connection is warmed before it is used again
     with closing(after_an_error=True) as server, probing(server) as prober:
         assert [prober.probe(workload(), 3).outcome for _ in range(4)] == [Outcome.OK] * 4
 
 
 def test_a_request_that_crosses_the_end_of_a_kept_connection_is_sent_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "CROSSING_SECONDS", 10.0)
+    monkeypatch.setattr(exchanges, "CROSSING_SECONDS", 10.0)
     with closing(second_answer=False) as server, probing(server) as prober:
         results = [prober.probe(workload(), 2) for _ in range(3)]
         assert [result.outcome for result in results] == [Outcome.OK] * 3

@@ -21,14 +21,15 @@ from exporter.config.slo import Slo
 from exporter.config.target import Target
 from exporter.observation import Observation, Outcome, Series, Stream, lateness
 from exporter.probes.router.prober import StreamProber
-from exporter.wire import client
-from exporter.wire.client import Connection, Flight, Flights
+from exporter.wire import exchanges
+from exporter.wire.connection import ClientConnection
 from exporter.wire.delays import Delays
-from exporter.wire.exchange import Http1, Request
-from exporter.wire.sockets import Endpoint, Line
+from exporter.wire.exchanges import Exchange, Exchanges
+from exporter.wire.http_codec import Http1, HttpRequest
+from exporter.wire.sockets import Endpoint, TimedSocket
 from tests.processes import wait_until
 from tests.router.late_servers import GAP, TOKENS, GrpcServer, HttpServer, Left, pause
-from tests.router.parts import DOORS, front, workload
+from tests.router.parts import DOORS, protocol, workload
 from tests.web.certificates import Authority
 
 pytestmark = [pytest.mark.alone, pytest.mark.timed]
@@ -48,7 +49,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
 
 def probed(door: str, server: HttpServer | GrpcServer, stopping: Callable[[], bool]) -> Observation:
     probed_target = Target.model_validate({"name": "r", "address": server.address, **DOORS[door]})
-    prober = StreamProber(probed_target, front(probed_target), seed=1)
+    prober = StreamProber(probed_target, protocol(probed_target))
     prober.connect(5.0)
     result = prober.probe(workload(decode_length=TOKENS), 1, stopping)
     prober.close()
@@ -141,7 +142,7 @@ def test_what_comes_too_late_only_because_we_slept_is_an_answer_and_no_timeout(
         return False
 
     probed_target = Target.model_validate({"name": "r", "address": where.address, **DOORS[door]})
-    prober = StreamProber(probed_target, front(probed_target), seed=1)
+    prober = StreamProber(probed_target, protocol(probed_target))
     prober.connect(5.0)
     result = prober.probe(workload(decode_length=TOKENS, timeout="300ms"), 1, stopping)
     prober.close()
@@ -153,35 +154,35 @@ def test_what_comes_too_late_only_because_we_slept_is_an_answer_and_no_timeout(
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[Line, socket.socket]]:
+def pair() -> Iterator[tuple[TimedSocket, socket.socket]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        line = Line(Endpoint("127.0.0.1", listener.getsockname()[1]), 5.0)
+        timed = TimedSocket(Endpoint("127.0.0.1", listener.getsockname()[1]), 5.0)
         other, _ = listener.accept()
         with other:
             other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            yield line, other
-        line.close()
+            yield timed, other
+        timed.close()
 
 
-def warmed(line: Line, other: socket.socket) -> None:
+def warmed(timed: TimedSocket, other: socket.socket) -> None:
     """The kernel begins to note arrivals a moment after it was asked to."""
 
     def noted() -> bool:
         other.sendall(b"x")
         pause(0.002)
-        arrival = line.receive()
+        arrival = timed.receive()
         return arrival is not None and arrival.delay - arrival.at.late > 0.0015
 
     wait_until(noted, "the kernel notes arrivals", every=0.001)
-    assert line.receive() is None
+    assert timed.receive() is None
 
 
 @LINUX
 def test_what_was_read_at_once_says_since_when_it_may_have_been_there_and_when_the_last_of_it_came(
-    pair: tuple[Line, socket.socket],
+    pair: tuple[TimedSocket, socket.socket],
 ) -> None:
-    line, other = pair
-    warmed(line, other)
+    timed, other = pair
+    warmed(timed, other)
     left = []
     for _ in range(8):
         began = time.perf_counter()
@@ -189,7 +190,7 @@ def test_what_was_read_at_once_says_since_when_it_may_have_been_there_and_when_t
         left.append(Left(began, time.perf_counter()))
         pause()
     read = time.perf_counter()
-    arrival = line.receive()
+    arrival = timed.receive()
     assert arrival is not None
     assert arrival.data == b"x" * 8
     assert arrival.at - arrival.at.late <= left[0].latest + 0.0001  # two clocks are read, one after the other
@@ -200,33 +201,33 @@ def test_what_was_read_at_once_says_since_when_it_may_have_been_there_and_when_t
 
 @LINUX
 def test_what_the_caller_knows_of_when_there_was_nothing_makes_it_more_certain(
-    pair: tuple[Line, socket.socket],
+    pair: tuple[TimedSocket, socket.socket],
 ) -> None:
-    line, other = pair
-    warmed(line, other)
+    timed, other = pair
+    warmed(timed, other)
     pause(0.05)
     known = time.perf_counter()
     other.sendall(b"x")
     left = time.perf_counter()
     pause(0.001)
-    arrival = line.receive(known)
+    arrival = timed.receive(known)
     assert arrival is not None
     assert arrival.at.late <= arrival.at - known + 0.0001 < left - known + 0.01
 
 
 @LINUX
 def test_of_what_is_left_for_the_next_reading_the_note_may_be_another_ones(
-    pair: tuple[Line, socket.socket], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[TimedSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line, other = pair
-    warmed(line, other)
+    timed, other = pair
+    warmed(timed, other)
     monkeypatch.setattr("exporter.wire.sockets.CHUNK", 3)
     before = time.perf_counter()
     for _ in range(4):
         other.sendall(b"x")
         pause()
     for size in (3, 1):
-        arrival = line.receive(before if size == 3 else time.perf_counter())  # a selector does not know of the rest
+        arrival = timed.receive(before if size == 3 else time.perf_counter())  # a selector does not know of the rest
         assert arrival is not None
         assert len(arrival.data) == size
         assert arrival.at - arrival.at.late <= before + 0.0001
@@ -235,17 +236,17 @@ def test_of_what_is_left_for_the_next_reading_the_note_may_be_another_ones(
 
 @LINUX
 def test_when_the_clock_is_set_meanwhile_the_note_is_not_believed(
-    pair: tuple[Line, socket.socket], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[TimedSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line, other = pair
-    warmed(line, other)
+    timed, other = pair
+    warmed(timed, other)
     before = time.perf_counter()
     other.sendall(b"x")
     pause()
     real = time.clock_gettime_ns
     for hours in (-1, 1):
         monkeypatch.setattr(time, "clock_gettime_ns", lambda clock, hours=hours: real(clock) + hours * 3600 * 10**9)
-        arrival = line.receive()
+        arrival = timed.receive()
         assert arrival is not None
         assert arrival.at - arrival.at.late <= before + 0.0001
         assert lateness(arrival.end) > 0.0
@@ -266,7 +267,7 @@ def test_the_end_of_what_was_deciphered_is_the_end_of_what_was_read_unless_a_rec
     with socket.create_server(("127.0.0.1", 0)) as listener:
         trusted = ssl.create_default_context(cafile=str(authority.own.certificate))
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            opening = pool.submit(Line, Endpoint("127.0.0.1", listener.getsockname()[1], tls=trusted), 5.0)
+            opening = pool.submit(TimedSocket, Endpoint("127.0.0.1", listener.getsockname()[1], tls=trusted), 5.0)
             other, _ = listener.accept()
             while True:
                 try:
@@ -277,8 +278,8 @@ def test_the_end_of_what_was_deciphered_is_the_end_of_what_was_read_unless_a_rec
                 else:
                     break
             other.sendall(outgoing.read())
-            line = opening.result()
-    with other, contextlib.closing(line):
+            timed = opening.result()
+    with other, contextlib.closing(timed):
 
         def record(letter: bytes) -> bytes:
             secure.write(letter)
@@ -287,10 +288,10 @@ def test_the_end_of_what_was_deciphered_is_the_end_of_what_was_read_unless_a_rec
         first, second, third = record(b"a"), record(b"b"), record(b"c")
         for sent, heard, ends in ((first, b"a", True), (second + third[:-1], b"b", False), (third[-1:], b"c", True)):
             other.sendall(sent)
-            arrival = wait_until(line.receive, "it is there", every=0.001)
+            arrival = wait_until(timed.receive, "it is there", every=0.001)
             assert arrival is not None
-            assert line.plain(arrival.data) == heard
-            assert line.ends_with_it is ends
+            assert timed.decrypt(arrival.data) == heard
+            assert timed.decrypted_to_end is ends
 
 
 # --- one thread and many connections
@@ -300,7 +301,7 @@ def test_where_nobody_tells_how_late_we_wake_up_the_waiting_is_done_in_short_pie
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slept: list[float] = []
-    watched = Flights(delays=Delays(path="/no/such/file"))
+    watched = Exchanges(delays=Delays(path="/no/such/file"))
     select = watched._selector.select
 
     def noted(seconds: float | None = None) -> Any:
@@ -309,20 +310,20 @@ def test_where_nobody_tells_how_late_we_wake_up_the_waiting_is_done_in_short_pie
 
     monkeypatch.setattr(watched._selector, "select", noted)
     watched.poll(time.perf_counter() + 0.02)
-    assert max(slept) == client.SLICE
+    assert max(slept) == exchanges.SLICE
     assert len(slept) > 4
     watched.close()
 
 
 @LINUX
 def test_what_came_between_the_last_look_and_the_falling_asleep_was_not_there_since_we_woke_up(
-    pair: tuple[Line, socket.socket], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[TimedSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line, other = pair
-    warmed(line, other)
-    watched = Flights()
+    timed, other = pair
+    warmed(timed, other)
+    watched = Exchanges()
     select = watched._selector.select
-    watched._selector.register(line, selectors.EVENT_READ)
+    watched._selector.register(timed, selectors.EVENT_READ)
     left: list[float] = []
 
     def held_up(seconds: float | None = None) -> Any:
@@ -335,7 +336,7 @@ def test_what_came_between_the_last_look_and_the_falling_asleep_was_not_there_si
 
     monkeypatch.setattr(watched._selector, "select", held_up)
     assert watched._ready(1.0)
-    arrival = line.receive(watched._since)
+    arrival = timed.receive(watched._since)
     assert arrival is not None
     assert arrival.at - arrival.at.late <= left[0] + 0.0001
     watched.close()
@@ -363,15 +364,15 @@ def test_only_what_came_last_is_dated_by_the_note(more: bytes) -> None:
     """Also where what follows is not even an event, but the beginning of one, or the end of the answer."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = Endpoint("127.0.0.1", listener.getsockname()[1])
-        connection = Connection(endpoint, Http1(endpoint.authority), 5.0)
+        connection = ClientConnection(endpoint, Http1(endpoint.authority), 5.0)
         other, _ = listener.accept()
         with other:
             other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            warmed(connection.line, other)
+            warmed(connection.socket, other)
             kept = Kept()
-            flight = Flight(connection, Request("GET", "/"), kept)
-            watched = Flights()
-            watched.launch(flight)
+            exchange = Exchange(connection, HttpRequest("GET", "/"), kept)
+            watched = Exchanges()
+            watched.send(exchange)
             other.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
             other.sendall(b"3\r\na\n\n\r\n3\r\nb\n\n\r\n")
             pause()

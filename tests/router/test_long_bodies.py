@@ -8,9 +8,11 @@ from hyperframe.frame import DataFrame, WindowUpdateFrame
 from exporter.analysis import certainty
 from exporter.observation import Stream
 from exporter.pb import fmaas_pb2 as pb
-from exporter.probes.router.fmaas import Generation, call
-from exporter.wire.client import Connection, Flight, Flights
-from exporter.wire.exchange import Http2
+from exporter.probes.router.fmaas_protocol import GenerationReader, call
+from exporter.probes.router.token_counts import steps
+from exporter.wire.connection import ClientConnection
+from exporter.wire.exchanges import Exchange, Exchanges
+from exporter.wire.http_codec import Http2
 from exporter.wire.sockets import Endpoint
 from tests.processes import wait_until
 from tests.router.http2_server import TOKENS, Peer, http2_server
@@ -40,20 +42,20 @@ def held(seconds: float) -> None:
 def test_while_part_of_a_prompt_is_unsent_a_hold_of_ours_makes_the_first_token_uncertain() -> None:
     with http2_server(window_by_window) as server:
         endpoint = Endpoint("127.0.0.1", server.port)
-        connection = Connection(endpoint, Http2(endpoint.authority, "http"), 10)
+        connection = ClientConnection(endpoint, Http2(endpoint.authority, "http"), 10)
         single = pb.SingleGenerationRequest(request=pb.GenerationRequest(text=TEXT))
-        flights, answer = Flights(), Generation(TOKENS)
-        flight = Flight(connection, call("GenerateStream", single, 10), answer)
-        flights.launch(flight)
+        exchanges, answer = Exchanges(), GenerationReader(TOKENS)
+        exchange = Exchange(connection, call("GenerateStream", single, 10), answer)
+        exchanges.send(exchange)
         held(HELD)
-        while len(flights):
-            flights.poll(time.perf_counter() + 1)
-        flights.close()
+        while len(exchanges):
+            exchanges.poll(time.perf_counter() + 1)
+        exchanges.close()
         connection.close()
-    assert flight.failure is None
-    assert flight.ended is not None
-    steps = answer.told(flight.sent).steps
-    stream = Stream(1, 1, flight.sent, flight.ended, steps, sent_late=flight.sent_late)
+    assert exchange.failure is None
+    assert exchange.ended is not None
+    found = steps(exchange.sent, answer.tokens().arrivals)
+    stream = Stream(1, 1, exchange.sent, exchange.ended, found, sent_late=exchange.sent_late)
     first = certainty.time_to_first_token(stream)
     assert first is not None
     assert first.seconds > HELD

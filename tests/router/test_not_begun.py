@@ -11,10 +11,10 @@ from exporter.observation import Outcome
 from exporter.pb import fmaas_pb2 as pb
 from exporter.probes.interface import Result
 from exporter.probes.router.background import StreamBackground
-from exporter.wire import client
+from exporter.wire import exchanges
 from tests.processes import wait_until
 from tests.router.http2_server import TOKENS, Gone, Peer, Script, http2_server
-from tests.router.parts import front, target, workload
+from tests.router.parts import protocol, target, workload
 from tests.router.test_http2 import refusing, stale
 from tests.router.test_kept_alive import closing
 
@@ -23,7 +23,7 @@ OPEN = {"mode": "open", "rate": "10/s"}
 
 def background(door: str, address: str, **keys: object) -> StreamBackground:
     place = target(door, address, address, **({} if door == "fmaas" else {"model": "m"}))
-    return StreamBackground(place, workload(decode_length=TOKENS, load=OPEN, **keys), front(place))
+    return StreamBackground(place, workload(decode_length=TOKENS, load=OPEN, **keys), protocol(place))
 
 
 def asked(load: StreamBackground, intended: float | None) -> Result:
@@ -134,7 +134,7 @@ def test_one_for_which_no_connection_is_to_be_had_any_more_is_a_failure() -> Non
 
 
 def test_one_that_crosses_the_end_of_a_kept_connection_is_sent_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "CROSSING_SECONDS", 10.0)
+    monkeypatch.setattr(exchanges, "CROSSING_SECONDS", 10.0)
     with closing(second_answer=False) as server:
         load = background("completions", server.address)
         load.connect(5.0)

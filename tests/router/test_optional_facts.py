@@ -10,7 +10,7 @@ import pytest
 from exporter.observation import Failure, Outcome
 from exporter.pb import fmaas_pb2 as pb
 from exporter.plan.targets import Facts
-from exporter.probes.router.front import LONGEST_PAGE
+from exporter.probes.router.protocol import LONGEST_PAGE
 from tests.processes import free_port
 from tests.router.openai_server import MODELS, chat_server
 from tests.router.parts import Probing, target, workload

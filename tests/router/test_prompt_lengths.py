@@ -10,7 +10,7 @@ from exporter.probes.interface import Result
 from exporter.probes.router.background import StreamBackground
 from exporter.simulator.router import Router
 from tests.router.openai_server import ChatServer, chat_server, text, words
-from tests.router.parts import Probing, front, target, workload
+from tests.router.parts import Probing, protocol, target, workload
 from tests.router.test_streams import FAST
 
 
@@ -146,7 +146,7 @@ def test_a_server_that_fails_is_no_matter_of_lengths() -> None:
 
 def background(server: ChatServer, **keys: Any) -> StreamBackground:
     place = target("chat", server.address, None)
-    return StreamBackground(place, workload(load={"mode": "closed", "users": 1}, **keys), front(place))
+    return StreamBackground(place, workload(load={"mode": "closed", "users": 1}, **keys), protocol(place))
 
 
 def test_a_load_finds_its_length_out_once_too() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from exporter.plan.prompt_lengths import PromptLengths
 from exporter.plan.prompts import Prompts
 from exporter.plan.words import WORDS
-from exporter.probes.router.composer import TRIES
+from exporter.probes.router.request_builder import TRIES
 
 
 @given(st.integers(1, 2000), st.integers(1, 40), st.integers(0, 10))

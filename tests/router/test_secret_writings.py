@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from exporter.config.secrets import Secret
 from exporter.observation import Failure
-from exporter.probes.router.http import LONGEST_ERROR, EventStream
+from exporter.probes.router.http_protocol import LONGEST_ERROR, EventStreamReader
 from exporter.probes.router.server_errors import refused, shortened
-from exporter.wire.exchange import End
+from exporter.wire.http_codec import End
 
 TOKEN = 'QWX"RT\\Y/VZ&K<J8947Z'
 WRITINGS = {
@@ -29,12 +29,12 @@ WRITINGS = {
 
 
 def ended(body: bytes, status: int = 401, kind: str = "text/plain") -> str:
-    answer = EventStream("tgi", Secret(TOKEN))
+    answer = EventStreamReader("tgi", Secret(TOKEN))
     answer.head(status, {"content-type": kind})
     try:
         answer.body(0.0, body)
         answer.end(0.0, End())
-        answer.told(0.0)
+        answer.tokens()
     except Failure as failure:
         return failure.detail
     raise AssertionError("no failure")

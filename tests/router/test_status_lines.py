@@ -4,12 +4,12 @@ import pytest
 
 from exporter.config.target import Target
 from exporter.observation import Failure, Outcome
-from exporter.probes.router.http import HttpFront
+from exporter.probes.router.http_protocol import HttpProtocol
 
 
 def said(code: str, **keys: str) -> str:
     target = Target.model_validate({"name": "t", "kind": "http", "api": "chat", "address": "http://h/llm", **keys})
-    return HttpFront(target).explained(Failure(Outcome.REJECTED, code, "no")).detail
+    return HttpProtocol(target).explained(Failure(Outcome.REJECTED, code, "no")).detail
 
 
 @pytest.mark.parametrize("code", ["BAD_REQUEST", "NOT_FOUND", "UNPROCESSABLE_ENTITY", "BAD_GATEWAY", "HTTP_529"])

@@ -20,7 +20,8 @@ from exporter.simulator.record import AnsweredRequest
 from exporter.simulator.roofline import Roofline
 from exporter.simulator.router import Router
 from exporter.simulator.router_options import RouterConfig
-from exporter.wire.client import Connection, Flight
+from exporter.wire.connection import ClientConnection
+from exporter.wire.exchanges import Exchange
 from tests.processes import free_port, wait_until
 from tests.router.parts import DOORS, Probing, target, workload
 
@@ -265,27 +266,27 @@ def test_connections_are_kept_and_their_setting_up_is_told_once(door: str, route
 def test_a_batch_of_which_one_request_cannot_be_made_leaves_no_connection_open(
     door: str, router: Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken: list[Connection] = []
+    taken: list[ClientConnection] = []
     take = Pool.take
 
-    def kept(pool: Pool, *timeout: float) -> Connection:
+    def kept(pool: Pool, *timeout: float) -> ClientConnection:
         taken.append(take(pool, *timeout))
         return taken[-1]
 
     with probing(door, router) as client:
         assert client.probe(workload(), 1).outcome is Outcome.OK
-        flight, made = client.prober._composer.flight, count()
+        exchange, made = client.prober._client.builder.exchange, count()
 
-        def second_fails(*args: Any) -> Flight:
+        def second_fails(*args: Any) -> Exchange:
             if next(made) == 1:
                 raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", "gone")
-            return flight(*args)
+            return exchange(*args)
 
-        monkeypatch.setattr(client.prober._composer, "flight", second_fails)
+        monkeypatch.setattr(client.prober._client.builder, "exchange", second_fails)
         monkeypatch.setattr(Pool, "take", kept)
         result = client.prober.probe(workload(), 3, lambda: False)
         assert (result.outcome, result.detail) == (Outcome.UNREACHABLE, "gone")
-        assert [connection.line.fileno() for connection in taken] == [-1] * 3
+        assert [connection.socket.fileno() for connection in taken] == [-1] * 3
         assert client.probe(workload(), 3).outcome is Outcome.OK
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from exporter.observation import Outcome
 from exporter.probes.router.background import StreamBackground
-from exporter.probes.router.http import HttpFront
+from exporter.probes.router.http_protocol import HttpProtocol
 from tests.router.parts import Probing, target, workload
 from tests.router.scripted import Scripted, answer, refusal, scripted
 
@@ -122,10 +122,10 @@ def test_a_refusal_with_other_words_each_time_costs_one_more_request_for_each_tr
 
 def test_a_batch_refused_without_a_name_is_asked_once_more_and_no_oftener() -> None:
     numbers = count()
-    front = HttpFront(target("chat", "127.0.0.1:1", None, model="m"))
+    protocol = HttpProtocol(target("chat", "127.0.0.1:1", None, model="m"))
     for _ in range(3):
-        assert front.asks_less([(Outcome.REJECTED, "BAD_REQUEST", f"no, {next(numbers)}") for _ in range(3)])
-        assert not front.asks_less([(Outcome.REJECTED, "BAD_REQUEST", f"no, {next(numbers)}") for _ in range(3)])
+        assert protocol.drop_option([(Outcome.REJECTED, "BAD_REQUEST", f"no, {next(numbers)}") for _ in range(3)])
+        assert not protocol.drop_option([(Outcome.REJECTED, "BAD_REQUEST", f"no, {next(numbers)}") for _ in range(3)])
 
 
 def test_what_may_be_another_server_is_asked_for_everything_again() -> None:
@@ -167,7 +167,7 @@ def test_what_extra_body_says_is_asked_as_it_is(said: Any) -> None:
 def test_a_background_load_asks_once_too() -> None:
     with scripted(refusing("continuous_usage_stats")) as server:
         one = target("completions", server.authority, None, model="m")
-        load = StreamBackground(one, WORKLOAD, HttpFront(one))
+        load = StreamBackground(one, WORKLOAD, HttpProtocol(one))
         load.connect(5.0)
         load.warm(lambda: False)
         load.close()

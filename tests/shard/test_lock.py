@@ -73,7 +73,7 @@ def test_two_descriptors_of_one_process_exclude_each_other_until_the_release(add
 
 def test_who_holds_it_is_said(address: str) -> None:
     with taken(address) as lock:
-        lock.note([OURS], [])
+        lock.write([OURS], [])
         with pytest.raises(Occupied, match=r"^another target of this process uses unix://"):
             ShardLock(address).take()
         put(address, b'{"pid": 4711, "host": "elsewhere"}\n')
@@ -136,7 +136,7 @@ def test_where_the_file_cannot_be_made_the_folder_is_locked(address: str) -> Non
         with pytest.raises(Occupied):
             ShardLock(address).take()
         with pytest.raises(OSError, match="cannot be written"):
-            lock.note([OURS], [])
+            lock.write([OURS], [])
 
 
 def test_without_a_folder_there_is_no_lock() -> None:
@@ -167,7 +167,7 @@ def test_what_is_no_file_of_its_own_is_left_alone(kind: str, address: str, tmp_p
         os.mkfifo(path)
     with taken(address) as lock:
         with pytest.raises(OSError, match="cannot be written"):
-            lock.note([OURS], [])
+            lock.write([OURS], [])
         lock.remove()
     assert os.path.lexists(path)
     assert precious.read_text() == "keep me"
@@ -189,10 +189,10 @@ def test_what_is_no_file_of_its_own_is_left_alone(kind: str, address: str, tmp_p
 def test_whatever_stands_in_the_file_only_own_ids_are_owed(address: str, content: bytes) -> None:
     put(address, content)
     with taken(address) as lock:
-        assert all(2**63 <= each < 2**64 for each in lock.owed)
-        lock.note([OURS], [1, 2])
+        assert all(2**63 <= each < 2**64 for each in lock.uncleared)
+        lock.write([OURS], [1, 2])
     with taken(address) as lock:
-        assert (lock.owed, lock.shard) == ((OURS,), (1, 2))
+        assert (lock.uncleared, lock.shard) == ((OURS,), (1, 2))
 
 
 @pytest.mark.parametrize(
@@ -210,21 +210,21 @@ def test_whatever_stands_in_the_file_only_own_ids_are_owed(address: str, content
 def test_content_that_no_prober_wrote_is_nothing_owed(address: str, content: bytes) -> None:
     put(address, content)
     with taken(address) as lock:
-        assert lock.owed == ()
+        assert lock.uncleared == ()
 
 
 def test_what_remains_of_a_longer_line_does_not_spoil_a_shorter_one(address: str) -> None:
     put(address, json.dumps({"owed": [OURS]}).encode() + b'\n"rest of a longer line"}')
     with taken(address) as lock:
-        assert lock.owed == (OURS,)
+        assert lock.uncleared == (OURS,)
 
 
 def test_the_quarantine_is_kept_when_what_is_owed_is_written_anew_and_keeps_the_file(address: str) -> None:
     quarantine = {"chat": {"32": "died on it"}}
     put(address, json.dumps({"quarantine": quarantine}).encode())
     with taken(address) as lock:
-        lock.note([OURS], [])
-        lock.note([], [])
+        lock.write([OURS], [])
+        lock.write([], [])
         lock.remove()
     with taken(address) as lock:
         assert lock.quarantine == quarantine
@@ -332,7 +332,7 @@ def left_by_a_killed_prober(shard: Shard, *ids: int) -> None:
     prober.connect(5.0)
     assert prober._ranks is not None
     with taken(shard.addresses[0]) as lock:
-        lock.note(ids, prober._ranks.connection())
+        lock.write(ids, prober._ranks.connection())
 
 
 def test_what_a_killed_prober_has_left_is_cleared_on_every_rank_when_the_next_one_connects(
@@ -369,7 +369,7 @@ def test_after_a_restart_of_the_server_nothing_is_owed_any_more(
         prober.connect(5.0)
         assert not any(served.method == "ClearCache" for served in shard.record())
         with taken(shard.addresses[0]) as lock:
-            assert lock.owed == ()
+            assert lock.uncleared == ()
         prober.close()
     assert caplog.messages == []
 
@@ -395,6 +395,6 @@ def test_what_cannot_be_cleared_at_the_end_stays_written_down_for_the_next_probe
         [[owed], _] = batches(shard)
         shard.fault(None)
         with taken(shard.addresses[0]) as lock:
-            assert lock.owed == (owed,)
+            assert lock.uncleared == (owed,)
         prober_of(shard).connect(5.0)
         assert batches(shard) == [[], []]

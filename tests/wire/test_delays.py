@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from exporter.observation import Failure, Outcome
-from exporter.wire.delays import BEAT_SECONDS, NOTICED_SECONDS, TIMER_SLACK, Call, Delays, Held, Mark, Watch
+from exporter.wire.delays import (
+    BEAT_SECONDS,
+    NOTICED_SECONDS,
+    TIMER_SLACK,
+    Delays,
+    DelayWatch,
+    HeldUp,
+    Mark,
+    PendingCall,
+)
 from tests.processes import wait_until
 
 LINUX = pytest.mark.skipif(not os.path.exists("/proc/thread-self/schedstat"), reason="this kernel does not count")
@@ -61,7 +70,7 @@ def test_a_missing_counter_is_no_error(tmp_path: Path) -> None:
         delays = Delays(path=str(path))
         assert not delays.mark().known
         with delays.watch() as watch:
-            assert watch.held().waited == 0.0
+            assert watch.held_up().waited == 0.0
 
 
 @LINUX
@@ -175,9 +184,9 @@ from exporter.wire.delays import Delays, TIMER_SLACK
 delays = Delays()
 with delays.watch() as watch:
     print("watching", flush=True)
-    while watch.held().stopped < 0.2:
+    while watch.held_up().stopped < 0.2:
         time.sleep(0.001)
-    print(watch.held(), flush=True)
+    print(watch.held_up(), flush=True)
 """
 
 
@@ -199,9 +208,9 @@ def test_a_process_that_is_stopped_knows_for_how_long() -> None:
 
 
 def test_what_is_said_of_it_is_what_weighed_most() -> None:
-    assert str(Held(2.04, 0.1)) == "this process was stopped for 2.0 s while the probe ran"
-    assert str(Held(0.01, 0.08)) == "this process waited 80 ms for a CPU while the probe ran"
-    assert str(Held(0.0, 0.0)) == "tgi-probe did something else meanwhile"
+    assert str(HeldUp(2.04, 0.1)) == "this process was stopped for 2.0 s while the probe ran"
+    assert str(HeldUp(0.01, 0.08)) == "this process waited 80 ms for a CPU while the probe ran"
+    assert str(HeldUp(0.0, 0.0)) == "tgi-probe did something else meanwhile"
 
 
 @pytest.mark.parametrize(
@@ -221,7 +230,7 @@ def test_a_timeout_that_is_our_own_doing_is_not_held_against_the_server(
     failure: Failure, stopped: float, took: float, excused: bool
 ) -> None:
     beating = Beating()
-    watch = Watch(beating.delays)
+    watch = DelayWatch(beating.delays)
     if stopped:
         beating.beat(stopped + BEAT_SECONDS, sleeps=2)
     while beating.now < 100.0 + took - BEAT_SECONDS:
@@ -247,7 +256,7 @@ def awake(beating: Beating, until: float) -> None:
 def test_waiting_for_the_interpreter_is_no_stop_and_excuses_nothing() -> None:
     """A thread in a call waits without the lock, however busy the others are."""
     beating = Beating()
-    watch = Watch(beating.delays)
+    watch = DelayWatch(beating.delays)
     awake(beating, 102.8)
     asleep(beating, 103.1, sleeps=60)
     assert watch.excused(TIMEOUT, 3.0) is TIMEOUT
@@ -255,7 +264,7 @@ def test_waiting_for_the_interpreter_is_no_stop_and_excuses_nothing() -> None:
 
 def test_many_short_stops_do_not_add_up_to_an_excuse() -> None:
     beating = Beating()
-    watch = Watch(beating.delays)
+    watch = DelayWatch(beating.delays)
     while beating.now < 103.0:
         asleep(beating, beating.now + 0.02)
     assert watch.excused(TIMEOUT, 3.0) is TIMEOUT
@@ -273,18 +282,18 @@ def test_of_a_chain_of_calls_what_passed_before_the_last_one_was_not_the_servers
     asked: float | None, excused: bool
 ) -> None:
     beating = Beating()
-    watch = Watch(beating.delays)
+    watch = DelayWatch(beating.delays)
     asleep(beating, 100.8)
     awake(beating, 103.01)
-    unanswered = None if asked is None else Call(mark(asked), 103.0)
+    unanswered = None if asked is None else PendingCall(mark(asked), 103.0)
     assert (watch.excused(TIMEOUT, 3.0, True, unanswered).outcome is Outcome.DISTURBED) is excused
 
 
 def test_waiting_for_a_cpu_between_the_calls_of_a_chain_was_not_the_servers_time_either() -> None:
     beating = Beating()
-    watch = Watch(beating.delays)
+    watch = DelayWatch(beating.delays)
     awake(beating, 103.01)
-    late = Call(mark(102.0, watch._began.waited + 0.4), 103.0)
+    late = PendingCall(mark(102.0, watch._began.waited + 0.4), 103.0)
     assert watch.excused(TIMEOUT, 3.0, True, late).outcome is Outcome.DISTURBED
     assert watch.excused(TIMEOUT, 10.0, True, late) is TIMEOUT
 

@@ -1,1 +1,14 @@
-"""Streams through routers and OpenAI-like servers, over gRPC (fmaas) and HTTP."""
+"""Streams through routers and OpenAI-like servers.
+
+prober              probes: batches of requests
+background          loads: single requests, many in flight
+stream_client       what both share: connecting, and sending batches
+request_builder     requests whose prompts have the wanted number of tokens
+protocol            what a protocol must offer: `fmaas_protocol` (gRPC) and `http_protocol` do
+http_apis           the requests and events of TGI's API and of the OpenAI API
+token_counts        how many tokens an answer's messages carry
+server_errors       Failures of the servers' errors; `hints`: what to change in the configuration
+pool                connections; `warm_connections`: ready for a load; `facts_cache`: what the server says of itself
+router_queue        whether users wait; `queue_metrics` reads the router's metrics
+on_demand_thread    work that the thread with the answers must not wait for
+"""

@@ -1,4 +1,4 @@
-"""Requests of a background load to one target, one by one, many at a time. The connections are as for probes."""
+"""Requests of a background load to one target: one by one, many in flight."""
 
 import threading
 import time
@@ -8,35 +8,32 @@ from dataclasses import dataclass, replace
 
 from exporter.config.target import Target
 from exporter.config.workload import Workload
-from exporter.observation import Failure, Outcome, Stream
+from exporter.observation import Failure, Outcome, Setup
 from exporter.plan.targets import Facts
 from exporter.probes.disturbed import mark_disturbed
 from exporter.probes.interface import Abandoned, OwnRequests, Result
-from exporter.probes.router.composer import Composer
-from exporter.probes.router.facts_page import FactsPage
-from exporter.probes.router.front import Front
-from exporter.probes.router.pool import LOOK, Pool
-from exporter.probes.router.prober import summed_up
-from exporter.probes.router.standby import Crowd, Standby
-from exporter.wire.client import Flight, Flights
-from exporter.wire.delays import PROCESS, Delays, Watch
-from exporter.wire.exchange import Request
+from exporter.probes.router.protocol import RouterProtocol
+from exporter.probes.router.router_queue import RouterQueue
+from exporter.probes.router.stream_client import StreamClient
+from exporter.probes.router.warm_connections import WarmConnections
+from exporter.wire.delays import PROCESS, Delays, DelayWatch
+from exporter.wire.exchanges import Exchange, Exchanges
 
-# How often it is looked for a connection on which to send once more what a server has not begun.
+# How often to look for a connection on which to send again what a server has not begun.
 RESEND_SECONDS = 0.005
 LATE = Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", "the deadline passed")
 
 
 @dataclass(frozen=True, slots=True)
-class Underway:
-    """One request on its way, until `deadline`. `declined`: it is sent for the second time, and so many seconds passed
-    from the first time until the server said that it had not begun.
+class BackgroundRequest:
+    """One request in flight. `declined`: it is sent for the second time, because the server did not begin it; the
+    seconds until the server said that.
     """
 
-    flight: Flight
+    exchange: Exchange
     deadline: float
     intended: float | None
-    watch: Watch
+    watch: DelayWatch
     declined: float | None = None
 
 
@@ -47,100 +44,51 @@ class StreamBackground:
         self,
         target: Target,
         workload: Workload,
-        front: Front,
+        protocol: RouterProtocol,
         own_requests: OwnRequests | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-        seed: int | None = None,
         delays: Delays = PROCESS,
     ) -> None:
-        self._delays = delays
-        self._target, self._workload, self._front = target, workload, front
+        self._workload = workload
         self._own_requests = own_requests or OwnRequests()
-        self._clock = clock
-        self._pool = Pool(front, clock, delays)
-        self._composer = Composer(target, front, seed)
-        self._facts_page = FactsPage(front, self._pool, clock)
-        self._flights = Flights(clock, delays)
-        self._underway: deque[Underway] = deque()
-        self._not_begun: deque[Underway] = deque()  # to be sent once more
-        self._next: Flight | None = None
-        self._facts: Facts | None = None
-        self._standby = Standby(front, clock)
-        self._crowd = Crowd(target, front, self._own_requests, clock)
+        self._delays = delays
+        self._client = StreamClient(target, protocol, self._own_requests, delays)
+        self._exchanges = Exchanges(delays)
+        self._in_flight: deque[BackgroundRequest] = deque()
+        self._not_begun: deque[BackgroundRequest] = deque()  # to be sent again
+        self._next: Exchange | None = None
+        # Of warming, until the next result.
+        self._setups: tuple[Setup, ...] = ()
+        self._corrections = 0
+        self._warm = WarmConnections(protocol)
+        self._queue = RouterQueue(target, protocol, self._own_requests)
         self._user: int | None = None
 
     def connect(self, timeout: float) -> Facts:
         self._user = threading.get_ident()
-        self._facts = self._facts_page.facts(timeout)
-        if self._facts_page.changed():
-            self._composer.forget()
-        self._crowd.look()
-        self._standby.forget()
-        self._crowd.forget()
-        return self._facts
+        facts = self._client.connect(timeout)
+        self._queue.refresh()
+        self._warm.forget_error()
+        self._queue.forget_error()
+        return facts
 
     def users_wait(self) -> bool:
-        return self._crowd.waits()
+        return self._queue.users_wait()
 
     @property
     def in_flight(self) -> int:
-        return len(self._underway) + len(self._not_begun)
+        return len(self._in_flight) + len(self._not_begun)
 
     def warm(self, stopping: Callable[[], bool]) -> None:
-        self._composer.check_limits(self._facts, self._workload)
-        self._composer.check_length(self._workload)
-
-        def single(workload: Workload, text: str) -> tuple[Stream, str, int | None]:
-            return self._alone(workload, text, stopping)
-
-        late = self._clock() + self._workload.timeout
-        try:
-            self._composer.fit(self._workload, single, self._ask, lambda: self._clock() > late)
-            while True:
-                self._composer.fill_cache(self._workload, 1, single)
-                text = self._composer.texts(self._workload, 1)[0]
-                stream, detail, counted = single(self._workload, text)
-                if stream.outcome is not Outcome.OK:
-                    raise Failure(stream.outcome, stream.code, detail)
-                if counted is None or not self._composer.off(self._workload, [counted]):
-                    break
-        except Failure as failure:
-            if failure.outcome is Outcome.UNREACHABLE:
-                self._facts_page.lost()
-            corrections = self._composer.corrections()
-            raise Failure(failure.outcome, failure.code, failure.detail, corrections) from None
-        self._standby.keep(self._pool.take())
-
-    def _ask(self, request: Request) -> bytes:
-        return self._pool.ask(request, self._workload.timeout)
-
-    def _alone(
-        self, workload: Workload, text: str, stopping: Callable[[], bool], again: bool = False
-    ) -> tuple[Stream, str, int | None]:
-        """One request, watched to its end. Nothing of it is recorded, so the same text may be sent once more."""
-        flight = self._composer.flight(self._pool.take(), text, workload)
-        self._flights.launch(flight)
-        deadline = flight.sent + self._workload.timeout
-        while flight.ended is None and self._clock() < deadline:
-            self._flights.poll(min(deadline, self._clock() + LOOK))
-            if stopping() or self._pool.closing.is_set():
-                self._flights.abort()
-                raise Abandoned
-        if flight.ended is None:
-            self._flights.end(flight, LATE)
-        if flight.reusable:
-            self._pool.keep(flight.connection)
-        if flight.not_begun and not again:
-            self._pool.drop_kept()  # others may be about to end too
-            return self._alone(workload, text, stopping, again=True)
-        stream, detail, counted = self._composer.stream(flight, workload)
-        if self._front.asks_less([(stream.outcome, stream.code, detail)]):
-            return self._alone(workload, text, stopping)
-        return stream, detail, counted
+        result = self._client.send_batch(self._workload, 1, stopping)
+        self._setups += result.setups
+        if result.outcome not in (Outcome.OK, Outcome.DISTURBED):
+            raise Failure(result.outcome, result.code, result.detail, result.corrections)
+        self._corrections += result.corrections
+        self._warm.keep(self._client.pool.take())
 
     def reserve_connections(self, requests: int) -> None:
-        self._crowd.ask()
-        self._standby.want(requests + len(self._not_begun))
+        self._queue.refresh_soon()
+        self._warm.want(requests + len(self._not_begun))
 
     def prepare(self) -> None:
         if self._next is not None:
@@ -148,12 +96,11 @@ class StreamBackground:
                 return
             self._next.connection.close()
             self._next = None
-        self._composer.check_limits(self._facts, self._workload)
-        self._composer.check_length(self._workload)
-        connection = self._standby.take()
+        self._client.check(self._workload)
+        connection = self._warm.take()
         if connection is not None:
-            text = self._composer.texts(self._workload, 1)[0]
-            self._next = self._composer.flight(connection, text, self._workload)
+            text = self._client.builder.texts(self._workload, 1)[0]
+            self._next = self._client.builder.exchange(connection, text, self._workload)
 
     def send(self, intended: float | None) -> bool:
         return self._send(intended)
@@ -162,86 +109,89 @@ class StreamBackground:
         self.prepare()
         if self._next is None:
             return False
-        flight, self._next = self._next, None
+        exchange, self._next = self._next, None
         watch = self._delays.watch()
-        self._flights.launch(flight)
-        self._underway.append(Underway(flight, flight.sent + self._workload.timeout, intended, watch, declined))
-        self._own_requests.set(self, len(self._underway))
+        self._exchanges.send(exchange)
+        deadline = exchange.sent + self._workload.timeout
+        self._in_flight.append(BackgroundRequest(exchange, deadline, intended, watch, declined))
+        self._own_requests.set(self, len(self._in_flight))
         return True
 
     def _send_again(self) -> list[Result]:
-        """Send what the server has not begun once more, with new prompts; answers what cannot be sent."""
+        """Send again what the server has not begun, with new prompts. Returns the results of what cannot be sent."""
         results = []
         while self._not_begun:
             first = self._not_begun[0]
-            flight, over = first.flight, first.deadline <= self._clock()
-            assert flight.ended is not None
+            exchange, over = first.exchange, first.deadline <= time.perf_counter()
+            assert exchange.ended is not None
             try:
-                sent = not over and self._send(first.intended, flight.ended - flight.sent)
+                sent = not over and self._send(first.intended, exchange.ended - exchange.sent)
             except Failure:
                 sent, over = False, True
             if not sent and not over:
-                self._standby.want(len(self._not_begun))
+                self._warm.want(len(self._not_begun))
                 break
             self._not_begun.popleft()
             if sent:
                 first.watch.close()
             else:
-                results.append(self._landed(first))
+                results.append(self._result(first))
         return results
 
     def poll(self, until: float) -> list[Result]:
-        if self._pool.closing.is_set():
+        if self._client.pool.closing.is_set():
             raise Abandoned
         if self._not_begun:
-            until = min(until, self._clock() + RESEND_SECONDS)
-        # All have the same timeout, so the first is the first to be late.
-        self._flights.poll(min(until, self._underway[0].deadline) if self._underway else until)
-        now = self._clock()
-        if self._underway and self._underway[0].deadline <= now:
-            self._flights.catch_up()
-        for one in self._underway:
-            if one.deadline > now:
+            until = min(until, time.perf_counter() + RESEND_SECONDS)
+        # All have the same timeout, so the first one has the first deadline.
+        self._exchanges.poll(min(until, self._in_flight[0].deadline) if self._in_flight else until)
+        now = time.perf_counter()
+        if self._in_flight and self._in_flight[0].deadline <= now:
+            self._exchanges.catch_up()
+        for request in self._in_flight:
+            if request.deadline > now:
                 break
-            if one.flight.ended is None:
-                self._flights.end(one.flight, LATE)
-        ended = [one for one in self._underway if one.flight.ended is not None]
+            if request.exchange.ended is None:
+                self._exchanges.end(request.exchange, LATE)
+        ended = [request for request in self._in_flight if request.exchange.ended is not None]
         if ended:
-            self._underway = deque(one for one in self._underway if one.flight.ended is None)
-            self._own_requests.set(self, len(self._underway))
-        again = [one for one in ended if one.flight.not_begun and one.declined is None]
+            self._in_flight = deque(request for request in self._in_flight if request.exchange.ended is None)
+            self._own_requests.set(self, len(self._in_flight))
+        again = [request for request in ended if request.exchange.not_begun and request.declined is None]
         self._not_begun.extend(again)
-        return [self._landed(one) for one in ended if one not in again] + self._send_again()
+        return [self._result(request) for request in ended if request not in again] + self._send_again()
 
-    def _landed(self, one: Underway) -> Result:
-        if one.flight.reusable:
-            self._standby.keep(one.flight.connection)
-        stream, detail, counted = self._composer.stream(one.flight, self._workload, one.intended)
-        stream = replace(stream, declined=one.declined or 0.0)
+    def _result(self, request: BackgroundRequest) -> Result:
+        if request.exchange.reusable:
+            self._warm.keep(request.exchange.connection)
+        stream, detail, counted = self._client.builder.result(request.exchange, self._workload, request.intended)
+        stream = replace(stream, declined=request.declined or 0.0)
         if counted is not None:
-            self._composer.learn(self._workload, counted)
+            self._client.builder.learn(self._workload, counted)
         if stream.outcome is Outcome.UNREACHABLE:
-            self._facts_page.lost()
-        result = mark_disturbed(summed_up([stream], [detail], self._pool), one.watch)
-        one.watch.close()
-        setups = result.setups + self._standby.setups()
-        return replace(result, setups=setups, corrections=self._composer.corrections())
+            self._client.facts_cache.lost()
+        result = mark_disturbed(Result((stream,), stream.outcome, stream.code, detail), request.watch)
+        request.watch.close()
+        setups = self._setups + self._client.pool.setups() + self._warm.setups()
+        corrections = self._corrections + self._client.builder.corrections()
+        self._setups, self._corrections = (), 0
+        return replace(result, setups=setups, corrections=corrections)
 
     def close(self) -> None:
-        """While another thread sends, it ends at its next `turn`; whose it is closes again afterwards."""
-        self._pool.closing.set()
+        """A thread that sends gets Abandoned from its next `poll`. That thread must then call `close` too."""
+        self._client.pool.closing.set()
         if self._user not in (None, threading.get_ident()):
             return
-        self._flights.close()
-        for one in (*self._underway, *self._not_begun):
-            one.flight.connection.close()
-            one.watch.close()
-        self._underway.clear()
+        self._exchanges.close()
+        for request in (*self._in_flight, *self._not_begun):
+            request.exchange.connection.close()
+            request.watch.close()
+        self._in_flight.clear()
         self._not_begun.clear()
         self._own_requests.set(self, 0)
         if self._next is not None:
             self._next.connection.close()
             self._next = None
-        self._standby.close()
-        self._crowd.close()
-        self._pool.close()
+        self._warm.close()
+        self._queue.close()
+        self._client.close()

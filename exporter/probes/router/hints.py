@@ -1,6 +1,6 @@
 """Hints for a target whose kind, TLS or address does not fit the server. Pure.
 
-A hint ends the failure's line: what the server looks like, and which key to change.
+A hint follows the failure's text: what the server looks like, and which key to change.
 """
 
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ from exporter.config import notation
 from exporter.config.settings import Settings
 from exporter.config.target import Target
 from exporter.observation import Failure
-from exporter.probes.router.dialects import FACTS_PATHS, PATHS
+from exporter.probes.router.http_apis import FACTS_PATHS, PATHS
 from exporter.wire import connect_errors
 from exporter.wire.detect import ANSWERS_PLAIN, CLOSED, HTTP1, HTTP2, NO_HTTP2, NOT_GRPC, TLS, answers
 
-# What OpenSSL says of certificates, theirs and ours.
-TRUST = "set tls: {ca_file: …} to the certificate of who signed it"
+# OpenSSL's words about the server's certificate and ours.
+SIGNER = "set tls: {ca_file: …} to the certificate of who signed it"
 OWN_CERTIFICATE = "does it want a certificate of ours? Then set cert_file and key_file in tls"
 CERTIFICATES = {
-    "self-signed certificate": TRUST,
-    "issuer certificate": TRUST,
+    "self-signed certificate": SIGNER,
+    "issuer certificate": SIGNER,
     "certificate is not valid for": "set tls: {server_name: …} to a name that its certificate has",
     "certificate has expired": "renew the server's certificate",
     "certificate is not yet valid": "are the clocks right, here and where it was signed?",
@@ -30,69 +30,69 @@ CERTIFICATES = {
 }
 
 
-def hinted(failure: Failure, kind: str, secure: bool, met: bool) -> Failure:
-    """The failure of connecting to a target of kind http or fmaas, with a hint where one is known.
+def hinted(failure: Failure, kind: str, secure: bool, has_answered: bool) -> Failure:
+    """The failure of a target of kind http or fmaas, with a hint where one is known.
 
-    `secure`: the target is configured with TLS. `met`: it has answered before.
+    `secure`: the target is configured with TLS. `has_answered`: the server has, at some time before.
     """
-    found = (_http if kind == "http" else _fmaas)(failure, secure, met)
-    if found is None and failure.code == "UNAVAILABLE":
-        where, _, said = failure.detail.partition(": ")
-        found = connect_errors.hint(where, said)
-    return failure if found is None else Failure(failure.outcome, failure.code, f"{failure.detail}; {found}")
+    hint = (_http if kind == "http" else _fmaas)(failure, secure, has_answered)
+    if hint is None and failure.code == "UNAVAILABLE":
+        where, _, reason = failure.detail.partition(": ")
+        hint = connect_errors.hint(where, reason)
+    return failure if hint is None else Failure(failure.outcome, failure.code, f"{failure.detail}; {hint}")
 
 
-def _http(failure: Failure, secure: bool, met: bool) -> str | None:
-    said = failure.detail
-    if answers(HTTP2) in said:
+def _http(failure: Failure, secure: bool, has_answered: bool) -> str | None:
+    detail = failure.detail
+    if answers(HTTP2) in detail:
         kinds = "kind: fmaas with tls: {}" if secure else "kind: fmaas for a router, kind: shard for a shard"
         return f"is it a gRPC port? Then {kinds}"
-    if ANSWERS_PLAIN in said:
+    if ANSWERS_PLAIN in detail:
         return "check the port; if the server is meant to speak plain text, change the address to http://…"
     if secure:
-        return _secure(said, met, "change the address to http://…")
-    # What servers written in Go say, nginx, and Apache.
-    told_so = failure.code == "BAD_REQUEST" and "HTTPS" in said.upper()
-    if answers(TLS) in said or told_so:
+        return _secure(detail, has_answered, "change the address to http://…")
+    # Servers written in Go, nginx and Apache answer so.
+    wants_https = failure.code == "BAD_REQUEST" and "HTTPS" in detail.upper()
+    if answers(TLS) in detail or wants_https:
         return "change the address to https://…"
-    return "does it expect TLS? Then change the address to https://…" if _closed(said) and not met else None
+    return "does it expect TLS? Then change the address to https://…" if _closed(detail) and not has_answered else None
 
 
-def _fmaas(failure: Failure, secure: bool, met: bool) -> str | None:
-    said = failure.detail
-    if answers(HTTP1) in said or NOT_GRPC in said or NO_HTTP2 in said:
+def _fmaas(failure: Failure, secure: bool, has_answered: bool) -> str | None:
+    detail = failure.detail
+    if answers(HTTP1) in detail or NOT_GRPC in detail or NO_HTTP2 in detail:
         return f"is it an HTTP port? Then kind: http, with address: {'https' if secure else 'http'}://…"
     if failure.code == "UNIMPLEMENTED":
         return "it speaks gRPC, but not fmaas; is it a shard? Then kind: shard"
-    if ANSWERS_PLAIN in said:
+    if ANSWERS_PLAIN in detail:
         return "check the port; if the server is meant to speak plain text, remove tls"
-    if answers(TLS) in said:
+    if answers(TLS) in detail:
         return "set tls: {}"
     if secure:
-        return _secure(said, met, "remove tls")
-    if not _closed(said) or met:
+        return _secure(detail, has_answered, "remove tls")
+    if not _closed(detail) or has_answered:
         return None
     return "does it expect TLS? Then tls: {}; is it an HTTP port? Then kind: http, with address: http://…"
 
 
-def _secure(said: str, met: bool, otherwise: str) -> str | None:
-    """What to change for a server that is asked with TLS, which may not speak it."""
+def _secure(detail: str, has_answered: bool, otherwise: str) -> str | None:
+    """What to change where we use TLS."""
     for words, mend in CERTIFICATES.items():
-        if words in said:
+        if words in detail:
             return mend
-    if not _closed(said) or met:
+    if not _closed(detail) or has_answered:
         return None
-    # Past the handshake it does speak TLS: with TLS 1.3 a client that shows no certificate is turned away only then.
-    return f"does it speak TLS at all? Else {otherwise}" if said.endswith("in the handshake") else OWN_CERTIFICATE
+    # After the handshake it does speak TLS: TLS 1.3 refuses a client without a certificate only then.
+    return f"does it speak TLS at all? Else {otherwise}" if detail.endswith("in the handshake") else OWN_CERTIFICATE
 
 
-def _closed(said: str) -> bool:
-    """Whether the line ends with that, so that it was before an answer."""
-    return said.endswith((CLOSED, f"{CLOSED} without an answer", f"{CLOSED} in the handshake"))
+def _closed(detail: str) -> bool:
+    """Whether the server closed the connection before an answer."""
+    return detail.endswith((CLOSED, f"{CLOSED} without an answer", f"{CLOSED} in the handshake"))
 
 
 def doubled_paths(settings: Settings) -> list[str]:
-    """A line for every target whose address ends with a path that its api adds itself, as a base URL of OpenAI does."""
+    """A line for every target whose address ends with a path that its api adds itself, as OpenAI's base URLs do."""
     return [line for target in settings.targets if target.kind == "http" for line in _doubled_path(target)]
 
 
@@ -111,12 +111,12 @@ def _doubled_path(target: Target) -> Iterator[str]:
 
 
 def without_added_path(base: str) -> str:
-    """A base path without the end that an api adds itself."""
+    """A base path without the part that an api adds itself."""
     return next((base.removesuffix(tail) for tail in _added_paths() if base.endswith(tail)), base)
 
 
 def _added_paths() -> list[str]:
-    """Every path that an api adds, and the beginnings of it; the longest first."""
+    """Every path that an api adds and its beginnings, the longest first."""
     paths = {*PATHS.values(), *FACTS_PATHS.values()}
     found = {tail for path in paths for tail in accumulate(path.split("/"), lambda one, next_one: f"{one}/{next_one}")}
     return sorted(found - {""}, key=len, reverse=True)

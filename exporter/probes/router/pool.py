@@ -2,67 +2,64 @@
 
 import threading
 import time
-from collections.abc import Callable
 from http import HTTPStatus
 
 from exporter.observation import Failure, Outcome, Setup
-from exporter.probes.deadline import DEADLINE_EXCEEDED
-from exporter.probes.router.front import Front, Page, Place, WholeAnswer
-from exporter.wire.client import Connection, Flight, Flights
+from exporter.probes.router.protocol import BodyReader, MetricsPage, PageReader, RouterProtocol
+from exporter.wire.connection import ClientConnection
 from exporter.wire.delays import PROCESS, Delays
-from exporter.wire.exchange import Request
+from exporter.wire.exchanges import Exchange, Exchanges
+from exporter.wire.http_codec import HttpRequest
 
 CONNECT_TIMEOUT = 5.0
-# How often a flight looks whether the daemon wants to stop. It costs no accuracy: arrivals carry their instants.
-LOOK = 0.1
+# How often to look whether the daemon stops. It costs no accuracy: arrivals carry their instants.
+STOP_CHECK_SECONDS = 0.1
 SHORTEST = 0.001
-# A warming request that takes longer keeps the probe waiting for nothing; it is not tried again for a while.
+# A warming request that takes longer only delays the probe, so there is none for a while afterwards.
 WARM_TIMEOUT = 1.0
 UNWARMED_SECONDS = 60.0
 
 
 class Pool:
-    """Used by one thread; only `closing` may be set by another."""
+    """One thread uses it. Others may only set `closing`."""
 
-    def __init__(self, front: Front, clock: Callable[[], float] = time.perf_counter, delays: Delays = PROCESS) -> None:
-        self._delays = delays
+    def __init__(self, protocol: RouterProtocol, delays: Delays = PROCESS) -> None:
+        self._protocol, self._delays = protocol, delays
         self.closing = threading.Event()
-        self._front = front
-        self._clock = clock
-        self._free: list[Connection] = []
+        self._free: list[ClientConnection] = []
         self._setups: list[Setup] = []
         self._unwarmed_until = float("-inf")
 
     def setups(self) -> tuple[Setup, ...]:
-        """The connections opened since last asked."""
+        """The connections opened since the last call."""
         found = tuple(self._setups)
         self._setups.clear()
         return found
 
-    def take(self, timeout: float = CONNECT_TIMEOUT) -> Connection:
-        """A connection on which a request may be sent at once: a kept one that is still good, warmed, or a new one.
+    def take(self, timeout: float = CONNECT_TIMEOUT) -> ClientConnection:
+        """A connection for a request that is sent at once: a kept one, checked and warmed, or a new one.
 
         Raises Failure (unreachable).
         """
-        deadline = self._clock() + timeout
-        warming = self._front.warming()
+        deadline = time.perf_counter() + timeout
+        warming = self._protocol.warming()
         while (connection := self._kept(deadline)) is not None:
-            if not connection.idle or warming is None or self._clock() < self._unwarmed_until:
+            if not connection.idle or warming is None or time.perf_counter() < self._unwarmed_until:
                 return connection
-            page = Page()
+            page = PageReader()
             try:
-                self.fetch(connection, warming, page, min(WARM_TIMEOUT, max(SHORTEST, deadline - self._clock())))
+                self._fetch(connection, warming, page, min(WARM_TIMEOUT, max(SHORTEST, deadline - time.perf_counter())))
             except Failure as failure:
                 if failure.outcome is Outcome.TIMEOUT:
-                    self._unwarmed_until = self._clock() + UNWARMED_SECONDS
+                    self._unwarmed_until = time.perf_counter() + UNWARMED_SECONDS
                 continue
-            # After an error of its own a server may close the connection, and not say so in the answer.
-            if connection.talk.usable and page.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            # After a 5xx a server may close the connection without saying so in the answer.
+            if connection.codec.usable and page.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 return connection
             connection.close()
-        return self._open(max(SHORTEST, deadline - self._clock()))
+        return self._open(max(SHORTEST, deadline - time.perf_counter()))
 
-    def _kept(self, deadline: float) -> Connection | None:
+    def _kept(self, deadline: float) -> ClientConnection | None:
         while self._free:
             connection = self._free.pop()
             if connection.still_good(deadline):
@@ -70,59 +67,59 @@ class Pool:
             connection.close()
         return None
 
-    def _open(self, timeout: float) -> Connection:
-        endpoint = self._front.endpoint()
+    def _open(self, timeout: float) -> ClientConnection:
+        endpoint = self._protocol.endpoint()
         with self._delays.watch() as watch:
-            connection = Connection(endpoint, self._front.talk(endpoint), timeout, self._clock)
-            self._setups.append(Setup(connection.begun, connection.ready, watch.held().total))
+            connection = ClientConnection(endpoint, self._protocol.codec(endpoint), timeout)
+            self._setups.append(Setup(connection.begun, connection.ready, watch.held_up().total))
         return connection
 
-    def keep(self, connection: Connection) -> None:
+    def keep(self, connection: ClientConnection) -> None:
         """Give a connection back."""
-        if connection.talk.usable and not self.closing.is_set():
+        if connection.codec.usable and not self.closing.is_set():
             self._free.append(connection)
         else:
             connection.close()
 
-    def ask(self, request: Request, timeout: float) -> bytes:
-        """One request that is no stream, on whatever connection. Raises Failure."""
-        deadline = self._clock() + timeout
+    def ask(self, request: HttpRequest, timeout: float) -> bytes:
+        """The answer to a request that is no stream, on any connection. Raises Failure."""
+        deadline = time.perf_counter() + timeout
         connection = self._kept(deadline) or self._open(timeout)
-        body = self.fetch(connection, request, self._front.whole(), max(SHORTEST, deadline - self._clock()))
+        reader = self._protocol.body_reader()
+        body = self._fetch(connection, request, reader, max(SHORTEST, deadline - time.perf_counter()))
         self.keep(connection)
         return body
 
-    def visit(self, place: Place, answer: WholeAnswer, timeout: float = CONNECT_TIMEOUT) -> bytes:
-        """One request on a connection of its own. Raises Failure."""
-        connection = Connection(place.endpoint, place.talk, timeout, self._clock)
+    def read(self, page: MetricsPage, reader: BodyReader, timeout: float = CONNECT_TIMEOUT) -> bytes:
+        """The page, on a connection of its own. Raises Failure."""
+        connection = ClientConnection(page.endpoint, page.codec, timeout)
         try:
-            return self.fetch(connection, place.request, answer, timeout)
+            return self._fetch(connection, page.request, reader, timeout)
         finally:
             connection.close()
 
-    def fetch(self, connection: Connection, request: Request, answer: WholeAnswer, timeout: float) -> bytes:
-        """Send on this connection and wait for the whole answer. Raises Failure; the connection is closed then."""
-        flights = Flights(self._clock)
-        flight = Flight(connection, request, answer)
-        flights.launch(flight)
-        deadline = self._clock() + timeout
-        while len(flights) and self._clock() < deadline and not self.closing.is_set():
-            flights.poll(min(deadline, self._clock() + LOOK))
-        flights.abort(Failure(Outcome.TIMEOUT, DEADLINE_EXCEEDED, f"no answer within {timeout:.3g} s"))
-        flights.close()
-        if flight.failure is not None:
+    def _fetch(self, connection: ClientConnection, request: HttpRequest, reader: BodyReader, timeout: float) -> bytes:
+        """The whole answer. Raises Failure, after closing the connection."""
+        exchanges, exchange = Exchanges(), Exchange(connection, request, reader)
+        exchanges.send(exchange)
+        deadline = time.perf_counter() + timeout
+        while len(exchanges) and time.perf_counter() < deadline and not self.closing.is_set():
+            exchanges.poll(min(deadline, time.perf_counter() + STOP_CHECK_SECONDS))
+        exchanges.abort(Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", f"no answer within {timeout:.3g} s"))
+        exchanges.close()
+        if exchange.failure is not None:
             connection.close()
-            failure = self._front.discreet(flight.failure)
-            said = failure.detail.removeprefix(f"{connection.where}: ")
-            raise Failure(failure.outcome, failure.code, f"{connection.where}{request.path}: {said}")
-        return answer.content
+            failure = self._protocol.without_secrets(exchange.failure)
+            detail = failure.detail.removeprefix(f"{connection.where}: ")
+            raise Failure(failure.outcome, failure.code, f"{connection.where}{request.path}: {detail}")
+        return reader.content
 
     def drop_kept(self) -> None:
-        """Close the connections that are kept: the next ones are new."""
+        """Close the kept connections. The next ones are new."""
         while self._free:
             self._free.pop().close()
 
     def close(self) -> None:
-        """From the thread that uses the pool."""
+        """Call it from the thread that uses the pool."""
         self.closing.set()
         self.drop_kept()

@@ -1,6 +1,4 @@
-"""What servers and gateways mean by an error, in whatever form they say it: in the answer's status and body, in an
-event of a stream, or as the reason why a stream ended. Pure.
-"""
+"""Makes Failures of the errors of servers and gateways: a status and a body, an event, or a finish_reason. Pure."""
 
 import html
 import json
@@ -12,17 +10,17 @@ from typing import Any
 from exporter.analysis import statuses
 from exporter.observation import Failure, Outcome, legible
 
-# Where an error says what happened, and where it says of which kind it is.
+# Keys of an error's message, and keys of its kind.
 MESSAGES = (
     *("message", "msg", "Message", "error_message", "error_msg", "errorMessage", "error_description", "detail"),
     *("faultstring", "fault", "title", "description", "error", "errors", "details", "reason"),
 )
 KINDS = ("code", "status_code", "statusCode", "http_code", "http_status", "status", "error_code", "type", "error_type")
-# What an event of an answer has; one without any of these that has a message is no part of an answer.
+# Keys of an answer's events. An event with a message and without these is no part of an answer.
 ANSWERS = ("token", "generated_text", "usage", "details", "delta", "text")
 DEEPEST = 4
 _JSON = json.JSONDecoder(strict=False)
-# Names of errors without their endings, in small letters: those of HTTP itself, and those of the APIs.
+# Statuses by the error names of HTTP and of the APIs, in lower case and without `error` or `exception`.
 _STATUSES = {re.sub("[^a-z]", "", status.name.lower()): int(status) for status in HTTPStatus if status >= 400} | {
     **dict.fromkeys(("invalidrequest", "invalidargument", "contextlengthexceeded"), 400),
     **dict.fromkeys(("authentication", "unauthenticated", "invalidapikey"), 401),
@@ -35,7 +33,7 @@ _STATUSES = {re.sub("[^a-z]", "", status.name.lower()): int(status) for status i
     **dict.fromkeys(("unimplemented", "notsupported"), 501),
     **dict.fromkeys(("timeout", "deadlineexceeded", "apitimeout"), 504),
 }
-# Words in the reason for an end that is none. Other reasons, also those that nobody has heard of yet, are an end.
+# Words in a finish_reason of a broken answer. With any other reason the answer is complete.
 _BROKEN_OFF = frozenset(
     (
         *("abort", "aborted", "cancel", "cancelled", "canceled", "cancellation", "interrupted", "preempted", "evicted"),
@@ -43,7 +41,7 @@ _BROKEN_OFF = frozenset(
         "shutdown",
     )
 )
-# An option of ours that a server says it does not take.
+# A server refuses one of our options.
 _REFUSES_FIELD = re.compile(
     r"(?=.*(not (permitted|supported|allowed)|un(known|recognized|expected|supported)|extra (input|field)))"
     r".*(stream_options|include_usage|max_tokens|max_new_tokens|temperature|top_k|top_p|typical_p|_penalty|\bseed\b)",
@@ -54,7 +52,7 @@ _TOO_MUCH = re.compile(r"insufficient.*resource", re.IGNORECASE)
 
 
 def error_in(event: Mapping[str, Any], status: int = 200) -> Failure | None:
-    """The Failure that an object means which a server sent; None when it is no error."""
+    """The Failure of an object that a server sent; None where it is no error."""
     error = _error_object(event)
     if error is None:
         return None
@@ -66,20 +64,20 @@ def error_in(event: Mapping[str, Any], status: int = 200) -> Failure | None:
 
 
 def event_of_error(text: str) -> Failure:
-    """The Failure that an event means whose kind is `error`, whatever is in it."""
+    """The Failure of an event of the kind `error`."""
     event = loaded(text)
     return (error_in(event) if isinstance(event, Mapping) else None) or _failure((), _message(event) or text, 200)
 
 
 def refused(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Failure:
-    """The Failure that an answer with an error status means."""
+    """The Failure of an answer with an error status."""
     text = body.decode("utf-8", "replace")
     headers = headers or {}
     if status < 400:
         where = shortened(headers.get("location", ""))
-        said = f"the server redirects to {where}; if that is the server, change the address" if where else ""
+        message = f"the server redirects to {where}; if that is the server, change the address" if where else ""
         code = statuses.http_code(status)
-        return Failure(statuses.of_http(status), code, said or shortened(_words(text)) or code)
+        return Failure(statuses.of_http(status), code, message or shortened(_words(text)) or code)
     event = loaded(text)
     if isinstance(event, list) and event:
         event = event[0]
@@ -87,8 +85,8 @@ def refused(status: int, body: bytes, headers: Mapping[str, str] | None = None) 
     if failure is None:
         failure = _failure((), _message(event) or _words(text), status)
     if failure.outcome is Outcome.REJECTED and _REFUSES_FIELD.search(failure.detail):
-        said = f"{failure.detail}; extra_body can give a field another value, or null"
-        return Failure(failure.outcome, failure.code, said)
+        message = f"{failure.detail}; extra_body can give a field another value, or null"
+        return Failure(failure.outcome, failure.code, message)
     if "retry-after" in headers and failure.outcome in (Outcome.OVERLOADED, Outcome.UNREACHABLE):
         wait = shortened(headers["retry-after"])
         failure = Failure(failure.outcome, failure.code, shortened(f"{failure.detail} (Retry-After: {wait})"))
@@ -96,28 +94,28 @@ def refused(status: int, body: bytes, headers: Mapping[str, str] | None = None) 
 
 
 def broken_off(reason: object) -> Failure | None:
-    """The Failure that the reason for the end of an answer means; None where it is an end like others.
+    """The Failure of a finish_reason; None where the answer is complete.
 
-    SGLang tells an object with a type, a message and a status; others a word, perhaps with a text behind a colon.
+    SGLang sends an object with a type, a message and a status; others send a word, some with `: text` behind it.
     """
     if not reason:
         return None
-    said, status = "", 0
+    message, status = "", 0
     if isinstance(reason, Mapping):
-        said, status = _message(reason), _status(reason[kind] for kind in KINDS[:6] if kind in reason)
+        message, status = _message(reason), _status(reason[kind] for kind in KINDS[:6] if kind in reason)
         reason = reason.get("type")
     name, _, after = reason.partition(":") if isinstance(reason, str) else ("", "", "")
-    said = said or after.strip()
+    message = message or after.strip()
     words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name[:200])}
     overloaded = statuses.says_overloaded(name) or _TOO_MUCH.search(name)
     late = _TIME_OVER.search(name)
     broken = not words.isdisjoint(_BROKEN_OFF)
     if not (status or overloaded or late or broken):
         return None
-    line = shortened(f"the stream ended with finish_reason {name or status}{f': {said}' if said else ''}")
+    line = shortened(f"the stream ended with finish_reason {name or status}{f': {message}' if message else ''}")
     if status:
-        return Failure(statuses.of_http(status, said), statuses.http_code(status), line)
-    if overloaded or statuses.says_overloaded(said):
+        return Failure(statuses.of_http(status, message), statuses.http_code(status), line)
+    if overloaded or statuses.says_overloaded(message):
         return Failure(Outcome.OVERLOADED, "TOO_MANY_REQUESTS", line)
     return Failure(Outcome.TIMEOUT if late else Outcome.MALFORMED, "OK", line)
 
@@ -127,7 +125,7 @@ def malformed(what: str) -> Failure:
 
 
 def loaded(text: str) -> Any:
-    """What JSON says; None where the text is none. Control characters in texts are let through."""
+    """The JSON; None where the text is none. Strings may hold control characters."""
     try:
         return _JSON.decode(text)
     except (ValueError, RecursionError):
@@ -147,7 +145,7 @@ def shortened(text: str) -> str:
 
 
 def _error_object(event: Mapping[str, Any]) -> object:
-    """What in this event is the error; None where there is none."""
+    """The error in this event; None where there is none."""
     error = event.get("error") or event.get("errors")
     if error:
         first = error[0] if isinstance(error, list) else error
@@ -170,21 +168,21 @@ def _error_object(event: Mapping[str, Any]) -> object:
 
 
 def _means_error(kind: object) -> bool:
-    """Whether the code, status or type of an event without an answer tells an error: {"status": "queued"} does not."""
+    """Whether a code, status or type means an error; {"status": "queued"} does not."""
     return bool(_status([kind])) or (isinstance(kind, str) and "error" in kind.lower())
 
 
-def _failure(kinds: Sequence[object], said: str, status: int) -> Failure:
-    """`status`: the answer's own, below 400 where it was no error. A status that the error names itself is closer."""
+def _failure(kinds: Sequence[object], message: str, status: int) -> Failure:
+    """`status`: that of the answer, below 400 where it was no error. A status in the error goes before it."""
     status = _status(kind for kind in kinds if not isinstance(kind, str) or kind.isdecimal()) or status
     if status < 400:
         status = _status(kinds)
     overloaded = any(statuses.says_overloaded(kind) for kind in kinds if isinstance(kind, str))
     code = statuses.http_code(status) if status else "INTERNAL_SERVER_ERROR"
-    outcome = statuses.of_http(status or 500, said)
+    outcome = statuses.of_http(status or 500, message)
     if overloaded or outcome is Outcome.OVERLOADED:
-        return Failure(Outcome.OVERLOADED, code if status else "TOO_MANY_REQUESTS", shortened(said) or code)
-    return Failure(outcome, code, shortened(said) or code)
+        return Failure(Outcome.OVERLOADED, code if status else "TOO_MANY_REQUESTS", shortened(message) or code)
+    return Failure(outcome, code, shortened(message) or code)
 
 
 def _status(kinds: Iterable[object]) -> int:
@@ -203,7 +201,7 @@ def _status(kinds: Iterable[object]) -> int:
 
 
 def _message(value: object, depth: int = 0) -> str:
-    """What an error says to people, wherever in the object it stands; "" where it says nothing."""
+    """The error's message, wherever in the object it is; "" where there is none."""
     if isinstance(value, str):
         return value
     if depth == DEEPEST:
@@ -211,10 +209,10 @@ def _message(value: object, depth: int = 0) -> str:
     if isinstance(value, list):
         return next(filter(None, (_message(item, depth + 1) for item in value)), "")
     if isinstance(value, Mapping):
-        said = next(filter(None, (_message(value[key], depth + 1) for key in MESSAGES if key in value)), "")
+        message = next(filter(None, (_message(value[key], depth + 1) for key in MESSAGES if key in value)), "")
         place = value.get("loc")  # pydantic's and FastAPI's errors: where in the request, then what
         parts = [str(part) for part in place[:8] if isinstance(part, str | int)] if isinstance(place, list) else []
-        return f"{'.'.join(parts)}: {said}" if said and parts else said
+        return f"{'.'.join(parts)}: {message}" if message and parts else message
     return ""
 
 
@@ -223,7 +221,7 @@ def _words(text: str) -> str:
 
 
 def _visible(page: str) -> str:
-    """What of a page of HTML or XML a person would read: its body, else its title."""
+    """The visible text of a page of HTML or XML: its body, else its title."""
     start = re.search("<body", page, re.IGNORECASE)
     text = page[start.start() :] if start else page
     for tag in ("script", "style"):

@@ -1,7 +1,4 @@
-"""One batch for a shard: its requests as bytes, its answers as facts. No request in here can end a shard.
-
-`size` is the number of requests, each has exactly one text chunk and full neutral parameters.
-"""
+"""One batch for a shard: its requests as bytes, its answers as facts. No request in here can end a shard."""
 
 import random
 from collections.abc import Sequence
@@ -22,8 +19,8 @@ NANOSECONDS = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
-    """All ranks' answers to one call as one: how many requests, their new tokens, ids that ended, who is left."""
+class MergedAnswers:
+    """All ranks' answers to one call: answered requests, their new tokens, and the ids that ended or go on."""
 
     answered: int
     tokens: int
@@ -32,8 +29,8 @@ class Merged:
     timings: ServerTimings | None
 
 
-class Batch:
-    """One batch of ours: its requests as bytes, its answers as facts. `pb` is the module of the protocol."""
+class ShardBatch:
+    """One batch. `pb` is the module of the protocol."""
 
     def __init__(self, pb: ModuleType, batch: Any) -> None:
         self._pb = pb
@@ -43,15 +40,9 @@ class Batch:
 
     @classmethod
     def build(
-        cls,
-        pb: ModuleType,
-        target: Target,
-        facts: Facts,
-        workload: Workload,
-        texts: Sequence[str],
-        rng: random.Random,
-    ) -> "Batch":
-        """One request for each text; see `workload.prompts`."""
+        cls, pb: ModuleType, target: Target, facts: Facts, workload: Workload, texts: Sequence[str], rng: random.Random
+    ) -> "ShardBatch":
+        """One request for each text, with one chunk and neutral parameters; see `workload.prompts`."""
         batch_size = len(texts)
         tokens = workload.sequence_length + workload.decode_length - 1 + facts.speculate
         batch = pb.Batch(
@@ -65,9 +56,11 @@ class Batch:
             request = batch.requests.add(
                 id=request_id,
                 inputs=text,
-                # The server keeps this many tokens of the text and never pads, so the length is exact.
+                # The server cuts the text to this length and never pads, so the length is exact.
                 truncate=workload.sequence_length,
-                parameters=_parameters(pb, workload.parameters, rng),
+                parameters=pb.NextTokenChooserParameters(
+                    **workload.parameters.model_dump(exclude={"top_n_tokens"}), seed=rng.getrandbits(63)
+                ),
                 stopping_parameters=pb.StoppingCriteriaParameters(
                     max_new_tokens=workload.decode_length, ignore_eos_token=True
                 ),
@@ -85,8 +78,8 @@ class Batch:
     @classmethod
     def asking(
         cls, pb: ModuleType, target: Target, facts: Facts, workload: Workload, words: Sequence[str], rng: random.Random
-    ) -> "Batch":
-        """One request whose answer names the tokens of its prompt. It ends at once, and is no larger than a probe."""
+    ) -> "ShardBatch":
+        """One request whose answer names its prompt's tokens. It ends at once, and is no larger than a probe."""
         values = {
             "sequence_length": min(shard_prompts.ASKED_TOKENS, workload.sequence_length),
             "decode_length": 1,
@@ -101,36 +94,32 @@ class Batch:
         return data
 
     def decode_request(self) -> bytes:
-        """The same for every step: a shard finds the batch by its id alone."""
+        """The same for every step: a shard finds the batch by its id."""
         data: bytes = self._pb.DecodeRequest(batches=[self._pb.CachedBatch(id=self.id)]).SerializeToString()
         return data
 
-    def filter_request(self, merged: Merged) -> bytes:
+    def filter_request(self, merged: MergedAnswers) -> bytes:
         keep = [request.id for request in self._batch.requests if request.id in merged.unfinished]
         data: bytes = self._pb.FilterBatchRequest(batch_id=self.id, request_ids=keep).SerializeToString()
         return data
 
     def prompt_pieces(self, answers: Sequence[bytes]) -> list[str]:
-        """The texts of the prompt's tokens, where the shard names them. One of the ranks does."""
+        """The texts of the prompt's tokens, where the shard names them. One rank does."""
         replies = [self._pb.PrefillResponse.FromString(data) for data in answers]
         return [text for answer in replies for one in answer.generations for text in one.prefill_tokens.texts]
 
-    def merge(self, rpc: str, answers: Sequence[bytes], addresses: Sequence[str]) -> Merged:
-        """Raises Failure(malformed) unless every unfinished request got its part, exactly once, and no one else did."""
+    def merge(self, rpc: str, answers: Sequence[bytes], addresses: Sequence[str]) -> MergedAnswers:
+        """Raises Failure(malformed) unless each unfinished request has one generation, and no other request has one."""
         response = getattr(self._pb, f"{rpc}Response")
         replies = [parsed(response, data, rpc, address) for data, address in zip(answers, addresses, strict=True)]
         generations = [generation for answer in replies for generation in answer.generations]
         answered = [generation.request_id for generation in generations]
         if strangers := set(answered) - self._unfinished:
-            malformed(
-                rpc, addresses[0], f"{counted(len(strangers), 'generation')} for requests that are not in the batch"
-            )
+            what = f"{counted(len(strangers), 'generation')} for requests that are not in the batch"
+            malformed(rpc, addresses[0], what)
         if len(answered) != len(self._unfinished) or set(answered) != self._unfinished:
-            malformed(
-                rpc,
-                addresses[0],
-                f"{counted(len(answered), 'generation')} for {counted(len(self._unfinished), 'request')}",
-            )
+            what = f"{counted(len(answered), 'generation')} for {counted(len(self._unfinished), 'request')}"
+            malformed(rpc, addresses[0], what)
         tokens = sum(len(generation.tokens.ids) for generation in generations)
         if rpc == "Prefill" and any(not generation.tokens.ids for generation in generations):
             malformed(rpc, addresses[0], "a request without a first token")
@@ -140,32 +129,23 @@ class Batch:
         self._unfinished -= finished
         goes_on = any(answer.HasField("batch") for answer in replies)
         if goes_on != bool(self._unfinished):
-            malformed(
-                rpc,
-                addresses[0],
-                f"{counted(len(self._unfinished), 'request')} unfinished, but the batch "
-                f"{'goes on' if goes_on else 'has ended'}",
-            )
-        return Merged(len(answered), tokens, finished, self._unfinished, _slowest(replies))
-
-
-def _parameters(pb: ModuleType, parameters: Parameters, rng: random.Random) -> Any:
-    values = parameters.model_dump(exclude={"top_n_tokens"})
-    return pb.NextTokenChooserParameters(**values, seed=rng.getrandbits(63))
+            unfinished = counted(len(self._unfinished), "request")
+            what = f"{unfinished} unfinished, but the batch {'goes on' if goes_on else 'has ended'}"
+            malformed(rpc, addresses[0], what)
+        return MergedAnswers(len(answered), tokens, finished, self._unfinished, _slowest(replies))
 
 
 def _slowest(answers: Sequence[Any]) -> ServerTimings | None:
-    """Timings of the rank that took longest; a shard that fills in none (all 0) is unknown, not instantaneous."""
+    """The timings of the slowest rank; None where the shard fills in none (all 0)."""
     slowest = max(answers, key=lambda answer: answer.total_ns)
     if not slowest.total_ns:
         return None
-    concat = (
-        slowest.concat_ns * NANOSECONDS
-        if "concat_ns" in slowest.DESCRIPTOR.fields_by_name and slowest.HasField("concat_ns")
-        else None
-    )
+    has_concat = "concat_ns" in slowest.DESCRIPTOR.fields_by_name and slowest.HasField("concat_ns")
     return ServerTimings(
-        slowest.forward_ns * NANOSECONDS, slowest.decode_ns * NANOSECONDS, concat, slowest.total_ns * NANOSECONDS
+        slowest.forward_ns * NANOSECONDS,
+        slowest.decode_ns * NANOSECONDS,
+        slowest.concat_ns * NANOSECONDS if has_concat else None,
+        slowest.total_ns * NANOSECONDS,
     )
 
 

@@ -1,4 +1,4 @@
-"""How many tokens a shard's tokenizer makes of a word, as far as it is known, and whether to ask for it."""
+"""Calibrates prompts: how many tokens a shard's tokenizer makes of our words, and when to ask for that."""
 
 import logging
 import random
@@ -11,12 +11,12 @@ from exporter.plan import shard_prompts
 logger = logging.getLogger("tgi_probe")
 # A shard is serial: the request may wait behind a user's long prefill.
 CALIBRATION_SECONDS = 10.0
-# So many times in vain, each followed by a probe that succeeded: this server does not tell.
+# A server is not asked again after this number of questions without an answer, each before a probe that succeeded.
 TRIES = 3
 
 
 class Calibration:
-    """Of one server: whoever sees that it may be another one calls `forget`."""
+    """The calibration for one server. Call `forget` when it may be another server."""
 
     def __init__(self) -> None:
         self.forget()
@@ -27,9 +27,9 @@ class Calibration:
         self._in_vain = 0
 
     def words(self, workload: Workload, rng: random.Random) -> list[str] | None:
-        """Words to ask for before a probe of this workload; None where what is known is enough, or nothing will come.
+        """Words to ask for before a probe of this workload; None where no question is needed or useful.
 
-        A longer prompt may bring more words: it is asked again before the first one.
+        A longer prompt has more words, so the server is asked again before the first one.
         """
         tokens = _tokens(workload)
         if self._in_vain >= TRIES or tokens <= max(self._tokens, shard_prompts.LEAST_WORDS + 1):
@@ -50,7 +50,7 @@ class Calibration:
         self._in_vain += 1
 
     def probe_failed(self, failure: Failure) -> None:
-        """Then it says nothing that it failed to tell as well; and one that was away may come back as another one."""
+        """A failed probe explains earlier questions without an answer. An unreachable server may come back changed."""
         self._in_vain = 0
         if failure.outcome is Outcome.UNREACHABLE:
             self.forget()

@@ -1,4 +1,4 @@
-"""The only opener of gRPC channels, and the one place where a status code becomes an Outcome."""
+"""Opens gRPC channels, and makes Failures of gRPC errors."""
 
 from urllib.parse import quote
 
@@ -14,48 +14,44 @@ OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     # Two targets never share a connection: closing one must not end calls of the other.
     ("grpc.use_local_subchannel_pool", 1),
-    # gRPC would wait up to two minutes before it tries a server again that was away.
+    # gRPC would wait up to two minutes before it tries a lost server again.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 5_000),
-    # A proxy of the environment is for the web; a shard is a neighbour.
+    # The environment's proxy is not for a shard on this machine.
     ("grpc.enable_http_proxy", 0),
     ("grpc.primary_user_agent", "tgi-probe"),
 )
 
-
-# Statuses that say nothing of a server that ended by itself: it stops as it was told to, or is slow.
+# After these the server did not end because of the call: it was told to stop, or is slow.
 _HARMLESS = (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
-# How gRPC says that a connection ended in the middle of a call. Another UNAVAILABLE is the word of a server that lives,
-# or says that gRPC never had a connection.
+# gRPC's words for a connection that ended during a call. Other UNAVAILABLE errors come from a living server, or mean
+# that there was no connection.
 _DROPPED = ("closed", "stream removed", "connection reset", "connection aborted", "broken pipe", "end of tcp stream")
 _NOT_SENT = ("failed to connect", "dns resolution failed")
 
 
 def open_channel(address: str) -> grpc.Channel:
-    """A channel to `unix:///path` or `host:port`. It connects on the first call, and does not wait for a server."""
+    """A channel to `unix:///path` or `host:port`. It connects at the first call, and does not wait for a server."""
     scheme, colon, path = address.partition(":")
-    # gRPC takes a socket's name for a URL, where a %, ? or # would mean something else.
+    # gRPC reads a socket's name as a URL, with its own meaning of %, ? and #.
     return grpc.insecure_channel(f"unix:{quote(path)}" if scheme == "unix" and colon else address, options=OPTIONS)
 
 
-def was_dropped(said: str) -> bool:
-    """Whether these are gRPC's words for a connection that ended in the middle of a call."""
-    said = said.lower()
-    return any(words in said for words in _DROPPED) and not any(words in said for words in _NOT_SENT)
+def was_dropped(text: str) -> bool:
+    """Whether a connection ended during a call, in gRPC's words."""
+    text = text.lower()
+    return any(words in text for words in _DROPPED) and not any(words in text for words in _NOT_SENT)
 
 
 def failure(error: grpc.RpcError, what: str, address: str, timeout: float) -> Failure:
-    """The Failure that a gRPC error means, its detail one line: what was called where, and what the server said.
-
-    `timeout`: how long was waited, in seconds.
-    """
+    """The Failure of a gRPC error. Its detail: what was called where, and the server's message. `timeout`: seconds."""
     code: grpc.StatusCode = error.code()
-    said = " ".join(str(error.details() or "").split())
-    suspicious = was_dropped(said) if code is grpc.StatusCode.UNAVAILABLE else code not in _HARMLESS
+    text = " ".join(str(error.details() or "").split())
+    suspicious = was_dropped(text) if code is grpc.StatusCode.UNAVAILABLE else code not in _HARMLESS
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        said = f"no answer within {timeout:.3g} s"
-    reason = connect_errors.reason(said)
+        text = f"no answer within {timeout:.3g} s"
+    reason = connect_errors.reason(text)
     hint = connect_errors.hint(address, reason) if reason else None
-    detail = f"{what} at {address}: {reason or said or code.name}" + (f"; {hint}" if hint else "")
+    detail = f"{what} at {address}: {reason or text or code.name}" + (f"; {hint}" if hint else "")
     return Failure(statuses.of_grpc(code.name), code.name, detail, may_have_ended_server=suspicious)

@@ -1,9 +1,9 @@
-"""The lock of one shard: one prober at a time, and a note of the batches that it must clear again.
+"""The lock of one shard: one prober at a time. Its file lists the batches to clear if the prober is killed.
 
-Calls of two clients may reach the ranks of a shard in different order, and they then wait for each other until they
-die. So every prober of this machine takes the same file beside the first rank's socket (flock: the kernel lets go of
-it when the holder ends, however it ends). The file holds one line of JSON. Where it cannot be made, the folder is
-locked instead; those that have the file share the folder.
+Calls of two clients may reach the ranks of a shard in different order; the ranks then wait for each other until they
+are killed. So every prober of this machine locks the same file beside the first rank's socket. It is a flock, which the
+kernel releases when the holder ends. The file holds one line of JSON. Where it cannot be made, the folder is locked
+instead; probers with the file share the folder.
 """
 
 import contextlib
@@ -22,21 +22,21 @@ from exporter.probes.interface import Occupied
 MOST_BYTES = 64 * 1024
 MOST_BATCHES = 64
 OWN_IDS = range(1 << 63, 1 << 64)
-# Another prober may exchange the file between our opening it and our locking it, but not again and again.
+# Another prober may replace the file between our opening and locking it, but not again and again.
 ATTEMPTS = 5
-# Where the locks of shards on TCP are. Not $TMPDIR, which differs between users.
+# The folder of the locks of shards on TCP. $TMPDIR differs between users.
 TEMPORARY = "/tmp"
-# What a file says of the request for the tokens of our words, where that ended the server.
+# The file's `calibration` where the request for the tokens of our words ended the server.
 ENDED = "ended the server"
 HOST = json.dumps(os.uname().nodename)
 
 
 class NoLock(Exception):
-    """There is nothing here that could be locked; the text says what was tried."""
+    """Nothing could be locked; the text says what was tried."""
 
 
 def lock_path(address: str) -> str:
-    """Where the lock of the shard at `address` is: the same for every way to write the address."""
+    """The lock file of the shard at `address`, the same for every way to write the address."""
     where = canonical_address(address)
     folder, name = TEMPORARY, where
     if where.startswith("unix:"):
@@ -45,15 +45,14 @@ def lock_path(address: str) -> str:
 
 
 class ShardLock:
-    """The lock of the shard at `address`; to be taken and released again and again, from one thread at a time, except
-    `release`.
+    """The lock of the shard at `address`. Used by one thread at a time, except `release`.
 
-    While it is taken, `owed` (batch ids) and `shard` are what the last holder left in the file; `quarantine` and
-    `calibration` are kept there as they are.
+    While it is taken, `uncleared` (batch ids) and `shard` are what the last holder left in the file. The file keeps
+    `quarantine` and `calibration`.
     """
 
     def __init__(self, address: str) -> None:
-        self.owed: tuple[int, ...] = ()
+        self.uncleared: tuple[int, ...] = ()
         self.shard: tuple[int, ...] = ()
         self.quarantine: dict[str, Any] = {}
         self.calibration = ""
@@ -63,7 +62,7 @@ class ShardLock:
         self._folder: int | None = None
         self._writable = False
         self._content: bytes | None = None
-        self._guard = threading.Lock()  # `release` may come from another thread, and a number of a file is used again
+        self._guard = threading.Lock()  # another thread may call `release`, and the system reuses file numbers
 
     def take(self) -> None:
         """Without waiting. Raises Occupied where another prober has it, NoLock."""
@@ -81,30 +80,27 @@ class ShardLock:
                 raise NoLock(f"neither {self._path} nor its directory can be locked")
             if file is None or _is_at(self._path, file):
                 self._file, self._folder, self._writable = file, folder, writable
-                return self._look()
+                return self._read_file()
             _close(file, folder)
         raise Occupied(f"another prober uses {self._address}, and makes {self._path} anew all the time")
 
-    def _look(self) -> None:
-        """What the last holder left. It is this one nearly always: nothing is parsed that it has written itself."""
+    def _read_file(self) -> None:
+        """Read what the last holder left. Nearly always it was this one, and then nothing is parsed."""
         content = _read(self._file)
         if content != self._content:
             note = _parsed(content)
             quarantine = note.get("quarantine")
-            self.owed, self.shard = _own_ids(note.get("owed")), _numbers(note.get("shard"))
+            self.uncleared, self.shard = _own_ids(note.get("owed")), _numbers(note.get("shard"))
             self.quarantine = quarantine if isinstance(quarantine, dict) else {}
             self.calibration = ENDED if note.get("calibration") == ENDED else ""
             self._content = content
 
-    def note(self, owed: Sequence[int], shard: Sequence[int]) -> None:
-        """Write down what is to be cleared where the holder ends without doing so. Nothing after the release.
-
-        Raises OSError.
-        """
+    def write(self, uncleared: Sequence[int], shard: Sequence[int]) -> None:
+        """Write down what is to be cleared if the holder is killed; nothing after the release. Raises OSError."""
         holder = f'"pid": {os.getpid()}, "host": {HOST}'
         kept = json.dumps(self.quarantine) if self.quarantine else "{}"
         kept += f', "calibration": "{self.calibration}"' if self.calibration else ""
-        line = f'{{{holder}, "owed": {[*owed]}, "shard": {[*shard]}, "quarantine": {kept}}}\n'.encode()
+        line = f'{{{holder}, "owed": {[*uncleared]}, "shard": {[*shard]}, "quarantine": {kept}}}\n'.encode()
         with self._guard:
             if self._file is None and self._folder is None:
                 return
@@ -116,10 +112,10 @@ class ShardLock:
                 os.ftruncate(self._file, written)
             if written < len(line):
                 raise OSError(errno.ENOSPC, f"{self._path}: no space left")
-        self.owed, self.shard, self._content = tuple(owed), tuple(shard), line
+        self.uncleared, self.shard, self._content = tuple(uncleared), tuple(shard), line
 
     def remove(self) -> None:
-        """Take the file away, where nothing in it is needed any more. The next prober makes its own."""
+        """Delete the file where nothing in it is needed any more. The next prober makes its own."""
         with self._guard:
             needed = self.quarantine or self.calibration
             if self._file is not None and not needed and _is_at(self._path, self._file):
@@ -134,13 +130,13 @@ class ShardLock:
 
 
 def _open(path: str) -> tuple[int | None, bool]:
-    """A descriptor of the lock file, and whether it can be written; None where there is none and none can be made.
+    """A descriptor of the lock file, and whether it can be written; None where it cannot be opened or made.
 
-    Never through a link: the folder may be one in which everybody can write.
+    It follows no link: everybody may be able to write in the folder.
     """
     safe = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     make = os.O_RDWR | os.O_CREAT | os.O_EXCL
-    for flags in (os.O_RDWR, make, os.O_RDWR, os.O_RDONLY):  # a second time: another one may have made it meanwhile
+    for flags in (os.O_RDWR, make, os.O_RDWR, os.O_RDONLY):  # twice: another prober may make it in between
         try:
             file = os.open(path, flags | safe, 0o666)
         except OSError:
@@ -149,7 +145,7 @@ def _open(path: str) -> tuple[int | None, bool]:
         if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
             if flags == make:
                 with contextlib.suppress(OSError):
-                    os.fchmod(file, 0o666)  # whatever the umask: a prober of another user must get in
+                    os.fchmod(file, 0o666)  # despite the umask: for probers of other users
             return file, flags != os.O_RDONLY
         os.close(file)
     return None, False
@@ -163,7 +159,7 @@ def _open_folder(path: str) -> int | None:
 
 
 def _lock(file: int | None, folder: int | None) -> bool:
-    """Whether something could be locked. Raises BlockingIOError where another one has it."""
+    """Whether something could be locked. Raises BlockingIOError where another prober has it."""
     if file is None:
         return _flock(folder, fcntl.LOCK_EX)
     shared = _flock(folder, fcntl.LOCK_SH)
@@ -190,7 +186,7 @@ def _close(*descriptors: int | None) -> None:
 
 
 def _is_at(path: str, file: int) -> bool:
-    """Whether this is still the file of that name."""
+    """Whether the path still leads to this file."""
     try:
         return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(file))
     except OSError:
@@ -205,7 +201,7 @@ def _read(file: int | None) -> bytes:
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
-    """The first line as JSON; nothing where it is something else, whatever that is."""
+    """The first line as a JSON object; empty where it is something else."""
     line, end, _ = content.partition(b"\n")
     try:
         note = json.loads(line) if end or len(content) < MOST_BYTES else None
@@ -219,7 +215,7 @@ def _numbers(value: object) -> tuple[int, ...]:
 
 
 def _own_ids(value: object) -> tuple[int, ...]:
-    """Only ids that a prober may have chosen: those of a router's batches are never among them."""
+    """The ids that a prober may have chosen. A router's ids are never in this range."""
     return tuple(dict.fromkeys(each for each in _numbers(value) if each in OWN_IDS))[:MOST_BATCHES]
 
 

@@ -1,8 +1,8 @@
 """Probes a model shard over `generate.v3` (TGI 2.1 and later) or `generate.v2`, as its router would.
 
-What must hold in here, always: every call goes to every rank at once; ids are ours (random, in the upper half of
-uint64); a batch that was sent is decoded to its end or owed a ClearCache by id, and the debt is paid before the next
-probe; as long as one is owed the shard is locked against other probers; no request that can end a shard (see `batch`).
+These rules always hold. Every call goes to every rank at once. Ids are random, in the upper half of uint64. A batch
+that was sent is decoded to its end, or cleared by its id before the next probe; until then the shard is locked against
+other probers. No request can end a shard (see `batch`).
 """
 
 import contextlib
@@ -17,52 +17,44 @@ from exporter.observation import Failure, Outcome, Step, Stream
 from exporter.plan import shard_prompts
 from exporter.plan.safety import cache_tokens, refusal
 from exporter.plan.targets import Facts
+from exporter.probes.crash_check import has_ended
 from exporter.probes.deadline import DEADLINE_EXCEEDED, out_of_time
 from exporter.probes.disturbed import mark_disturbed
-from exporter.probes.ending import has_ended
 from exporter.probes.interface import Abandoned, Occupied, Result
 from exporter.probes.quarantine import Quarantine
-from exporter.probes.shard.batch import PROTOCOLS, Batch, Merged, parsed
+from exporter.probes.shard.batch import PROTOCOLS, MergedAnswers, ShardBatch, parsed
 from exporter.probes.shard.calibration import CALIBRATION_SECONDS, Calibration
-from exporter.probes.shard.causes import connection_ended, explained
-from exporter.probes.shard.ranks import Answered, Debts, Ranks, discovered, must_exist
+from exporter.probes.shard.error_hints import connection_ended, explained
+from exporter.probes.shard.ranks import RankAnswers, Ranks, discovered, must_exist
+from exporter.probes.shard.uncleared import UnclearedBatches
 from exporter.wire.delays import PROCESS, Delays
 from exporter.wire.trace_context import HEADER, traceparent
 
 CLOSE_SECONDS = 5.0
 RANKS_SECONDS = 1.0
-# A daemon that probes back to back lets go of the lock for as long as two small calls last.
+# How often to try to lock. A daemon that probes back to back releases its lock for as long as two small calls last.
 RESERVE_SECONDS = 0.002
 
 
 class ShardProber:
-    """See `Prober`. `seed` makes prompts and ids repeatable; without it they differ from run to run. `quarantine` is
-    restored from the file beside the socket, and kept there.
-    """
+    """See `Prober`. The file beside the socket keeps the `quarantine`."""
 
-    def __init__(
-        self,
-        target: Target,
-        clock: Callable[[], float] = time.perf_counter,
-        seed: int | None = None,
-        quarantine: Quarantine | None = None,
-        delays: Delays = PROCESS,
-    ) -> None:
+    def __init__(self, target: Target, quarantine: Quarantine | None = None, delays: Delays = PROCESS) -> None:
         self._target = target
         self._delays = delays
-        self._clock = clock
-        self._random = random.Random(seed)
+        self._random = random.Random()
         self._ranks: Ranks | None = None
         self.quarantine = quarantine or Quarantine(target)
-        self._debts = Debts(target.name, self.quarantine)
+        self._uncleared = UnclearedBatches(target.name, self.quarantine)
         self._lost_connections = 0
         self._facts: Facts | None = None
         self._calibration = Calibration()
-        self._suspected: tuple[int, ...] | None = None  # the connection of one that failed when it was asked for tokens
-        self._served: tuple[int, ...] | None = None  # the connection of the newest Prefill that was answered
+        # The connection of a server that failed when it was asked for tokens, and of the newest answered Prefill.
+        self._suspected: tuple[int, ...] | None = None
+        self._served: tuple[int, ...] | None = None
 
     def connect(self, timeout: float) -> Facts:
-        """Ask for the ranks and their Info, every time: one that came back with more ranks must not get half a call."""
+        """Ask for the ranks and their Info each time: a server that restarts may have more ranks."""
         ranks = self._ranks
         try:
             facts = self._connect(timeout)
@@ -75,27 +67,25 @@ class ShardProber:
         return facts
 
     def _connect(self, timeout: float) -> Facts:
-        """A connection that the server has closed since the last call may be noticed only by the next one. That is no
-        failure of the server, which may long be back: it is asked once more, over a new one.
-        """
-        deadline = self._clock() + timeout
+        """A connection that was closed while idle fails only at the next call. Then a new one is tried once."""
+        deadline = time.perf_counter() + timeout
         known = self._ranks is not None
         try:
             return self._ask(timeout)
         except Failure as failure:
-            left = deadline - self._clock()
+            left = deadline - time.perf_counter()
             if not known or failure.outcome is not Outcome.UNREACHABLE or left <= 0:
                 raise
         self._lost_connections += 1
         return self._ask(left)
 
     def _ask(self, timeout: float) -> Facts:
-        """After a failure the channels are opened anew: gRPC's own pause between attempts would outlast the absence."""
+        """A failure closes the channels: gRPC's own pause between attempts would be too long."""
         address = self._target.address
         try:
             if self._ranks is None:
                 must_exist(address)
-                self._ranks = Ranks([address], "", self._clock, self._delays)
+                self._ranks = Ranks([address], "", self._delays)
             self._ranks = ranks = discovered(self._ranks, address, timeout)
             answers = ranks.call("Info", b"", timeout).answers
         except Failure:
@@ -117,7 +107,7 @@ class ShardProber:
         if facts != self._facts:
             self._calibration.forget()
             with contextlib.suppress(Failure):  # tried again before the first batch
-                self._debts.inherit(ranks)
+                self._uncleared.clear_leftovers(ranks)
         self._facts = facts
         return facts
 
@@ -139,71 +129,73 @@ class ShardProber:
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
         with self._delays.watch() as watch:
             try:
-                return mark_disturbed(self._tried(workload, batch_size, stopping, trace_id), watch)
+                return mark_disturbed(self._calibrated_probe(workload, batch_size, stopping, trace_id), watch)
             except Failure as failure:
-                unanswered = None if self._ranks is None else self._ranks.unanswered
-                raise watch.excused(failure, workload.timeout, True, unanswered) from None
+                pending = None if self._ranks is None else self._ranks.pending
+                raise watch.excused(failure, workload.timeout, True, pending) from None
 
-    def _tried(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str) -> Result:
-        """Prefill, then Decode to the end. Before the first one, it is asked for the tokens of our words."""
+    def _calibrated_probe(
+        self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str
+    ) -> Result:
+        """Ask once for the tokens of our words, then Prefill, then Decode to the end."""
         if self._ranks is None or self._facts is None:
             raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", f"{self._target.address}: not connected")
         steps: list[Step] = []
         calibrated = False
         try:
             self._calibrate(self._ranks, self._facts, workload)
-            self._watch(self._facts)
+            self._check_suspected(self._facts)
             calibrated = True
             return self._probe(self._ranks, self._facts, workload, batch_size, stopping, trace_id, steps)
         except Failure as failure:
             self._calibration.probe_failed(failure)
             if failure.code == DEADLINE_EXCEEDED and calibrated:
                 call = failure.detail.partition(": ")[0]
-                quiet = self._clock() - steps[-1].arrived if steps else 0.0
-                said = out_of_time(workload, sum(step.tokens for step in steps) // batch_size, quiet)
-                raise Failure(failure.outcome, failure.code, f"{call}: {said}") from None
+                quiet = time.perf_counter() - steps[-1].arrived if steps else 0.0
+                detail = out_of_time(workload, sum(step.tokens for step in steps) // batch_size, quiet)
+                raise Failure(failure.outcome, failure.code, f"{call}: {detail}") from None
             if connection_ended(failure) and not self._target.address.startswith("unix:"):
-                self._lost_connections += 1  # over TCP nothing else tells that another server is there afterwards
+                self._lost_connections += 1  # over TCP this alone shows that it may be another server now
             raise explained(failure, self._facts, self._facts.connection == self._served) from None
 
     def _calibrate(self, ranks: Ranks, facts: Facts, workload: Workload) -> None:
-        """Ask once which words are one token. Raises Failure where the server is then stuck, gone or another one."""
+        """Ask once which words are one token. Raises Failure where the server then hangs, is gone or another one."""
         words = self._calibration.words(workload, self._random)
         if words is None or not self._may_ask():
             return
-        batch = Batch.asking(PROTOCOLS[ranks.protocol], self._target, facts, workload, words, self._random)
-        self._debts.add(batch.id, ranks)
-        if not self._may_ask():  # as another prober has noted
-            self._debts.ended(batch.id)
+        batch = ShardBatch.asking(PROTOCOLS[ranks.protocol], self._target, facts, workload, words, self._random)
+        self._uncleared.add(batch.id, ranks)
+        if not self._may_ask():  # another prober has written that down
+            self._uncleared.remove(batch.id)
             return
-        time_left = TimeLeft(self._clock() + min(workload.timeout, CALIBRATION_SECONDS), ranks, self._clock)
-        trouble = unpaid = None
+        time_left = TimeLeft(time.perf_counter() + min(workload.timeout, CALIBRATION_SECONDS), ranks)
+        failed = not_cleared = None
         try:
             answers = ranks.call("Prefill", batch.prefill_request(), time_left()).answers
             if not batch.merge("Prefill", answers, ranks.addresses).unfinished:
-                self._debts.ended(batch.id)
+                self._uncleared.remove(batch.id)
             self._calibration.learn(workload, words, batch.prompt_pieces(answers))
         except Failure as failure:
             self._calibration.failed(failure)
-            trouble = failure
+            failed = failure
         try:
             self.settle(RANKS_SECONDS)
         except Failure as failure:
-            unpaid = failure
-        first = trouble or unpaid
+            not_cleared = failure
+        first = failed or not_cleared
         if first is None:
             return
-        # One that stops as it was told to, or was away before it was asked, is gone as well, but not because of us.
-        away = trouble is not None and trouble.outcome is Outcome.UNREACHABLE and not trouble.may_have_ended_server
+        # A server that was told to stop, or was gone before the request, did not end because of it.
+        away = failed is not None and failed.outcome is Outcome.UNREACHABLE and not failed.may_have_ended_server
         stopped = first.code == "CANCELLED"
-        gone = unpaid is not None and unpaid.outcome is Outcome.UNREACHABLE
+        gone = not_cleared is not None and not_cleared.outcome is Outcome.UNREACHABLE
         another = connection_ended(first) or ranks.connection() != facts.connection[1:]
         if not (away or stopped) and (gone or (another and first.may_have_ended_server)):
             self._calibration_ended(ranks)
         elif first.may_have_ended_server:
             self._suspected = facts.connection
-        if unpaid is not None or another or stopped:
-            # The probe's own batch has not been sent: it is not what the server may have ended of.
+        if not_cleared is not None or another or stopped:
+            # Without `may_have_ended_server`: the probe's own batch was not sent.
             raise Failure(first.outcome, first.code, first.detail)
 
     def _may_ask(self) -> bool:
@@ -211,17 +203,17 @@ class ShardProber:
 
     def _calibration_ended(self, ranks: Ranks) -> None:
         self._suspected = None
-        self._debts.calibration_ended(ranks)
+        self._uncleared.calibration_ended(ranks)
 
-    def _watch(self, facts: Facts) -> None:
-        """A server that failed when it was asked may end a moment later: no batch of ours is to be blamed for it.
+    def _check_suspected(self, facts: Facts) -> None:
+        """Wait for the end of a server that failed when it was asked for tokens: no batch must be blamed for it.
 
         Raises Failure.
         """
         if self._suspected is None:
             return
         address = self._target.address
-        if has_ended(self, facts):  # `connect` has written it down
+        if has_ended(self, facts):  # which `connect` has written down
             detail = f"{address}: the server ended after it was asked for the tokens of our words"
             raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", detail)
         if self._ranks is None:
@@ -239,16 +231,16 @@ class ShardProber:
         trace_id: str,
         steps: list[Step],
     ) -> Result:
-        """`steps` take in what has come so far."""
+        """Prefill, then Decode to the end. Adds to `steps` as they come."""
         texts = shard_prompts.prompts(batch_size, workload.sequence_length, self._random, self._calibration.vocabulary)
-        batch = Batch.build(PROTOCOLS[ranks.protocol], self._target, facts, workload, texts, self._random)
-        self._debts.add(batch.id, ranks)
-        if self.quarantine.holds(cache_tokens(facts, workload, batch_size)):  # as another prober has just noted
-            self._debts.ended(batch.id)
+        batch = ShardBatch.build(PROTOCOLS[ranks.protocol], self._target, facts, workload, texts, self._random)
+        self._uncleared.add(batch.id, ranks)
+        if self.quarantine.holds(cache_tokens(facts, workload, batch_size)):  # another prober has written that down
+            self._uncleared.remove(batch.id)
             raise Failure(Outcome.QUARANTINED, "QUARANTINED", self.quarantine.reason())
         prefill, decode = batch.prefill_request(), batch.decode_request()
         trace = ((HEADER, traceparent(trace_id)),) if trace_id else None
-        time_left = TimeLeft(self._clock() + workload.timeout, ranks, self._clock)
+        time_left = TimeLeft(time.perf_counter() + workload.timeout, ranks)
         called = ranks.call("Prefill", prefill, time_left(), trace)
         self._served = facts.connection
         merged = batch.merge("Prefill", called.answers, ranks.addresses)
@@ -259,62 +251,57 @@ class ShardProber:
             if stopping():
                 raise Abandoned
             if merged.finished:
-                # A router takes finished requests out before the next step; left in, they would run past their cache.
+                # Finished requests would run past their cache, so they leave the batch, as with a router.
                 ranks.call("FilterBatch", batch.filter_request(merged), time_left(), trace)
             called = ranks.call("Decode", decode, time_left(), trace)
             merged = batch.merge("Decode", called.answers, ranks.addresses)
             steps.append(_step(called, merged))
         time_left()
         if merged.unfinished:
-            raise Failure(
-                Outcome.MALFORMED,
-                "OK",
-                f"{ranks.addresses[0]}: no end after {counted(len(steps), 'step')} for decode_length "
-                f"{workload.decode_length}",
-            )
-        self._debts.ended(batch.id)
+            what = f"no end after {counted(len(steps), 'step')} for decode_length {workload.decode_length}"
+            raise Failure(Outcome.MALFORMED, "OK", f"{ranks.addresses[0]}: {what}")
+        self._uncleared.remove(batch.id)
         prompt_tokens = batch_size * workload.sequence_length
         late = max(step.late for step in steps)
-        return Result(
-            (Stream(batch_size, prompt_tokens, steps[0].asked, steps[-1].arrived, tuple(steps), read_delay=late),)
-        )
+        stream = Stream(batch_size, prompt_tokens, steps[0].asked, steps[-1].arrived, tuple(steps), read_delay=late)
+        return Result((stream,))
 
     # --- leaving no trace
 
     def settle(self, timeout: float) -> None:
-        if self._debts:
-            self._debts.pay(self._ranks, timeout)
+        if self._uncleared:
+            self._uncleared.clear(self._ranks, timeout)
 
     def reserve(self, stopping: Callable[[], bool], say: Callable[[str], None]) -> None:
-        """Keep all other probers out until `close`, for a sweep: waits until the one at work has ended its probe.
+        """Keep all other probers out until `close`, for a sweep. Waits until another prober has ended its probe.
 
         Call it after `connect`. Raises Failure, Abandoned.
         """
-        said = ""
+        shown = ""
         while self._ranks is not None:
             try:
-                self._debts.keep(self._ranks)
+                self._uncleared.keep_lock(self._ranks)
                 return
             except Occupied as other:
-                if str(other) != said:
+                if str(other) != shown:
                     say(f"waiting: {other}")
-                said = str(other)
+                shown = str(other)
             if stopping():
                 raise Abandoned
             time.sleep(RESERVE_SECONDS)
 
     def close(self) -> None:
-        """Close, and pay what is owed over connections of its own: the others may be stuck in a call."""
+        """Close, and clear all batches over new connections: a call may hang on the old ones."""
         self._disconnect()
         try:
-            if self._debts:
-                self._debts.pay(None, CLOSE_SECONDS)
+            if self._uncleared:
+                self._uncleared.clear(None, CLOSE_SECONDS)
         finally:
-            self._debts.close()
+            self._uncleared.close()
 
 
-def _step(called: Answered, merged: Merged) -> Step:
-    """The server says how long it worked: what is beyond that is all that we can have added."""
+def _step(called: RankAnswers, merged: MergedAnswers) -> Step:
+    """We added no more than what is beyond the server's own total."""
     total = merged.timings.total if merged.timings is not None else None
     beyond = called.arrived - called.asked - (total or 0.0)
     late = max(0.0, min(called.late, beyond))
@@ -322,21 +309,18 @@ def _step(called: Answered, merged: Merged) -> Step:
 
 
 class TimeLeft:
-    """What a probe's timeout leaves for its next call, in seconds. Raises Failure when it is used up.
+    """The seconds of a probe's timeout that are left for its next call. Raises Failure when none are.
 
-    Several ranks get no less than RANKS_SECONDS: of a call that runs out while one rank still has it queued and another
-    already computes, the second would wait for the first until it dies.
+    Several ranks get RANKS_SECONDS or more: a rank that computes would wait for ever for one whose call was cancelled.
     """
 
-    def __init__(self, deadline: float, ranks: Ranks, clock: Callable[[], float]) -> None:
+    def __init__(self, deadline: float, ranks: Ranks) -> None:
         self._deadline = deadline
         self._ranks = ranks
-        self._clock = clock
 
     def __call__(self) -> float:
-        left = self._deadline - self._clock()
+        left = self._deadline - time.perf_counter()
         if left <= 0:
-            raise Failure(
-                Outcome.TIMEOUT, "DEADLINE_EXCEEDED", f"{self._ranks.addresses[0]}: the probe's timeout is over"
-            )
+            detail = f"{self._ranks.addresses[0]}: the probe's timeout is over"
+            raise Failure(Outcome.TIMEOUT, DEADLINE_EXCEEDED, detail)
         return left if len(self._ranks.addresses) == 1 else max(left, RANKS_SECONDS)

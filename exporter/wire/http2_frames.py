@@ -1,8 +1,8 @@
-"""HTTP/2 frames, told apart before the parser sees them. Pure.
+"""Cuts bytes into HTTP/2 frames and reads GOAWAY, before the h2 parser. Pure.
 
-h2 takes any GOAWAY for the end of the connection and refuses every frame after it, whereas RFC 9113 (section 6.8) lets
-the server finish the streams up to the one it names. So GOAWAY is read here, and h2 never hears of it. Frames that
-mean nothing to us (priorities, alternative services, unknown types) are passed over, as the RFC asks.
+h2 refuses every frame after a GOAWAY. RFC 9113 (section 6.8) lets the server finish the streams up to the one that it
+names. So h2 never gets a GOAWAY. Frames that we do not use (priorities, alternative services, unknown types) are
+dropped, as the RFC asks.
 """
 
 import struct
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import h2.errors
 
-# What we let the server send in one frame, by not saying otherwise (SETTINGS_MAX_FRAME_SIZE).
+# The default of SETTINGS_MAX_FRAME_SIZE, which we do not change.
 LARGEST_FRAME = 16384
 HEADER_BYTES = 9
 GOAWAY = 7
@@ -26,15 +26,15 @@ class FrameError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GoAway:
-    """The server ends the connection: it has begun no stream above `last_stream`, and finishes the others if it can."""
+    """The server ends the connection. It has begun no stream above `last_stream`, and finishes the others if it can."""
 
     last_stream: int
     error_code: int
     debug: bytes = b""
 
     def __str__(self) -> str:
-        said = self.debug.decode("utf-8", "replace")
-        return f"GOAWAY {error_name(self.error_code)}{f': {said}' if said else ''}"
+        text = self.debug.decode("utf-8", "replace")
+        return f"GOAWAY {error_name(self.error_code)}{f': {text}' if text else ''}"
 
 
 class Frames:

@@ -1,24 +1,22 @@
-"""Whether users wait in a router's queue, read off the router's own metrics. Pure."""
+"""How many users wait in a router's queue, by the router's own metrics. Pure."""
 
 import math
 import re
 
 from exporter.observation import Failure, Outcome
 
-# How many requests wait, and how many are being answered; as TGI's routers, vLLM and SGLang call them.
+# Requests that wait and requests that run: the names of TGI's routers, vLLM and SGLang.
 QUEUE = frozenset({"tgi_queue_size", "vllm:num_requests_waiting", "sglang:num_queue_reqs"})
 RUNNING = frozenset({"tgi_batch_current_size", "vllm:num_requests_running", "sglang:num_running_reqs"})
 SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{[^\n]*\})?[ \t]+(\S+)")
 
 
 def users_waiting(exposition: str, own: int) -> int | None:
-    """At most how many requests of others wait, `own` of ours being somewhere in there; None where the page does not
-    say.
+    """At most how many requests of users wait; None where the page has no queue. `own`: our requests.
 
-    Ours may all be running or all be waiting, which no one tells. So it counts the most users that can be waiting:
-    never more than wait at all, never more than there are of others.
+    Ours may be waiting or running. So it is the lower of two bounds: all that wait, and all that are not ours.
 
-    Raises Failure (malformed) where a number is none: NaN read as 0 would mean that nobody waits.
+    Raises Failure (malformed) where a value is no number: NaN read as 0 would mean that no user waits.
     """
     queue = running = None
     for line in exposition.splitlines():

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.observation import Step
-from exporter.wire.framing import Event, FramingError, GrpcMessages, ServerSentEvents, grpc_message, steps
+from exporter.wire.message_framing import Event, FramingError, GrpcMessages, ServerSentEvents, grpc_message
 
 TOKENS = (" the", " Straße", " 日本", "🦙", "\n\n")
 TGI_EVENTS = [json.dumps({"index": n, "token": {"text": text}}, ensure_ascii=False) for n, text in enumerate(TOKENS)]
@@ -91,7 +90,7 @@ def test_an_object_in_a_field_called_error_is_an_event_of_that_name() -> None:
 
 
 def test_an_event_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.wire.framing.LONGEST_EVENT", 1000)
+    monkeypatch.setattr("exporter.wire.message_framing.LONGEST_EVENT", 1000)
     for piece in (b"x" * 100, b"data: x\n"):
         split = ServerSentEvents()
         for _ in range(10):
@@ -152,12 +151,3 @@ def test_a_compressed_grpc_message_is_an_error() -> None:
 def test_a_length_that_no_message_has_is_an_error() -> None:
     with pytest.raises(FramingError, match="4294967295 bytes"):
         GrpcMessages().feed(b"\x00\xff\xff\xff\xff")
-
-
-def test_counts_so_far_become_steps_and_an_arrival_without_a_token_is_part_of_the_next_wait() -> None:
-    # Before prefill, first token, nothing new, three at once, nothing at the end.
-    assert steps(1.0, [(1.1, 0), (1.5, 1), (1.6, 1), (1.8, 4), (1.9, 4)]) == (Step(1.0, 1.5, 1), Step(1.5, 1.8, 3))
-
-
-def test_tokens_that_came_together_are_one_step() -> None:
-    assert steps(1.0, [(2.0, 1), (2.0, 2), (3.0, 3), (3.0, 4)]) == (Step(1.0, 2.0, 2), Step(2.0, 3.0, 2))

@@ -8,7 +8,7 @@ import pytest
 from exporter.config.target import Api
 from exporter.config.workload import Parameters, Workload
 from exporter.observation import Failure, Outcome
-from exporter.probes.router.dialects import facts, read, request_body
+from exporter.probes.router.http_apis import facts, read, request_body
 from exporter.probes.router.server_errors import refused
 
 WORKLOAD = Workload(name="w", sequence_length=100, decode_length=7)

@@ -3,7 +3,7 @@
 import pytest
 
 from exporter.observation import Failure, Outcome
-from exporter.probes.router.queue import users_waiting
+from exporter.probes.router.queue_metrics import users_waiting
 
 TGI = """\
 # HELP tgi_queue_size how many wait

@@ -1,46 +1,46 @@
-"""What a target says of itself: asked for at each connecting, but not again and again where that takes long."""
+"""What a target says of itself. It is asked at each connecting, but less often where that takes long."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from exporter.observation import Failure
 from exporter.plan.targets import Facts
-from exporter.probes.router.front import Front
 from exporter.probes.router.pool import Pool
+from exporter.probes.router.protocol import RouterProtocol
 
-# A request for facts that fails, or takes longer than this, is made again only after a while; a check comes each 10 s.
+# A request for facts that fails, or takes longer, is slow. (The daemon connects every 10 s.)
 SLOW_SECONDS = 1.0
-# How long an answer is waited for that nothing depends on.
+# The timeout where requests do not need the facts.
 OPTIONAL_SECONDS = 3.0
+# Seconds until a slow request is repeated. It takes no more than this share of the time.
 AGAIN_SECONDS = 9.0
 SHARE = 0.05
 
 
-class FactsPage:
-    """Asks for facts and remembers them. `changed`: whether it may be another server, or model, since last asked."""
+class FactsCache:
+    """Asks for facts and keeps them."""
 
-    def __init__(self, front: Front, pool: Pool, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._front, self._pool, self._clock = front, pool, clock
+    def __init__(self, protocol: RouterProtocol, pool: Pool) -> None:
+        self._protocol, self._pool = protocol, pool
         self._facts: Facts | None = None
         self._again = float("-inf")
         self._changed = False
 
     def facts(self, timeout: float) -> Facts:
         """Raises Failure where the target is not reachable."""
-        begun = self._clock()
+        begun = time.perf_counter()
         try:
             if self._facts is not None and begun < self._again:
-                self._pool.keep(self._pool.take(timeout))  # is it still there?
+                self._pool.keep(self._pool.take(timeout))  # only look whether it is still there
                 return self._facts
-            if not self._front.needs_facts():
+            if not self._protocol.needs_facts():
                 silent = self._facts is not None and self._facts.page == "silent"
                 timeout = min(timeout, SLOW_SECONDS if silent else OPTIONAL_SECONDS)
-            facts = self._front.facts(lambda request: self._pool.ask(request, timeout))
+            facts = self._protocol.facts(lambda request: self._pool.ask(request, timeout))
         except Failure:
             self.lost()
             raise
-        took = self._clock() - begun
+        took = time.perf_counter() - begun
         fine = facts.page == "read" and took <= SLOW_SECONDS
         self._again = float("-inf") if fine else begun + took + max(AGAIN_SECONDS, took / SHARE)
         self._changed |= facts != self._facts
@@ -48,12 +48,13 @@ class FactsPage:
         return facts
 
     def lost(self) -> None:
-        """The connection broke: what comes back may be another server."""
+        """The connection broke: the next one may lead to another server."""
         self._again = float("-inf")
         self._changed = True
         if self._facts is not None:
             self._facts = replace(self._facts, page="read")
 
     def changed(self) -> bool:
+        """Whether it may be another server or model since the last call."""
         changed, self._changed = self._changed, False
         return changed

@@ -1,21 +1,21 @@
-"""What a shard's own words mean, where a person would not guess it."""
+"""Explains error messages of shards that a person would not understand."""
 
 from exporter.observation import Failure, Outcome
 from exporter.plan.targets import Facts
 from exporter.probes.shard.channel import was_dropped
 
-# Python's words, as a shard passes them on with INTERNAL.
+# Python's messages, which a shard passes on with INTERNAL.
 NO_CACHE_YET = "list index out of range"
 BEYOND_POSITIONS = "index out of range in self"
 
 
 def connection_ended(failure: Failure) -> bool:
-    """Whether a connection ended in the middle of a call."""
+    """Whether a connection ended during a call."""
     return failure.code == "UNAVAILABLE" and was_dropped(failure.detail)
 
 
 def explained(failure: Failure, facts: Facts, served_before: bool) -> Failure:
-    """The failure with what it means and what to do. `served_before`: this server has answered a Prefill of ours."""
+    """The failure, with its meaning and what to do. `served_before`: this server has answered a Prefill of ours."""
     if failure.code != "INTERNAL":
         return failure
     if NO_CACHE_YET in failure.detail and not facts.requires_padding and not served_before:

@@ -1,31 +1,30 @@
-"""What is said over HTTP: the requests of TGI and of the OpenAI forms, and what their events mean. Pure."""
+"""The APIs over HTTP: the requests of TGI and of the OpenAI API, and what their events mean. Pure."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, assert_never
 
 from exporter.config.target import Api
 from exporter.config.workload import Parameters, Workload
 from exporter.plan.targets import Facts
 from exporter.probes.router.server_errors import broken_off, error_in, loaded, malformed, shortened
-from exporter.probes.router.token_counts import Chunk, counted
+from exporter.probes.router.token_counts import AnswerTokens, Chunk, counted
 
 PATHS: dict[Api, str] = {"tgi": "/generate_stream", "completions": "/v1/completions", "chat": "/v1/chat/completions"}
 FACTS_PATHS: dict[Api, str] = {"tgi": "/info", "completions": "/v1/models", "chat": "/v1/models"}
 DONE = "[DONE]"
-# The counts of tokens that a stream is asked for. The second is an extension of vLLM, which others have taken over.
+# Stream options that ask for token counts. The second one is vLLM's extension, which others have too.
 USAGE: Mapping[str, Any] = {"include_usage": True}
 USAGE_IN_EACH_CHUNK: Mapping[str, Any] = {"include_usage": True, "continuous_usage_stats": True}
-# What a delta of a chat holds beside generated text.
+# Keys of a chat's delta that hold no generated text.
 NO_TEXT = frozenset(
     ("role", "id", "type", "object", "index", "model", "name", "status", "format", "signature", "event", "created")
 )
 DEEPEST = 4
-# No answer to a probe has more tokens, whatever was asked for.
+# No answer to a probe has more tokens.
 MOST_TOKENS = 1_000_000
-# Where servers put their counts, if not into the event itself, and what they call them.
+# Where servers put their counts, beside the event itself, and the names of the counts.
 USAGES = ("usage", "x_groq", "message", "details", "meta_info", "usageMetadata", "timings")
 PROMPT_COUNTS = (
     *("prompt_tokens", "input_tokens", "input_length", "prompt_token_count", "promptTokenCount"),
@@ -46,41 +45,40 @@ def request_body(
     seed: int | None,
     usage: Mapping[str, Any] | None = USAGE,
 ) -> bytes:
-    """The JSON of one request for `decode_length` tokens. `usage`: the stream options, None for none at all."""
-    said: dict[str, Any]
+    """The JSON of one request for `decode_length` tokens. `usage`: the stream options, None for none."""
+    body: dict[str, Any]
     match api:
         case "tgi":
-            said = {"inputs": prompt, "parameters": _tgi_parameters(workload, seed)}
+            body = {"inputs": prompt, "parameters": _tgi_parameters(workload, seed)}
         case "completions":
-            said = {"prompt": prompt} | _openai_parameters(workload, model, seed, usage)
+            body = {"prompt": prompt} | _openai_parameters(workload, model, seed, usage)
         case "chat":
-            said = {"messages": [{"role": "user", "content": prompt}]} | _openai_parameters(
-                workload, model, seed, usage
-            )
+            messages = [{"role": "user", "content": prompt}]
+            body = {"messages": messages} | _openai_parameters(workload, model, seed, usage)
         case _:
             assert_never(api)
     for key, value in extra.items():
-        inner = said.get(key)
-        said[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, Mapping) else value
-    return json.dumps(said).encode()
+        inner = body.get(key)
+        body[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, Mapping) else value
+    return json.dumps(body).encode()
 
 
 def _tgi_parameters(workload: Workload, seed: int | None) -> dict[str, Any]:
     parameters = workload.parameters
-    said: dict[str, Any] = {
+    body: dict[str, Any] = {
         "max_new_tokens": workload.decode_length,
         "truncate": workload.sequence_length,  # the prompt's length is exact where the text is long enough
         "do_sample": parameters.do_sample,
         "details": True,
     }
     if parameters.watermark:
-        said["watermark"] = True
+        body["watermark"] = True
     if parameters.top_n_tokens:
-        said["top_n_tokens"] = parameters.top_n_tokens
+        body["top_n_tokens"] = parameters.top_n_tokens
     if seed is not None and parameters.do_sample:
-        said["seed"] = seed
+        body["seed"] = seed
     # TGI rejects most neutral values: it wants these left out.
-    return said | _unlike_neutral(
+    return body | _unlike_neutral(
         parameters, "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "frequency_penalty"
     )
 
@@ -89,17 +87,17 @@ def _openai_parameters(
     workload: Workload, model: str, seed: int | None, usage: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     parameters = workload.parameters
-    said: dict[str, Any] = {
+    body: dict[str, Any] = {
         "model": model,
         "max_tokens": workload.decode_length,
         "stream": True,
         "temperature": parameters.temperature if parameters.do_sample else 0.0,
     }
     if usage is not None:
-        said["stream_options"] = dict(usage)
+        body["stream_options"] = dict(usage)
     if seed is not None and parameters.do_sample:
-        said["seed"] = seed
-    return said | _unlike_neutral(parameters, "top_p", "top_k", "typical_p", "repetition_penalty", "frequency_penalty")
+        body["seed"] = seed
+    return body | _unlike_neutral(parameters, "top_p", "top_k", "typical_p", "repetition_penalty", "frequency_penalty")
 
 
 def _unlike_neutral(parameters: Parameters, *names: str) -> dict[str, Any]:
@@ -108,7 +106,7 @@ def _unlike_neutral(parameters: Parameters, *names: str) -> dict[str, Any]:
 
 
 def most_tokens(api: Api, workload: Workload, extra: Mapping[str, Any]) -> int | None:
-    """How many tokens one answer can have, as it was asked for; None where `extra_body` takes that bound away."""
+    """How many tokens the request asks for; None where `extra_body` removes that bound."""
     names = ("max_new_tokens",) if api == "tgi" else ("max_tokens", "max_completion_tokens")
     inner = _mapping(extra.get("parameters")) if api == "tgi" else extra
     bounds = [_count(inner[name]) or 0 for name in names if name in inner]
@@ -116,20 +114,8 @@ def most_tokens(api: Api, workload: Workload, extra: Mapping[str, Any]) -> int |
     return most * (_count(extra.get("n")) or 1) if most else None
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a stream of events came to: (instant, tokens so far) and the prompt's length as the server counts it.
-
-    `estimated`: the server gave no count of generated tokens that can be true.
-    """
-
-    arrivals: Sequence[tuple[float, int]]
-    prompt_tokens: int | None
-    estimated: bool = False
-
-
-def read(api: Api, events: Sequence[tuple[float, str]], most: int | None = None) -> Reading:
-    """The events of one whole answer, as (instant, data). `most`: how many tokens it can have. Raises Failure."""
+def read(api: Api, events: Sequence[tuple[float, str]], most: int | None = None) -> AnswerTokens:
+    """The tokens of a whole answer. `events`: (instant, data). `most`: how many it can have. Raises Failure."""
     chunks: list[Chunk] = []
     totals: list[int] = []
     listed = 0  # tokens that came as ids
@@ -140,33 +126,32 @@ def read(api: Api, events: Sequence[tuple[float, str]], most: int | None = None)
             finished = True
             continue
         event = parsed(text)
-        meant = _tgi_event(event) if api == "tgi" else _openai_event(event)
-        finished, full = finished or meant.last, full or meant.full
-        listed += meant.ids
-        prompt = meant.prompt or prompt
-        generated = listed if meant.ids else meant.generated
+        content = _tgi_event(event) if api == "tgi" else _openai_event(event)
+        finished, full = finished or content.last, full or content.full
+        listed += content.ids
+        prompt = content.prompt or prompt
+        generated = listed if content.ids else content.generated
         if generated and generated > MOST_TOKENS:
             generated = None
         if generated:
             totals.append(generated)
-        if meant.part:
-            # TGI's total comes with its last token, and is none of what each token has.
-            opening = meant.opening and not chunks
+        if content.part:
+            # TGI has one total, which comes with its last token.
+            opening = content.opening and not chunks
             count = generated if api != "tgi" and not opening else None
-            chunks.append(Chunk(instant, meant.text, not opening, count, meant.last))
+            chunks.append(Chunk(instant, content.text, not opening, count, content.last))
     if not finished:
         raise malformed("the stream ended before its last event")
     found = counted(chunks, totals, most, full)
     if not found.arrivals:
         raise malformed("an answer without a token")
-    # An event of TGI's is one token, whether it is counted or not.
-    return Reading(found.arrivals, prompt, found.estimated and (api != "tgi" or bool(totals)))
+    # Each event of TGI is one token, so without a total nothing is estimated.
+    return AnswerTokens(found.arrivals, prompt, found.estimated and (api != "tgi" or bool(totals)))
 
 
-class Meaning(NamedTuple):
-    """One event. `part`: it is one of those that tokens come with. `opening`: it tells the role, no token. `ids`: how
-    many tokens it lists. `prompt`, `generated`: counts, where it tells them. `last`: it ends the answer. `full`: it has
-    as many tokens as were asked for.
+class EventContent(NamedTuple):
+    """What one event holds. `part`: it may bring tokens. `opening`: it has the role and no token. `ids`: how many token
+    ids it lists. `prompt`, `generated`: its counts. `last`: it ends the answer. `full`: the answer reached its length.
     """
 
     part: bool
@@ -179,16 +164,16 @@ class Meaning(NamedTuple):
     full: bool = False
 
 
-def _tgi_event(event: Mapping[str, Any]) -> Meaning:
+def _tgi_event(event: Mapping[str, Any]) -> EventContent:
     """A token is one, whatever its text. Raises Failure where the answer was broken off."""
     _check_end(_mapping(event.get("details")).get("finish_reason"))
     prompt, generated = _counts(event)
     token = event.get("token") is not None
     last = event.get("generated_text") is not None
-    return Meaning(token or last, token, last, prompt=prompt, generated=generated)
+    return EventContent(token or last, token, last, prompt=prompt, generated=generated)
 
 
-def _openai_event(event: Mapping[str, Any]) -> Meaning:
+def _openai_event(event: Mapping[str, Any]) -> EventContent:
     """Raises Failure where the answer was broken off."""
     text = last = full = role = False
     ids = 0
@@ -206,7 +191,7 @@ def _openai_event(event: Mapping[str, Any]) -> Meaning:
             _check_end(reason)
             last, full = True, full or (isinstance(reason, str) and reason.lower() in ("length", "max_tokens"))
     prompt, generated = _counts(event, choices)
-    return Meaning(bool(choices), text, last, role and not (text or last or ids), ids, prompt, generated, full)
+    return EventContent(bool(choices), text, last, role and not (text or last or ids), ids, prompt, generated, full)
 
 
 def _check_end(reason: object) -> None:
@@ -216,12 +201,12 @@ def _check_end(reason: object) -> None:
 
 
 def _delta_has_text(delta: Mapping[str, Any]) -> bool:
-    """The beginning of a call of a tool has a token, though not yet a text."""
+    """The beginning of a tool call is a token, even without a text."""
     return bool(delta.get("tool_calls") or delta.get("function_call")) or _has_text(delta)
 
 
 def _has_text(value: object, depth: int = 0) -> bool:
-    """Whether there is a text in this: it may stand in any field of a delta, and in parts of one."""
+    """Whether there is a text in any field of a delta, or in a part of one."""
     if isinstance(value, str):
         return bool(value)
     if depth == DEEPEST:
@@ -238,7 +223,7 @@ def _has_text(value: object, depth: int = 0) -> bool:
 
 
 def _counts(event: Mapping[str, Any], choices: Sequence[Mapping[str, Any]] = ()) -> tuple[int | None, int | None]:
-    """The tokens of the prompt and those generated, as the event tells them, wherever it does. 0 is no count."""
+    """The event's counts of the prompt's tokens and of those generated. 0 is no count."""
     if not event.get("usage") and _MAY_COUNT.isdisjoint(event) and not any("usage" in choice for choice in choices):
         return None, None  # nearly every event
     places: list[Any] = [place for name in USAGES if (place := event.get(name))]
@@ -276,12 +261,12 @@ _TGI_END = re.compile(r'"generated_text"\s*:\s*(?!null|\s)')
 
 
 def may_be_error(text: str) -> bool:
-    """Whether an event needs a closer look, and at once: the server may not end the stream by itself after an error."""
+    """Whether an event must be parsed at once: after an error a server may keep the stream open."""
     return '"error' in text or not ('"delta"' in text or '"text"' in text or '"token"' in text or is_done(text))
 
 
 def parsed(text: str) -> Mapping[str, Any]:
-    """One event's JSON. Raises Failure where it is none, or where it is the server's word of an error."""
+    """One event's JSON. Raises Failure where it is none, or an error of the server."""
     event = loaded(text)
     if event is None:
         raise malformed(f"an event that is no JSON: {shortened(text)}")
@@ -295,20 +280,20 @@ def parsed(text: str) -> Mapping[str, Any]:
 
 
 def counting_body(body: bytes) -> bytes:
-    """The same request of an OpenAI form for one token, and not as a stream: to be told how long its prompt is."""
-    said = json.loads(body)
+    """The same request for one token and not as a stream: its answer counts the prompt's tokens."""
+    request = json.loads(body)
     for key in ("stream_options", "min_tokens", "max_completion_tokens"):
-        said.pop(key, None)
-    return json.dumps({**said, "stream": False, "max_tokens": 1}).encode()
+        request.pop(key, None)
+    return json.dumps({**request, "stream": False, "max_tokens": 1}).encode()
 
 
 def counted_prompt(document: Mapping[str, Any]) -> int | None:
-    """The length of the prompt, as an answer of an OpenAI form that is no stream tells it."""
+    """The prompt's length in an answer that is no stream."""
     return _counts(document)[0]
 
 
 def facts(api: Api, document: Mapping[str, Any], model: str) -> Facts:
-    """What /info or /v1/models says. `model` is what the configuration asks for, if it does."""
+    """The facts in /info or /v1/models. `model`: the configured one, or empty."""
     if api == "tgi":
         return Facts(
             protocol="http/tgi",
@@ -327,7 +312,7 @@ def facts(api: Api, document: Mapping[str, Any], model: str) -> Facts:
 
 
 def served_model(api: Api, document: Mapping[str, Any]) -> str:
-    """The name of the first model, as a request must say it: letter by letter, unlike the one in `Facts`."""
+    """The name of the first model, exactly as a request must give it; the one in `Facts` may be shortened."""
     if api == "tgi":
         return _text(document, "model_id")
     listed = document.get("data")
