@@ -44,8 +44,6 @@ OBJECTIVES = (
     Column("bad", number=True),
 )
 NARROW = tables.narrow("62rem", {"targets": TARGETS, "results": RESULTS, "objectives": OBJECTIVES})
-# Nothing is loaded, framed or sent from this page.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,14 @@
-"""From `tls_server_config` to a context of Python's ssl, and cheroot's adapter that takes the newest one each time."""
+"""From `tls_server_config` to a context of Python's ssl."""
 
 import os
-import socket
 import ssl
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cheroot.makefile import MakeFile
-from cheroot.ssl import Adapter
-
-from exporter.web.web_file import CIPHERS, TlsServer
+from exporter.web.web_file import CIPHERS, TlsServerSection
 
 VERSIONS = {
     "TLS10": ssl.TLSVersion.TLSv1,
@@ -27,7 +23,7 @@ VERIFY = {
 }
 
 
-def context(tls: TlsServer) -> ssl.SSLContext:
+def context(tls: TlsServerSection) -> ssl.SSLContext:
     """What a handshake follows. Raises OSError (ssl.SSLError among them) and ValueError when a file cannot be used."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version, made.maximum_version = VERSIONS[tls.min_version], VERSIONS[tls.max_version]
@@ -68,7 +64,7 @@ def _file(path: Path | None, text: str | None) -> Iterator[str]:
             os.unlink(name)
 
 
-def problem(tls: TlsServer, error: Exception) -> str:
+def problem(tls: TlsServerSection, error: Exception) -> str:
     """What to write behind `tls_server_config` when `context` failed: the place and the mend."""
     if isinstance(error, ssl.SSLError):
         reason = error.reason or ""
@@ -84,32 +80,7 @@ def problem(tls: TlsServer, error: Exception) -> str:
     return f": {error}"
 
 
-class FreshContext(Adapter):
-    """Wraps each new connection in the context of that moment, and leaves the handshake to the thread that serves it.
-
-    cheroot would shake hands in the thread that accepts, where one silent client stops all others.
-    """
-
-    def __init__(self, fresh: Callable[[], ssl.SSLContext | None]) -> None:
-        self._fresh = fresh
-        self.context = None
-
-    def bind(self, sock: socket.socket) -> socket.socket:
-        return sock
-
-    def wrap(self, sock: socket.socket) -> tuple[socket.socket, dict[str, Any]]:
-        made = self._fresh()
-        assert made is not None, "a listener with this adapter always has a context"
-        return made.wrap_socket(sock, server_side=True, do_handshake_on_connect=False), self.get_environ()
-
-    def get_environ(self) -> dict[str, Any]:
-        return {"wsgi.url_scheme": "https", "HTTPS": "on"}
-
-    def makefile(self, sock: socket.socket, mode: str = "r", bufsize: int = -1) -> Any:
-        return MakeFile(sock, mode, bufsize)
-
-
-def allowed_name(names: tuple[str, ...], certificate: dict[str, Any] | None) -> bool:
+def allowed_name(names: tuple[str, ...], certificate: Mapping[str, Any] | None) -> bool:
     """Whether one of the certificate's alternative names is among `names`; true when none is asked for."""
     held = {str(value) for _, value in (certificate or {}).get("subjectAltName", ())}
     return not names or not held.isdisjoint(names)

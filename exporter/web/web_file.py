@@ -35,7 +35,7 @@ HEADERS = {
 BCRYPT = re.compile(r"\$2[abxy]\$\d\d\$[./A-Za-z0-9]{53}", re.ASCII)
 
 
-class Section(BaseModel):
+class WebFileSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
@@ -53,7 +53,7 @@ def _client_auth(name: str) -> str:
     return name
 
 
-class TlsServer(Section):
+class TlsServerSection(WebFileSection):
     """`tls_server_config`. Files are relative to the web file. `cert`, `key`, `client_ca` hold the PEM text itself."""
 
     cert_file: Path | None = None
@@ -113,14 +113,14 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
     return headers
 
 
-class HttpServer(Section):
+class HttpServerSection(WebFileSection):
     """`http_server_config`. `http2` is accepted for the sake of shared files; this server speaks HTTP/1.1."""
 
     http2: bool = True
     headers: Annotated[dict[str, str], AfterValidator(_headers)] = {}
 
 
-class RateLimit(Section):
+class RateLimitSection(WebFileSection):
     """`rate_limit`: a token bucket over all requests; what is over it is answered 429. 0 = no limit."""
 
     interval: Seconds = 0.0
@@ -133,20 +133,20 @@ def _bcrypt(hashed: SecretStr) -> SecretStr:
     return hashed
 
 
-class WebConfig(Section):
+class WebFile(WebFileSection):
     """A whole web file. The defaults are what no file means: plain HTTP, open to all who reach the port."""
 
-    tls_server_config: TlsServer | None = None
-    http_server_config: HttpServer = HttpServer()
+    tls_server_config: TlsServerSection | None = None
+    http_server_config: HttpServerSection = HttpServerSection()
     basic_auth_users: dict[str, Annotated[SecretStr, AfterValidator(_bcrypt)]] = {}
-    rate_limit: RateLimit = RateLimit()
+    rate_limit: RateLimitSection = RateLimitSection()
 
 
-def load(path: Path) -> WebConfig:
+def load(path: Path) -> WebFile:
     """The web file, its file names made relative to the file itself. Errors: SettingsError, a line for each problem."""
     document = read_yaml(path)
     try:
-        config = WebConfig.model_validate(document)
+        config = WebFile.model_validate(document)
     except ValidationError as error:
         raise SettingsError([_line(path, *explain(problem, echo=False)) for problem in error.errors()]) from None
     tls = config.tls_server_config

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from exporter.web import listener
 from exporter.web.current import Current
 from exporter.web.listener import Listener
+
+from exporter.web import listener
 from exporter.web.token_bucket import Bucket
 from tests.processes import PATIENCE, ask, wait_until
 from tests.web.certificates import Authority

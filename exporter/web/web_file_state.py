@@ -1,17 +1,16 @@
 """The web file and its certificates as they stand now: read anew when one changed, the last good kept when it broke."""
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from ssl import SSLContext
 
 from exporter.config.sources import SettingsError, Stamp, stamp
 from exporter.web.tls import context, problem
-from exporter.web.web_file import WebConfig, load
+from exporter.web.web_file import WebFile, load
 
 
-class Current:
-    """Safe to ask from any thread, for every connection: without a change it costs one `stat` for each file.
+class WebFileState:
+    """For one thread, and cheap enough for every request: without a change it costs one `stat` for each file.
 
     Whether TLS is spoken at all is decided at the start. A file that loses its `tls_server_config` later, or is broken,
     changes nothing: the port never falls back to plain text while it runs. Raises SettingsError at the start only.
@@ -20,8 +19,7 @@ class Current:
     def __init__(self, path: Path | None, report: Callable[[str, str], None] = lambda kind, line: None) -> None:
         self._path = path
         self._report = report
-        self._lock = threading.Lock()
-        self._config = WebConfig()
+        self._config = WebFile()
         self._context: SSLContext | None = None
         self._stamp: Stamp = ()
         if path is not None:
@@ -32,7 +30,7 @@ class Current:
         self.speaks_tls = self._context is not None
 
     @property
-    def config(self) -> WebConfig:
+    def config(self) -> WebFile:
         self._refresh()
         return self._config
 
@@ -43,27 +41,23 @@ class Current:
 
     def _refresh(self) -> None:
         path = self._path
-        if path is None or stamp(_files(path, self._config)) == self._stamp:
+        if path is None or (now := stamp(_files(path, self._config))) == self._stamp:
             return
-        with self._lock:
-            now = stamp(_files(path, self._config))
-            if now == self._stamp:
-                return
-            try:
-                config, fresh, self._stamp = _read(path)
-            except SettingsError as error:
-                self._stamp = now
-                for line in error.problems:
-                    self._report("web file", f"the web file is wrong, what was read before stays in force: {line}")
-                return
-            if (fresh is not None) != self.speaks_tls:
-                said = "now has" if fresh is not None else "no longer has"
-                self._report("web file", f"{path} {said} a tls_server_config: takes effect at the next start only")
-                fresh = self._context
-            self._config, self._context = config, fresh
+        try:
+            config, fresh, self._stamp = _read(path)
+        except SettingsError as error:
+            self._stamp = now
+            for line in error.problems:
+                self._report("web file", f"the web file is wrong, what was read before stays in force: {line}")
+            return
+        if (fresh is not None) != self.speaks_tls:
+            said = "now has" if fresh is not None else "no longer has"
+            self._report("web file", f"{path} {said} a tls_server_config: takes effect at the next start only")
+            fresh = self._context
+        self._config, self._context = config, fresh
 
 
-def _read(path: Path) -> tuple[WebConfig, SSLContext | None, Stamp]:
+def _read(path: Path) -> tuple[WebFile, SSLContext | None, Stamp]:
     config = load(path)
     # The stamp is taken before the certificates are read: a change in between is then seen next time.
     seen = stamp(_files(path, config))
@@ -75,7 +69,7 @@ def _read(path: Path) -> tuple[WebConfig, SSLContext | None, Stamp]:
         raise SettingsError([f"{path}: tls_server_config{problem(config.tls_server_config, error)}"]) from None
 
 
-def _files(path: Path, config: WebConfig) -> list[Path]:
+def _files(path: Path, config: WebFile) -> list[Path]:
     tls = config.tls_server_config
     named = (tls.cert_file, tls.key_file, tls.client_ca_file) if tls else ()
     return [path, *(file for file in named if file is not None)]
