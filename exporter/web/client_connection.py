@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import anyio
 import h11
 from anyio import to_thread
-from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.abc import ByteStream, SocketStream
 
 from exporter.web.admission import Admission
 from exporter.web.messages import HttpRequest, HttpResponse, text_response
@@ -42,6 +42,7 @@ class ClientConnection:
     def __init__(
         self,
         stream: SocketStream,
+        address: str,
         admission: Admission,
         web_file: WebFileState,
         answer: Callable[[HttpRequest], Awaitable[HttpResponse]],
@@ -50,7 +51,7 @@ class ClientConnection:
     ) -> None:
         self._socket = stream
         self._stream: ByteStream = stream
-        self._address = stream.extra(SocketAttribute.remote_address)[0]
+        self._address = address
         self._admission = admission
         self._web_file = web_file
         self._answer = answer

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 import anyio
-from anyio.abc import SocketListener, SocketStream, TaskGroup
+from anyio.abc import SocketStream, TaskGroup
 
 from exporter.config.notation import split_listen_address
 from exporter.web.access import Guard
@@ -50,6 +50,8 @@ class Server:
         admission: Admission | None = None,
     ) -> None:
         self._socket = listening_socket(*split_listen_address(listen_address))
+        self._socket.setblocking(False)
+        self.port = int(self._socket.getsockname()[1])
         self._views = views
         self._web_file = web_file or WebFileState(None)
         self._guard = Guard(self._page, self._web_file)
@@ -58,10 +60,6 @@ class Server:
         self._workers = anyio.CapacityLimiter(WORKERS)
         self._pace = Bucket(ACCEPT_SECONDS, MAX_IDLE_CONNECTIONS)
         self._connections: dict[ClientConnection, None] = {}
-
-    @property
-    def port(self) -> int:
-        return int(self._socket.getsockname()[1])
 
     @property
     def open_connections(self) -> int:
@@ -73,37 +71,46 @@ class Server:
 
     async def serve(self) -> None:
         """Until cancelled; then it ends within GRACE_SECONDS, whatever its clients do."""
-        async with await SocketListener.from_socket(self._socket) as listener, anyio.create_task_group() as tasks:
-            tasks.start_soon(self._admission.run)
-            try:
-                while True:
-                    await self._accept(listener, tasks)
-            finally:
-                for connection in self._connections:
-                    connection.finish_by(anyio.current_time() + GRACE_SECONDS)
+        async with anyio.create_task_group() as tasks:
+            with self._socket:
+                tasks.start_soon(self._admission.run)
+                try:
+                    while True:
+                        await self._accept(tasks)
+                finally:
+                    for connection in self._connections:
+                        connection.finish_by(anyio.current_time() + GRACE_SECONDS)
 
-    async def _accept(self, listener: SocketListener, tasks: TaskGroup) -> None:
+    async def _accept(self, tasks: TaskGroup) -> None:
+        """Not with anyio's listener: in asyncio 3.11 its `accept` loses a connection that comes while it is cancelled."""
         while len(self._connections) >= MAX_CONNECTIONS:
             await anyio.sleep(ACCEPT_SECONDS)
+        await anyio.wait_readable(self._socket)
         try:
-            connection = self._connection(await listener.accept())
+            client, address = self._socket.accept()
         except OSError:
             await anyio.sleep(ACCEPT_AGAIN_SECONDS)
             return
-        self._connections[connection] = None
-        self._push_out()
-        tasks.start_soon(self._run, connection)
+        tasks.start_soon(self._serve_client, client, address[0])
         await anyio.sleep(self._pace.reserve(time.monotonic()))
 
-    def _connection(self, stream: SocketStream) -> ClientConnection:
-        return ClientConnection(stream, self._admission, self._web_file, self._guard, self._workers, self._report)
-
-    async def _run(self, connection: ClientConnection) -> None:
-        try:
-            await connection.run()
-        finally:
-            del self._connections[connection]
-            self._admission.forget(connection)
+    async def _serve_client(self, client: socket.socket, address: str) -> None:
+        with client:
+            try:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                stream = await SocketStream.from_socket(client)
+            except (OSError, ValueError):
+                return  # it has left again
+            connection = ClientConnection(
+                stream, address, self._admission, self._web_file, self._guard, self._workers, self._report
+            )
+            self._connections[connection] = None
+            self._push_out()
+            try:
+                await connection.run()
+            finally:
+                del self._connections[connection]
+                self._admission.forget(connection)
 
     def _push_out(self) -> None:
         """Cuts off an idle connection where there are too many: the oldest, and first of those that never asked."""
