@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import queue
-import re
 import signal
 import sys
 import threading
@@ -170,9 +169,7 @@ class Daemon:
             return Exposition(self._settings.web.listen_address, views, self._web, self._recorder.journal.warn)
         except OSError as error:
             place = f"web.listen_address: {self._settings.web.listen_address}"
-            # cheroot wraps the reason into a list of what it tried.
-            reason = re.search(r"\[Errno -?\d+\] ([^)\]]+)", str(error))
-            why = reason[1] if reason else error.strerror or error
+            why = error.strerror or error
             raise SettingsError([f"{place}: cannot be used ({why}); choose another"]) from None
 
     # --- targets

@@ -16,9 +16,9 @@ from exporter.web.fair_queue import FairQueue
 # Scrapes, health checks and a person's clicks are far below; thousands a second would take the time of the probes.
 PACE_SECONDS = 0.02
 PACE_BURST = 25
-# Each holds the memory of a page, from its making until the client has taken it.
+# Pages being made or sent: each holds its memory until the client has taken it.
 MAX_PAGES = 16
-# While others wait for a page, a client that takes none of its own for this long is cut off.
+# While others wait for a page, a client that takes nothing of its own for this long is cut off.
 SLOW_CLIENT_SECONDS = 0.2
 CHECK_SECONDS = 0.1
 
@@ -40,7 +40,7 @@ class WaitingRequest:
 
 
 class Admission:
-    """`run` must run beside those that wait. `clock` and `sleep` are for tests in virtual time."""
+    """`run` must run while requests wait. `clock` and `sleep` can be replaced, for virtual time."""
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class Admission:
 
     @asynccontextmanager
     async def admitted(self, client: Client, key: Hashable, wants_page: bool) -> AsyncIterator[None]:
-        """Waits until the client's request may be answered; the block is its answer.
+        """Waits until the client's request may be answered; the answer is made and sent in the block.
 
-        `key` says with whom the client shares its turns. Only those that want a page count for MAX_PAGES.
+        Clients with the same `key` share their turns. Only a request that wants a page counts for MAX_PAGES.
         """
         waiting = WaitingRequest(client, wants_page)
         try:
@@ -81,7 +81,7 @@ class Admission:
         self._queue.forget(key)
 
     async def run(self) -> None:
-        """Admits the waiting requests, without end. Each is chosen as late as possible."""
+        """Admits waiting requests until cancelled. Each is chosen as late as possible."""
         while True:
             await self._until_one_may_go()
             await self._sleep(self._queue.reserve(self._clock()))
@@ -107,7 +107,7 @@ class Admission:
             self._cut_slow_clients()
 
     def _cut_slow_clients(self) -> None:
-        """As many as requests wait, the slowest first."""
+        """At most as many clients as requests wait, the slowest first."""
         now = time.monotonic()
         slow = [(client.sending_since, client) for client in self._pages if client.sending_since is not None]
         slow = [(since, client) for since, client in slow if now - since > SLOW_CLIENT_SECONDS]

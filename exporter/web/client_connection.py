@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager
 from email.utils import formatdate
+from itertools import islice
 from urllib.parse import unquote
 
 import anyio
@@ -15,11 +16,14 @@ from exporter.web.admission import Admission
 from exporter.web.messages import HttpRequest, HttpResponse, text_response
 from exporter.web.web_file_state import WebFileState
 
-# For a request, from its first byte to its last; for its first byte; and for taking a part of a page.
+# For the first byte of a request, for the rest of it, for a handshake, and for taking one part of a response.
 CLIENT_SECONDS = 10.0
+# For the last words of TLS.
 CLOSE_SECONDS = 1.0
+# For a request line with its headers, and for a body.
 REQUEST_BYTES = 16 * 1024
 PART_BYTES = 64 * 1024
+PARTS_AT_ONCE = 16
 ERRORS = {
     413: text_response("413 Content Too Large", f"the body is longer than {REQUEST_BYTES} bytes"),
     431: text_response("431 Request Header Fields Too Large", f"the request is longer than {REQUEST_BYTES} bytes"),
@@ -30,6 +34,7 @@ BUG = text_response("500 Internal Server Error", "a bug of tgi-probe; its log sa
 PLAIN_ON_TLS = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\nthis port speaks HTTPS only; use https://\n"
 )
+# What reading or writing raises when the client has left or was too slow (TimeoutError is an OSError).
 GONE = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
 
 
@@ -66,7 +71,7 @@ class ClientConnection:
         self.sending_since: float | None = None
 
     async def run(self) -> None:
-        """Until the client leaves, is too slow, or is cut off."""
+        """Until the client leaves, is too slow, or is cut off. Raises nothing."""
         with self._life:
             try:
                 async with self._socket:
@@ -81,6 +86,7 @@ class ClientConnection:
                 self._report_bug(error)
 
     def cut(self) -> None:
+        """Ends the connection at once."""
         self.is_idle = False
         self._life.cancel()
         self._response.cancel()
@@ -108,9 +114,8 @@ class ClientConnection:
 
     @asynccontextmanager
     async def _admitted(self, is_health_check: bool, wants_page: bool) -> AsyncIterator[None]:
-        """A connection that stays open has its own turns. New ones share them by address, but not with health checks:
-        behind the address of a proxy are many clients.
-        """
+        # The key for fairness: a kept-alive connection has its own, new ones share by address. Health checks have
+        # another one, because many clients may share the address of a proxy.
         key: Hashable = self if self.was_admitted else (self._address, is_health_check)
         self.is_idle = False
         async with self._admission.admitted(self, key, wants_page):
@@ -144,15 +149,14 @@ class ClientConnection:
         return request
 
     async def _read_body(self, request: HttpRequest) -> None:
-        """Nothing needs what it says, but the next request comes after it."""
-        size = int(request.headers.get("content-length", "0"))
-        if size <= REQUEST_BYTES and self._http.they_are_waiting_for_100_continue:
+        """No page needs the body, but the next request comes after it."""
+        _check_size(int(request.headers.get("content-length", "0")))
+        if self._http.they_are_waiting_for_100_continue:
             await self._write(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
-        size = 0 if size <= REQUEST_BYTES else size
-        while size <= REQUEST_BYTES and isinstance(data := await self._next_event(), h11.Data):
+        size = 0
+        while isinstance(data := await self._next_event(), h11.Data):
             size += len(data.data)
-        if size > REQUEST_BYTES:
-            raise h11.RemoteProtocolError("too long", 413)
+            _check_size(size)
 
     async def _next_event(self) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:
@@ -161,7 +165,7 @@ class ClientConnection:
 
     async def _receive(self) -> None:
         try:
-            # h11 looks at the length of what is not complete: so it gets less than that at once.
+            # In small parts: h11 checks its limit only while a request is incomplete.
             data = await self._stream.receive(REQUEST_BYTES // 4)
         except anyio.EndOfStream:
             data = b""
@@ -187,8 +191,9 @@ class ClientConnection:
             for at in range(0, len(body), PART_BYTES):
                 yield body[at : at + PART_BYTES]
             return
-        while part := await to_thread.run_sync(next, body, b"", limiter=self._workers, abandon_on_cancel=True):
-            yield part
+        while parts := await to_thread.run_sync(_made, body, limiter=self._workers, abandon_on_cancel=True):
+            for part in parts:
+                yield part
 
     async def _write(self, data: bytes | None) -> None:
         """Raises TimeoutError when the client does not take it in time."""
@@ -222,6 +227,16 @@ class ClientConnection:
                 self._report("client", f"a client was refused: {self._address}: {error}")
                 return False
         return True
+
+
+def _made(body: Iterator[bytes]) -> list[bytes]:
+    """The next parts; several, because each change of thread takes time."""
+    return list(islice(body, PARTS_AT_ONCE))
+
+
+def _check_size(body_bytes: int) -> None:
+    if body_bytes > REQUEST_BYTES:
+        raise h11.RemoteProtocolError("the body is too long", 413)
 
 
 def _request(head: h11.Request) -> HttpRequest:

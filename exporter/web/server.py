@@ -20,18 +20,18 @@ from exporter.web.routes import Views, answer
 from exporter.web.token_bucket import Bucket
 from exporter.web.web_file_state import WebFileState
 
-# Of connections without a request that waits or is answered. Beyond it the oldest that never asked is cut off.
+# Connections whose request is not there yet. Beyond this many the oldest is cut off, first those that never had one.
 MAX_IDLE_CONNECTIONS = 128
-# With the others: beyond this many no one is accepted.
+# Beyond this many connections none is accepted.
 MAX_CONNECTIONS = 2 * MAX_IDLE_CONNECTIONS
-# To accept one takes time from the probes too. Clients that wait for their answers are far below this pace.
+# The pace of new connections: accepting takes time from the probes too. Scrapers are far below.
 ACCEPT_SECONDS = 0.005
 BACKLOG = 128
-# Pages are made one after the other, but a small one must not wait for a large one to be made.
+# Threads that make pages. Large metrics pages are made one at a time; the status page must not wait for them.
 WORKERS = 4
-# Responses that were begun may still be sent for this long after a stop.
+# After a stop, for responses that were begun.
 GRACE_SECONDS = 2.0
-# When the system has no more file descriptors, or the client has left again.
+# After a failed accept: out of file descriptors, or the client has left again.
 ACCEPT_AGAIN_SECONDS = 0.1
 
 
@@ -82,7 +82,7 @@ class Server:
                         connection.finish_by(anyio.current_time() + GRACE_SECONDS)
 
     async def _accept(self, tasks: TaskGroup) -> None:
-        """Not with anyio's listener: in asyncio 3.11 its `accept` loses a connection that comes while it is cancelled."""
+        """One connection. asyncio's own `sock_accept` (3.11) loses one that comes just when it is cancelled."""
         while len(self._connections) >= MAX_CONNECTIONS:
             await anyio.sleep(ACCEPT_SECONDS)
         await anyio.wait_readable(self._socket)
@@ -113,7 +113,7 @@ class Server:
                 self._admission.forget(connection)
 
     def _push_out(self) -> None:
-        """Cuts off an idle connection where there are too many: the oldest, and first of those that never asked."""
+        """Cuts off one idle connection if there are too many."""
         idle = [connection for connection in self._connections if connection.is_idle]
         if len(idle) > MAX_IDLE_CONNECTIONS:
             min(idle, key=lambda connection: connection.was_admitted).cut()

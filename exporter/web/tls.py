@@ -24,7 +24,7 @@ VERIFY = {
 
 
 def context(tls: TlsServerSection) -> ssl.SSLContext:
-    """What a handshake follows. Raises OSError (ssl.SSLError among them) and ValueError when a file cannot be used."""
+    """The context for handshakes. Raises OSError (ssl.SSLError is one) or ValueError when a file cannot be used."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version, made.maximum_version = VERSIONS[tls.min_version], VERSIONS[tls.max_version]
     chosen = [CIPHERS[name] for name in tls.cipher_suites if name in CIPHERS]
@@ -46,7 +46,7 @@ def context(tls: TlsServerSection) -> ssl.SSLContext:
 
 @contextmanager
 def _file(path: Path | None, text: str | None) -> Iterator[str]:
-    """The path of a file with the PEM text. Text given inline goes to memory, not to a disk: it may be a key."""
+    """The path of a file with the PEM text. Inline text is kept in memory, not on a disk: it may be a key."""
     if path is not None:
         path.open("rb").close()  # ssl's own errors do not name the file
         yield str(path)
@@ -65,7 +65,7 @@ def _file(path: Path | None, text: str | None) -> Iterator[str]:
 
 
 def problem(tls: TlsServerSection, error: Exception) -> str:
-    """What to write behind `tls_server_config` when `context` failed: the place and the mend."""
+    """The message for an error of `context`, to follow `tls_server_config`: the place, and what to do."""
     if isinstance(error, ssl.SSLError):
         reason = error.reason or ""
         if "MISMATCH" in reason:
@@ -81,6 +81,6 @@ def problem(tls: TlsServerSection, error: Exception) -> str:
 
 
 def allowed_name(names: tuple[str, ...], certificate: Mapping[str, Any] | None) -> bool:
-    """Whether one of the certificate's alternative names is among `names`; true when none is asked for."""
+    """Whether the certificate has one of the alternative `names`; true when `names` is empty."""
     held = {str(value) for _, value in (certificate or {}).get("subjectAltName", ())}
     return not names or not held.isdisjoint(names)

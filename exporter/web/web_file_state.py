@@ -1,4 +1,4 @@
-"""The web file and its certificates as they stand now: read anew when one changed, the last good kept when it broke."""
+"""The web file and its certificates: read again when a file changes; after an error the last good ones stay."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +12,8 @@ from exporter.web.web_file import WebFile, load
 class WebFileState:
     """For one thread, and cheap enough for every request: without a change it costs one `stat` for each file.
 
-    Whether TLS is spoken at all is decided at the start. A file that loses its `tls_server_config` later, or is broken,
-    changes nothing: the port never falls back to plain text while it runs. Raises SettingsError at the start only.
+    Whether TLS is used is decided at the start: a file that loses its `tls_server_config` later does not turn it off.
+    Raises SettingsError at the start only. `report` gets a kind and a line.
     """
 
     def __init__(self, path: Path | None, report: Callable[[str, str], None] = lambda kind, line: None) -> None:
@@ -51,15 +51,15 @@ class WebFileState:
                 self._report("web file", f"the web file is wrong, what was read before stays in force: {line}")
             return
         if (fresh is not None) != self.speaks_tls:
-            said = "now has" if fresh is not None else "no longer has"
-            self._report("web file", f"{path} {said} a tls_server_config: takes effect at the next start only")
+            change = "now has" if fresh is not None else "no longer has"
+            self._report("web file", f"{path} {change} a tls_server_config: takes effect at the next start only")
             fresh = self._context
         self._config, self._context = config, fresh
 
 
 def _read(path: Path) -> tuple[WebFile, SSLContext | None, Stamp]:
     config = load(path)
-    # The stamp is taken before the certificates are read: a change in between is then seen next time.
+    # Taken before the certificates are read, so that a change in between is seen next time.
     seen = stamp(_files(path, config))
     if config.tls_server_config is None:
         return config, None, seen

@@ -11,8 +11,8 @@ PACE, BURST = 0.02, 5
 keys = st.sampled_from(["a", "b", "c", "d"])
 
 
-class Door:
-    """Lets in as the listener does, on a clock of its own; each time it calls `let_in` with the key and the time."""
+class VirtualAdmission:
+    """Serves requests as `Admission` does, in virtual time. `seen` has each key that was served, and when."""
 
     def __init__(self) -> None:
         self.queue: FairQueue[tuple[str, int]] = FairQueue(PACE, BURST)
@@ -37,17 +37,17 @@ class Door:
 
 def waited_beside(rude: list[str], seconds: float = 30.0, every: float = 5.0) -> list[float]:
     """How long somebody waits who asks each few seconds, beside some who ask again as soon as they had their turn."""
-    door, waits = Door(), []
+    admission, waits = VirtualAdmission(), []
     for key in rude:
-        door.ask(key)
-    next_ask, asked = door.now + every / 2, None
-    while door.now < 1000 + seconds:
-        if asked is None and door.now >= next_ask:
-            door.ask("polite")
-            asked = door.now
-        door.turn(then=lambda key: None if key == "polite" else door.ask(key))
-        if asked is not None and door.seen[-1][0] == "polite":
-            waits.append(door.now - asked)
+        admission.ask(key)
+    next_ask, asked = admission.now + every / 2, None
+    while admission.now < 1000 + seconds:
+        if asked is None and admission.now >= next_ask:
+            admission.ask("polite")
+            asked = admission.now
+        admission.turn(then=lambda key: None if key == "polite" else admission.ask(key))
+        if asked is not None and admission.seen[-1][0] == "polite":
+            waits.append(admission.now - asked)
             next_ask, asked = next_ask + every, None
     return waits
 
@@ -64,13 +64,13 @@ def test_a_polite_client_waits_for_one_turn_only_beside_a_crowd_on_new_connectio
 
 @given(st.lists(st.tuples(keys, st.floats(0, 0.1)), max_size=60))
 def test_never_more_than_the_burst_and_one_each_pace_are_let_in(asks: list[tuple[str, float]]) -> None:
-    door = Door()
+    admission = VirtualAdmission()
     for key, gap in asks:
-        door.now += gap
-        door.ask(key)
-    while door.queue:
-        door.turn()
-    times = sorted(at for _, at in door.seen)
+        admission.now += gap
+        admission.ask(key)
+    while admission.queue:
+        admission.turn()
+    times = sorted(at for _, at in admission.seen)
     assert len(times) == len(asks)
     for first, last in zip(times, times[BURST:], strict=False):
         assert last - first >= PACE - 1e-6

@@ -1,6 +1,7 @@
 """Slow, silent and greedy clients against a server: others still get their page."""
 
 import re
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,11 @@ import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
 
+from exporter.config.settings import Settings
+from exporter.metrics.catalogue import layout
 from exporter.metrics.instruments import Registry
+from exporter.metrics.record import Metrics
+from exporter.plan.targets import plans
 from exporter.web import admission, client_connection, server
 from exporter.web.admission import Admission
 from exporter.web.routes import Views
@@ -23,7 +28,7 @@ from tests.web.certificates import Authority
 from tests.web.test_curl import curl
 
 HOST = "127.0.0.1"
-SMALL, LARGE = "x" * 5, "x" * 80_000_000
+SMALL, LARGE = "x" * 5, "x" * 16_000_000
 
 
 def pages(status: Callable[[], str] = lambda: SMALL, **more: Any) -> Views:
@@ -67,12 +72,12 @@ def status(client: socket.socket) -> int:
 
 
 def whole(client: socket.socket, ends_with: bytes) -> bytes:
-    answered = b""
+    answered = bytearray()
     while not answered.endswith(ends_with):
         part = client.recv(65536)
-        assert part, f"closed after {answered!r}"
+        assert part, f"closed after {len(answered)} bytes"
         answered += part
-    return answered
+    return bytes(answered)
 
 
 def until_closed(client: socket.socket) -> None:
@@ -313,6 +318,34 @@ def test_health_is_answered_while_as_many_pages_are_made_as_can_be() -> None:
         for _ in range(server.WORKERS):
             assert begun.acquire(timeout=PATIENCE)
         assert ask(f"http://{HOST}:{found.port}/-/healthy").status == 200
+
+
+def test_health_is_answered_while_the_page_of_256_targets_is_made() -> None:
+    settings = Settings.model_validate(
+        {
+            "targets": [{"name": f"t{number}", "address": f"h:{number}"} for number in range(1, 257)],
+            "workloads": [{"name": "chat", "batch_sizes": [1, 2, 4, 8]}],
+        }
+    )
+    metrics = Metrics(layout(settings))
+    metrics.configure(settings)
+    for plan in plans(settings).values():
+        metrics.announce(plan)
+    begun = threading.Event()
+
+    def registry() -> Registry:
+        begun.set()
+        return metrics.registry
+
+    with serving(Views(registry, lambda: None, lambda: None, None, str)) as found, ExitStack() as stack:
+        scraper, kubelet = clients(stack, found, 2)
+        scraper.sendall(request("/metrics", "Accept-Encoding: gzip"))
+        assert begun.wait(PATIENCE)
+        kubelet.sendall(last_request("/-/healthy"))
+        readable, _, _ = select.select([scraper, kubelet], [], [], PATIENCE)
+        assert readable == [kubelet], "health comes before the page's first byte"
+        assert status(kubelet) == 200
+        assert len(whole(scraper, b"\r\n0\r\n\r\n")) > 1_000_000
 
 
 def test_a_stop_is_bounded_although_clients_take_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
