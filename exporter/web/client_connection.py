@@ -1,8 +1,8 @@
 """One client's connection: its requests are read and answered one after the other, each step with a deadline."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from contextlib import aclosing, asynccontextmanager
 from email.utils import formatdate
 from itertools import islice
 from urllib.parse import unquote
@@ -181,12 +181,13 @@ class ClientConnection:
         head = h11.Response(status_code=int(status), reason=reason.encode(), headers=headers)
         data = self._http.send(head) or b""
         if method != "HEAD":
-            async for part in self._parts(response.body):
-                await self._write(data + (self._http.send(h11.Data(part)) or b""))
-                data = b""
+            async with aclosing(self._parts(response.body)) as parts:
+                async for part in parts:
+                    await self._write(data + (self._http.send(h11.Data(part)) or b""))
+                    data = b""
         await self._write(data + (self._http.send(h11.EndOfMessage()) or b""))
 
-    async def _parts(self, body: bytes | Iterator[bytes]) -> AsyncIterator[bytes]:
+    async def _parts(self, body: bytes | Iterator[bytes]) -> AsyncGenerator[bytes, None]:
         if isinstance(body, bytes):
             for at in range(0, len(body), PART_BYTES):
                 yield body[at : at + PART_BYTES]
