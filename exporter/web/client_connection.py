@@ -192,7 +192,10 @@ class ClientConnection:
             for at in range(0, len(body), PART_BYTES):
                 yield body[at : at + PART_BYTES]
             return
-        while parts := await to_thread.run_sync(_made, body, limiter=self._workers, abandon_on_cancel=True):
+        ended = False
+        while not ended:
+            parts = await to_thread.run_sync(_made, body, limiter=self._workers, abandon_on_cancel=True)
+            ended = len(parts) < PARTS_AT_ONCE
             for part in parts:
                 yield part
 

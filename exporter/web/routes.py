@@ -52,11 +52,11 @@ class Accepts:
 
 
 async def answer(request: HttpRequest, views: Views, workers: CapacityLimiter) -> HttpResponse:
-    """The response to any request. Pages that take time are made in the threads of `workers`, the others at once."""
+    """The response to any request. What takes time is done in the threads of `workers`."""
     if request.is_action:
         return await _act(request, views)
     accepts = Accepts(request.headers.get("accept", ""), request.headers.get("accept-encoding", ""))
-    if request.is_health_check:
+    if request.is_health_check or request.path == "/metrics":  # whose body is made when it is sent
         return respond(request.method, request.path, accepts, views)
     return await to_thread.run_sync(
         respond, request.method, request.path, accepts, views, limiter=workers, abandon_on_cancel=True
