@@ -171,9 +171,9 @@ def _run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     settings = load(options.config)
     if settings.web.config_file:
-        from exporter.web.current import Current
+        from exporter.web.web_file_state import WebFileState
 
-        Current(settings.web.config_file)
+        WebFileState(settings.web.config_file)
     if not options.syntax_only:
         _check_secrets(settings)
     kinds = ((settings.targets, "target"), (settings.workloads, "workload"), (settings.slos, "SLO"))

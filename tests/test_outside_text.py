@@ -3,6 +3,7 @@
 import json
 import logging
 
+import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,9 @@ from exporter.plan.targets import Facts, plans
 from exporter.probes.router import http_apis
 from exporter.probes.router.fmaas_protocol import UnaryReader
 from exporter.probes.router.server_errors import refused
-from exporter.web.routes import Accepts, Views, respond
+from exporter.web import routes
+from exporter.web.messages import HttpRequest
+from exporter.web.routes import Views
 from exporter.web.status_page import page
 from exporter.wire.http_codec import End
 
@@ -132,7 +135,8 @@ def test_a_character_that_cannot_be_written_costs_no_page(path: str) -> None:
         probe=lambda *_: ("200 OK", text),
     )
     method = "POST" if path == "/-/reload" else "GET"
-    answer = respond(method, path, Accepts(), views, "target=t&workload=w&batch_size=1")
+    request = HttpRequest(method, path, "target=t&workload=w&batch_size=1")
+    answer = anyio.run(routes.answer, request, views, anyio.CapacityLimiter(1))
     assert isinstance(answer.body, bytes)
     assert answer.body.decode().strip() == "half ?"
 

@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import queue
-import re
 import signal
 import sys
 import threading
@@ -36,9 +35,9 @@ from exporter.probes.interface import OwnRequests
 from exporter.probes.opening import open_background, open_prober
 from exporter.probes.quarantine import Quarantine
 from exporter.probes.router.hints import doubled_paths
-from exporter.web.current import Current
 from exporter.web.routes import Exposition, Views
 from exporter.web.status_page import page
+from exporter.web.web_file_state import WebFileState
 
 # In flight calls get this long to end by themselves. With what follows it must fit into Kubernetes' 30 s.
 DRAIN_SECONDS = 15.0
@@ -100,7 +99,7 @@ class Daemon:
         self._recorder = Recorder(self._new_metrics(self._settings), self._settings)
         self._quarantines: dict[str, Quarantine] = {}
         self._manual_probes = threading.BoundedSemaphore(MAX_MANUAL_PROBES)
-        self._web = Current(self._settings.web.config_file, self._recorder.journal.warn)
+        self._web = WebFileState(self._settings.web.config_file, self._recorder.journal.warn)
 
     # --- life
 
@@ -172,9 +171,7 @@ class Daemon:
             return Exposition(self._settings.web.listen_address, views, self._web, self._recorder.journal.warn)
         except OSError as error:
             place = f"web.listen_address: {self._settings.web.listen_address}"
-            # cheroot wraps the reason into a list of what it tried.
-            reason = re.search(r"\[Errno -?\d+\] ([^)\]]+)", str(error))
-            why = reason[1] if reason else error.strerror or error
+            why = error.strerror or error
             raise SettingsError([f"{place}: cannot be used ({why}); choose another"]) from None
 
     # --- targets

@@ -1,6 +1,8 @@
-"""The guarded HTTP side: who may connect, what they may see, and how little a slow or hostile client can take.
+"""The HTTP side: who may connect, what they may see, and how little a slow or hostile client can take.
 
-    web file ─► config ─► tls (who connects) ─► listener (how long, how often, whom) ─► access (who may see) ─► pages
+    server ─► client_connection ─► admission ─► access ─► routes ─► pages
+    accepts   reads, sends, TLS    when         whether    which
 
-The web file has the format that Prometheus' own exporters share (exporter-toolkit), so that one file serves them all.
+The web file (TLS, passwords, rate limit) has the format that Prometheus' own exporters share (exporter-toolkit), so one
+file serves them all.
 """

@@ -1,95 +1,87 @@
-"""Who may see the pages: basic auth, the rate limit and the headers of the web file, around a WSGI application."""
+"""Who may see the pages: basic auth, the rate limit and the headers of the web file."""
 
 import base64
 import binascii
 import hmac
 import secrets
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from hashlib import sha256
-from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
+from anyio import to_thread
 from pydantic import SecretStr
 
-from exporter.web.current import Current
+from exporter.web.messages import HttpRequest, HttpResponse, text_response
 from exporter.web.token_bucket import Bucket
-from exporter.web.web_file import RateLimit
+from exporter.web.web_file import RateLimitSection
+from exporter.web.web_file_state import WebFileState
 
-StartResponse = Callable[..., Any]
-Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
-# A kubelet has no password; without one these say no more than yes or no.
-HEALTH = frozenset({"/-/healthy", "/-/ready"})
 REMEMBERED = 100
-# bcrypt is slow on purpose. Whoever sends wrong passwords waits for the others who do, but not for ever.
-PATIENCE = 0.5
-# Compared with where the name is unknown, so that the time does not tell which names exist. Of a password nobody has.
-NOBODY = "$2b$10$BERQHTNIOlS17gGIWi/BlueGB6KWfW7Yz2mqHxqmh/qXr6D0Ut0si"
+# bcrypt is slow on purpose, so passwords are checked one at a time; a client waits this long for the others.
+PASSWORD_WAIT_SECONDS = 0.5
+# For unknown names, so that the time does not tell which names exist. The hash of a password that nobody has.
+UNKNOWN_NAME = "$2b$10$BERQHTNIOlS17gGIWi/BlueGB6KWfW7Yz2mqHxqmh/qXr6D0Ut0si"
+
+
+TOO_MANY = ("429 Too Many Requests", ("Retry-After", "1"))
+OVER_LIMIT = text_response(TOO_MANY[0], "over the rate_limit of the web file; come back later", TOO_MANY[1])
+BUSY = text_response(TOO_MANY[0], "too many passwords to check at once; come back later", TOO_MANY[1])
+WRONG_PASSWORD = text_response(
+    "401 Unauthorized",
+    "name and password, please",
+    ("WWW-Authenticate", 'Basic realm="tgi-probe", charset="UTF-8"'),
+)
+CROSS_SITE = text_response("403 Forbidden", "not from another site's page; open it from here")
 
 
 class Guard:
-    """The application, for those who may. Reads the web file's state for every request."""
+    """Answers requests of those who may ask, with `answer`. Follows the web file as it is at each request."""
 
-    def __init__(self, application: Application, current: Current, clock: Callable[[], float] = time.monotonic) -> None:
-        self._application = application
-        self._current = current
+    def __init__(
+        self,
+        answer: Callable[[HttpRequest], Awaitable[HttpResponse]],
+        web_file: WebFileState,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._answer = answer
+        self._web_file = web_file
         self._clock = clock
         self._passwords = Passwords()
-        self._limit = RateLimit()
+        self._limit = RateLimitSection()
         self._bucket: Bucket | None = None
 
-    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        config = self._current.config
-        extra = list(config.http_server_config.headers.items())
+    async def __call__(self, request: HttpRequest) -> HttpResponse:
+        config = self._web_file.config
+        response = await self._guarded(request, config.rate_limit, config.basic_auth_users)
+        headers = config.http_server_config.headers
+        return replace(response, more_headers=(*response.more_headers, *headers.items()))
 
-        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-            return start_response(status, [*_without(headers, extra), *extra], *rest)
+    async def _guarded(
+        self, request: HttpRequest, limit: RateLimitSection, users: dict[str, SecretStr]
+    ) -> HttpResponse:
+        if not self._within(limit):
+            return OVER_LIMIT
+        refusal = await self._passwords.refusal(request.headers.get("authorization", ""), users) if users else None
+        if refusal is not None and request.is_health_check:
+            return _in_one_word(await self._answer(request))
+        if refusal is not None:
+            return refusal
+        if request.is_action and _is_cross_site(request):
+            return CROSS_SITE
+        return await self._answer(request)
 
-        if not self._within(config.rate_limit):
-            return _say(
-                start,
-                "429 Too Many Requests",
-                "over the rate_limit of the web file; come back later",
-                [("Retry-After", "1")],
-            )
-        verdict = self._verdict(environ, config.basic_auth_users)
-        if verdict is not None and environ.get("PATH_INFO") in HEALTH:
-            return self._in_one_word(environ, start)
-        if verdict == BUSY:
-            return _say(
-                start,
-                "429 Too Many Requests",
-                "too many passwords to check at once; come back later",
-                [("Retry-After", "1")],
-            )
-        if verdict == WRONG:
-            challenge = [("WWW-Authenticate", 'Basic realm="tgi-probe", charset="UTF-8"')]
-            return _say(start, "401 Unauthorized", "name and password, please", challenge)
-        if _acts(environ) and _from_elsewhere(environ):
-            return _say(start, "403 Forbidden", "not from another site's page; open it from here", [])
-        return self._application(environ, start)
-
-    def _within(self, limit: RateLimit) -> bool:
+    def _within(self, limit: RateLimitSection) -> bool:
         if limit != self._limit:
             self._limit, self._bucket = limit, Bucket(limit.interval, limit.burst) if limit.interval > 0 else None
-        bucket = self._bucket
-        return bucket is None or bucket.allows(self._clock())
-
-    def _verdict(self, environ: dict[str, Any], users: dict[str, SecretStr]) -> str | None:
-        if not users:
-            return None
-        return self._passwords.verdict(environ.get("HTTP_AUTHORIZATION", ""), users)
-
-    def _in_one_word(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        said: list[str] = []
-        self._application(environ, lambda status, headers: said.append(status))
-        return _say(
-            start_response, said[0], "ok" if said[0].startswith("200") else "not ok", [], environ["REQUEST_METHOD"]
-        )
+        return self._bucket is None or self._bucket.allows(self._clock())
 
 
-WRONG, BUSY = "wrong", "busy"
+def _in_one_word(response: HttpResponse) -> HttpResponse:
+    """A kubelet has no password. Without one, health pages say no more than yes or no."""
+    return text_response(response.status, "ok" if response.status.startswith("200") else "not ok")
 
 
 class Passwords:
@@ -98,33 +90,35 @@ class Passwords:
     def __init__(self) -> None:
         # Keyed with a secret of this process: neither the memory nor the time of a look-up gives a password away.
         self._key = secrets.token_bytes(32)
-        self._lock = threading.Lock()
+        self._one_at_a_time = anyio.Lock()
         self._right: dict[bytes, None] = {}
         self._wrong: dict[bytes, None] = {}
 
-    def verdict(self, authorization: str, users: dict[str, SecretStr]) -> str | None:
-        """None for a known name with its password; else WRONG, or BUSY when too many are being compared."""
+    async def refusal(self, authorization: str, users: dict[str, SecretStr]) -> HttpResponse | None:
+        """None for a known name with its password."""
         credentials = _credentials(authorization)
         if credentials is None:
-            return WRONG
+            return WRONG_PASSWORD
         name, password = credentials
-        hashed = users[name].get_secret_value() if name in users else NOBODY
+        hashed = users[name].get_secret_value() if name in users else UNKNOWN_NAME
         pair = hmac.digest(self._key, b"\0".join((name.encode(), hashed.encode(), password)), sha256)
-        if pair in self._right:
-            return None
-        if pair in self._wrong:
-            return WRONG
-        if not self._lock.acquire(timeout=PATIENCE):
-            return BUSY
-        try:
-            ok = _matches(password, hashed) and name in users
-            seen = self._right if ok else self._wrong
-            while len(seen) >= REMEMBERED:
-                seen.pop(next(iter(seen)))
-            seen[pair] = None
-        finally:
-            self._lock.release()
-        return None if ok else WRONG
+        if pair not in self._right and pair not in self._wrong:
+            with anyio.move_on_after(PASSWORD_WAIT_SECONDS) as waiting:
+                await self._one_at_a_time.acquire()
+            if waiting.cancelled_caught:
+                return BUSY
+            try:
+                matches = await to_thread.run_sync(_matches, password, hashed)
+            finally:
+                self._one_at_a_time.release()
+            _remember(pair, self._right if matches and name in users else self._wrong)
+        return None if pair in self._right else WRONG_PASSWORD
+
+
+def _remember(pair: bytes, seen: dict[bytes, None]) -> None:
+    while len(seen) >= REMEMBERED:
+        seen.pop(next(iter(seen)))
+    seen[pair] = None
 
 
 def _matches(password: bytes, hashed: str) -> bool:
@@ -148,42 +142,23 @@ def _credentials(authorization: str) -> tuple[str, bytes] | None:
         return None
 
 
-def _acts(environ: dict[str, Any]) -> bool:
-    """Whether the request does something, so that another site's page could make a person's browser do it."""
-    return environ.get("PATH_INFO") == "/probe" or environ.get("REQUEST_METHOD") not in ("GET", "HEAD")
-
-
-def _from_elsewhere(environ: dict[str, Any]) -> bool:
-    """Whether a browser says that another site's page made it ask. Browsers tell `Sec-Fetch-Site` to https and
-    localhost only; to the rest they say which host the page is from, in `Origin` or, without a form, in `Referer`.
+def _is_cross_site(request: HttpRequest) -> bool:
+    """Whether a browser says that another site's page made it ask. Browsers send `Sec-Fetch-Site` to https and
+    localhost only; to the rest they name the page's host in `Origin` or, without a form, in `Referer`.
     """
-    if environ.get("HTTP_SEC_FETCH_SITE") == "cross-site":
+    headers = request.headers
+    if headers.get("sec-fetch-site") == "cross-site":
         return True
-    page = environ.get("HTTP_ORIGIN") or environ.get("HTTP_REFERER")
+    page = headers.get("origin") or headers.get("referer")
     if not page:
         return False  # no browser, or a person who typed the address
     try:
         host = urlsplit(page).netloc.rpartition("@")[2].lower()
     except ValueError:
         return True
-    # An opaque origin is "null": no host, and none of ours.
-    return _without_default_port(host) != _without_default_port(environ.get("HTTP_HOST", "").lower())
+    # An opaque origin is "null": it has no host.
+    return _without_default_port(host) != _without_default_port(headers.get("host", "").lower())
 
 
 def _without_default_port(host: str) -> str:
     return host.removesuffix(":80").removesuffix(":443")
-
-
-def _without(headers: list[tuple[str, str]], extra: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    replaced = {name.lower() for name, _ in extra}
-    return [(name, value) for name, value in headers if name.lower() not in replaced]
-
-
-def _say(
-    start_response: StartResponse, status: str, text: str, headers: list[tuple[str, str]], method: str = "GET"
-) -> Iterable[bytes]:
-    body = f"{text}\n".encode()
-    start_response(
-        status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), *headers]
-    )
-    return [] if method == "HEAD" else [body]

@@ -7,14 +7,14 @@ from html import escape
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 26, 12, 30
-# Told apart without colour too: by the shape of the line and the batch size at each point. Okabe and Ito's colours.
+# Okabe and Ito's colours; the dashes tell series apart without colour.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4", "10 4")
 RADIUS, DIGIT, LETTER_HEIGHT = 4, 7, 9
-# Where a point's batch size may stand: beside it, on the first side where it covers nothing. Among too many points no
-# side is free, and looking for one takes long.
+# A point's batch size is written on the first of these sides where it covers nothing. With too many points only the
+# first is tried: no side is free, and looking takes long.
 SIDES = ((6, -6, "start"), (-6, -6, "end"), (6, 14, "start"), (-6, 14, "end"))
-TOO_MANY = 150
+MAX_PLACED_LABELS = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,13 @@ Place = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class LabelBox:
     left: float
     top: float
     right: float
     bottom: float
 
-    def meets(self, other: "Box") -> bool:
+    def meets(self, other: "LabelBox") -> bool:
         return (
             self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
         )
@@ -47,35 +47,35 @@ class Labels:
     """Finds room for texts beside points, so that none covers another or a point."""
 
     def __init__(self, points: Sequence[Place]) -> None:
-        self._sides = SIDES if len(points) <= TOO_MANY else SIDES[:1]
-        self._taken = [Box(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y in points]
+        self._sides = SIDES if len(points) <= MAX_PLACED_LABELS else SIDES[:1]
+        self._taken = [LabelBox(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y in points]
 
     def beside(self, point: Place, text: str) -> str:
-        """The text's element; on the first side where there is room on none."""
+        """The text's element, on the first side with room, else on the first."""
         sides = [self._on(side, point, text) for side in self._sides]
         box, element = next(((box, element) for box, element in sides if self._is_free(box)), sides[0])
         self._taken.append(box)
         return element
 
-    def _on(self, side: tuple[int, int, str], point: Place, text: str) -> tuple[Box, str]:
+    def _on(self, side: tuple[int, int, str], point: Place, text: str) -> tuple[LabelBox, str]:
         x, y, wide = round(point[0] + side[0], 1), round(point[1] + side[1], 1), DIGIT * len(text)
         left = x if side[2] == "start" else x - wide
         element = f'<text class="label" x="{x}" y="{y}" text-anchor="{side[2]}">{text}</text>'
-        return Box(left, y - LETTER_HEIGHT, left + wide, y), element
+        return LabelBox(left, y - LETTER_HEIGHT, left + wide, y), element
 
-    def _is_free(self, box: Box) -> bool:
+    def _is_free(self, box: LabelBox) -> bool:
         if box.left < 0 or box.right > WIDTH or box.top < 0 or box.bottom > HEIGHT - BOTTOM:
             return False
         return not any(box.meets(other) for other in self._taken)
 
 
 def scatter(title: str, points: Sequence[Point]) -> str:
-    """A figure; nothing when there is no point."""
+    """The HTML of a figure; empty when there are no points."""
     if not points:
         return ""
     xs, ys = ticks(max(point.x for point in points)), ticks(max(point.y for point in points))
 
-    def at(x: float, y: float) -> Place:
+    def place(x: float, y: float) -> Place:
         return (
             round(LEFT + x / xs[-1] * (WIDTH - LEFT - RIGHT), 1),
             round(HEIGHT - BOTTOM - y / ys[-1] * (HEIGHT - TOP - BOTTOM), 1),
@@ -83,18 +83,18 @@ def scatter(title: str, points: Sequence[Point]) -> str:
 
     parts = []
     for x in xs:
-        across, _ = at(x, 0)
+        across, _ = place(x, 0)
         parts.append(f'<line class="axis" x1="{across}" x2="{across}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text x="{across}" y="{HEIGHT - 10}" text-anchor="middle">{_tick(x)}</text>')
     for y in ys:
-        _, down = at(0, y)
+        _, down = place(0, y)
         parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down}" y2="{down}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{down + 4}" text-anchor="end">{_tick(y)}</text>')
     names = sorted({point.series for point in points})
-    labels = Labels([at(point.x, point.y) for point in points])
+    labels = Labels([place(point.x, point.y) for point in points])
     for number, name in enumerate(names):
         mine = sorted((point for point in points if point.series == name), key=lambda point: point.batch_size)
-        parts.append(_line(mine, [at(point.x, point.y) for point in mine], number, labels))
+        parts.append(_line(mine, [place(point.x, point.y) for point in mine], number, labels))
     legend = " · ".join(
         f'<span style="color:{COLOURS[number % len(COLOURS)]}">●</span> {escape(name)}'
         for number, name in enumerate(names)
@@ -108,22 +108,22 @@ def scatter(title: str, points: Sequence[Point]) -> str:
 
 def _line(points: Sequence[Point], places: Sequence[Place], number: int, labels: Labels) -> str:
     colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
-    way = " ".join(f"{x},{y}" for x, y in places)
-    parts = [f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-dasharray="{dash}"/>']
+    path = " ".join(f"{x},{y}" for x, y in places)
+    parts = [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-dasharray="{dash}"/>']
     for point, (x, y) in zip(points, places, strict=True):
-        said = f"{point.series}, batch size {point.batch_size}: {point.y:,.0f} tokens/s at {point.x:,.1f} ms"
-        parts.append(f'<circle cx="{x}" cy="{y}" r="{RADIUS}" fill="{colour}"><title>{escape(said)}</title></circle>')
+        title = f"{point.series}, batch size {point.batch_size}: {point.y:,.0f} tokens/s at {point.x:,.1f} ms"
+        parts.append(f'<circle cx="{x}" cy="{y}" r="{RADIUS}" fill="{colour}"><title>{escape(title)}</title></circle>')
         parts.append(labels.beside((x, y), str(point.batch_size)))
     return "".join(parts)
 
 
 def _tick(value: float) -> str:
-    """Short enough for its place at the axis."""
+    """A number short enough for the axis."""
     return f"{value:,g}" if value < 1e6 else f"{value / 1e6:,g} M"
 
 
 def ticks(largest: float) -> tuple[float, ...]:
-    """Round values from 0 to not less than `largest`: four to six of them."""
+    """Four to six round values, from 0 to at least `largest`."""
     if not largest > 0:
         return 0.0, 1.0
     power = 10.0 ** math.floor(math.log10(largest))

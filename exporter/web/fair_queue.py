@@ -1,90 +1,81 @@
-"""Whose request is next: at a bounded pace, and first whoever has had no turn for longest. Pure: it is told the time.
+"""Which request is served next: at a bounded pace, and fair between clients. Pure: it is told the time.
 
-So those who ask again and again wait for each other, and whoever asks now and then waits for none of them.
+Every request has a key that says which client sent it. The key that was served longest ago is next. So clients that ask
+all the time wait for each other, and a client that asks now and then waits for none of them.
 """
 
-import threading
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from exporter.web.token_bucket import Bucket
 
-# Whoever was never seen stands where somebody would whose last turn was so long ago: not before everybody, or a crowd
-# of new ones would keep out those who are known.
-STRANGER_SECONDS = 5.0
-REMEMBERED = 1024
+# A new key counts as served this long ago: many new clients must not all come before those that are known.
+NEW_KEY_SECONDS = 5.0
+REMEMBERED_KEYS = 1024
 
-One = TypeVar("One", bound=Hashable)
+Item = TypeVar("Item")
 
 
 @dataclass(slots=True)
-class Line(Generic[One]):
-    """Those with the same key, in the order in which they came."""
+class KeyQueue(Generic[Item]):
+    """The waiting requests of one key, oldest first."""
 
-    last_turn: float
-    ones: deque[One] = field(default_factory=deque)
+    served_at: float
+    items: deque[Item] = field(default_factory=deque)
 
 
-class Turns(Generic[One]):
-    """Safe from any thread. A key says who asks; whoever shares a key shares its turns."""
+class FairQueue(Generic[Item]):
+    """For one thread at a time. `interval` seconds lie between two requests, after a first `burst` of them."""
 
-    def __init__(self, pace: float, burst: int) -> None:
-        self._pace = Bucket(pace, burst)
-        self._lines: dict[Hashable, Line[One]] = {}
-        self._last_turns: dict[Hashable, float] = {}
-        self._lock = threading.Lock()
+    def __init__(self, interval: float, burst: int) -> None:
+        self._pace = Bucket(interval, burst)
+        self._waiting: dict[Hashable, KeyQueue[Item]] = {}
+        self._served_at: dict[Hashable, float] = {}
 
-    @property
-    def standing(self) -> int:
-        """How many stand in line."""
-        with self._lock:
-            return sum(len(line.ones) for line in self._lines.values())
+    def __len__(self) -> int:
+        return sum(len(queue.items) for queue in self._waiting.values())
 
-    def at_once(self, key: Hashable, now: float) -> bool:
-        """Whether nobody stands in line and there is a turn now, which is then taken."""
-        with self._lock:
-            if self._lines or not self._pace.allows(now):
-                return False
-            self._note(key, now)
-            return True
+    def serve_now(self, key: Hashable, now: float) -> bool:
+        """Whether nothing waits and the pace allows one more: it then counts as served."""
+        if self._waiting or not self._pace.allows(now):
+            return False
+        self.served(key, now)
+        return True
 
-    def stand(self, key: Hashable, one: One, now: float) -> None:
-        """Puts it in line."""
-        with self._lock:
-            line = self._lines.get(key)
-            if line is None:
-                line = self._lines[key] = Line(self._last_turns.get(key, now - STRANGER_SECONDS))
-            line.ones.append(one)
+    def add(self, key: Hashable, item: Item, now: float) -> None:
+        queue = self._waiting.get(key)
+        if queue is None:
+            queue = self._waiting[key] = KeyQueue(self._served_at.get(key, now - NEW_KEY_SECONDS))
+        queue.items.append(item)
 
-    def wait(self, now: float) -> float:
-        """Takes the next turn, for whoever is next when it has come: so many seconds from now."""
-        return self._pace.wait(now)
+    def reserve(self, now: float) -> float:
+        """Reserves the next place in the pace, and returns in how many seconds `pop` is due."""
+        return self._pace.reserve(now)
 
-    def next(self, now: float) -> One | None:
-        """Whose turn it is; None where nobody stands in line any more."""
-        with self._lock:
-            if not self._lines:
-                return None
-            key, line = min(self._lines.items(), key=lambda item: item[1].last_turn)
-            one, line.last_turn = line.ones.popleft(), now
-            if not line.ones:
-                del self._lines[key]
-            self._note(key, now)
-            return one
+    def has(self, may_go: Callable[[Item], bool]) -> bool:
+        return any(may_go(queue.items[0]) for queue in self._waiting.values())
 
-    def had_turn(self, key: Hashable, now: float) -> None:
-        """Counts the turn for this key as well."""
-        with self._lock:
-            self._note(key, now)
+    def pop(self, now: float, may_go: Callable[[Item], bool] = lambda item: True) -> Item | None:
+        """Takes out the next item among those that may go; None where there is none."""
+        ready = [(queue.served_at, key) for key, queue in self._waiting.items() if may_go(queue.items[0])]
+        if not ready:
+            return None
+        _, key = min(ready, key=lambda pair: pair[0])
+        queue = self._waiting[key]
+        item, queue.served_at = queue.items.popleft(), now
+        if not queue.items:
+            del self._waiting[key]
+        self.served(key, now)
+        return item
+
+    def served(self, key: Hashable, now: float) -> None:
+        """Remembers when this key was served last."""
+        self._served_at.pop(key, None)
+        while len(self._served_at) >= REMEMBERED_KEYS:
+            del self._served_at[next(iter(self._served_at))]
+        self._served_at[key] = now
 
     def forget(self, key: Hashable) -> None:
-        with self._lock:
-            self._last_turns.pop(key, None)
-
-    def _note(self, key: Hashable, now: float) -> None:
-        self._last_turns.pop(key, None)
-        while len(self._last_turns) >= REMEMBERED:
-            del self._last_turns[next(iter(self._last_turns))]
-        self._last_turns[key] = now
+        self._served_at.pop(key, None)

@@ -1,107 +1,46 @@
-"""The HTTP side: metrics, health, the configuration in use. A server with threads of its own; it only ever reads.
+"""Which page a request gets. Behind it stands no reference to a prober or a runner: the daemon hands over functions."""
 
-Behind it stands no reference to a prober or a runner: `app` hands over functions.
-"""
-
+import inspect
 import json
-import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
-from exporter.config.notation import split_listen_address
+from anyio import CapacityLimiter, to_thread
+from anyio.from_thread import start_blocking_portal
+
 from exporter.metrics import pages
 from exporter.metrics.collector import Registry
 from exporter.metrics.pauses import Pauses
-from exporter.web.access import Guard
-from exporter.web.current import Current
-from exporter.web.listener import Listener
+from exporter.web.messages import HTML, HttpRequest, HttpResponse, encoded, text_response
 from exporter.web.negotiation import choose_format, compressed
-from exporter.web.status_page import POLICY
+from exporter.web.web_file_state import WebFileState
 
 OFF = "off; set {key}: true (or {variable}=true) and restart"
-HTML = "text/html; charset=utf-8"
-STOP_SECONDS = 4.0
-TEXT = "text/plain; charset=utf-8"
-StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+Answer = tuple[str, str]
+ManualProbe = Callable[[str, str, str], Answer] | Callable[[str, str, str], Awaitable[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
     """What the pages show, as functions, so that a reload can exchange what is behind them.
 
-    `healthy` and `ready` answer None when all is well, else why not. `reload` answers the problems, none when it was
-    taken; it is None where nobody may reload over HTTP. `probe` answers a status and a text; None: nobody may probe.
+    `healthy` and `ready` return None when all is well, else why not. They are called on the event loop, those of the
+    other pages in a worker thread. `reload` returns the problems, none when the new configuration is in force; it is
+    None where nobody may reload over HTTP. `probe` returns a status and a text; None: nobody may probe. Both may be
+    asynchronous.
     """
 
     registry: Callable[[], Registry]
     healthy: Callable[[], str | None]
     ready: Callable[[], str | None]
-    reload: Callable[[], list[str]] | None
+    reload: Callable[[], list[str]] | Callable[[], Awaitable[list[str]]] | None
     configuration: Callable[[], str]
     status: Callable[[], str] = str
-    probe: Callable[[str, str, str], tuple[str, str]] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """An answer. A body that is an iterator goes out as it is made, its length unknown."""
-
-    status: str
-    body: bytes | Iterator[bytes]
-    content_type: str = TEXT
-    encoding: str | None = None
-
-
-class Exposition:
-    """Serves the views until stopped. `port` is the real one where port 0 was asked for. Raises OSError when taken."""
-
-    def __init__(
-        self,
-        listen_address: str,
-        views: Views,
-        web: Current | None = None,
-        report: Callable[[str, str], None] = lambda kind, line: None,
-    ) -> None:
-        host, port = split_listen_address(listen_address)
-        if not host:
-            host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
-        self._views = views
-        web = web or Current(None)
-        self._server = Listener((host, port), Guard(self._answer, web), web, report)
-        self._server.prepare()
-        self._thread = threading.Thread(target=self._server.serve, name="exposition", daemon=True)
-
-    @property
-    def port(self) -> int:
-        return int(self._server.bind_addr[1])
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Within STOP_SECONDS, whoever still waits for a page: cheroot would wait for its clients without end."""
-        stopping = threading.Thread(target=self._server.stop, name="exposition-stop", daemon=True)
-        stopping.start()
-        stopping.join(STOP_SECONDS)
-
-    def _answer(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        accepts = Accepts(environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_ACCEPT_ENCODING", ""))
-        page = respond(environ["REQUEST_METHOD"], environ["PATH_INFO"], accepts, self._views, environ["QUERY_STRING"])
-        headers = [("Content-Type", page.content_type), ("Vary", "Accept, Accept-Encoding")]
-        headers.append(("X-Content-Type-Options", "nosniff"))
-        if page.content_type == HTML:
-            headers.append(("Content-Security-Policy", POLICY))
-        if page.encoding is not None:
-            headers.append(("Content-Encoding", page.encoding))
-        if isinstance(page.body, bytes):
-            headers.append(("Content-Length", str(len(page.body))))
-        start_response(page.status, headers)
-        if environ["REQUEST_METHOD"] == "HEAD":
-            return []
-        return [page.body] if isinstance(page.body, bytes) else page.body
+    probe: ManualProbe | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +51,20 @@ class Accepts:
     encoding: str = ""
 
 
-def respond(method: str, path: str, accepts: Accepts, views: Views, query: str = "") -> Page:
-    """The page for a request: no sockets in here."""
-    if path == "/-/reload":
-        if views.reload is None:
-            return _text("403 Forbidden", OFF.format(key="web.enable_reload", variable="TGI_PROBE_WEB__ENABLE_RELOAD"))
-        if method not in ("POST", "PUT"):
-            return _text("405 Method Not Allowed", "use POST: curl -X POST …/-/reload")
-        problems = views.reload()
-        return _text("500 Internal Server Error", "\n".join(problems)) if problems else _text("200 OK", "reloaded")
-    if method not in ("GET", "HEAD"):
-        return _text("405 Method Not Allowed", "use GET")
+async def answer(request: HttpRequest, views: Views, workers: CapacityLimiter) -> HttpResponse:
+    """The response to any request. What takes time is done in the threads of `workers`."""
+    if request.is_action:
+        return await _act(request, views)
+    accepts = Accepts(request.headers.get("accept", ""), request.headers.get("accept-encoding", ""))
+    if request.is_health_check or request.path == "/metrics":  # whose body is made when it is sent
+        return respond(request.method, request.path, accepts, views)
+    return await to_thread.run_sync(
+        respond, request.method, request.path, accepts, views, limiter=workers, abandon_on_cancel=True
+    )
+
+
+def respond(method: str, path: str, accepts: Accepts, views: Views) -> HttpResponse:
+    """The response to a request that only reads."""
     match path:
         case "/metrics":
             return _metrics(views.registry(), accepts)
@@ -131,41 +73,100 @@ def respond(method: str, path: str, accepts: Accepts, views: Views, query: str =
         case "/-/ready":
             return _state(views.ready())
         case "/config":
-            return Page("200 OK", _bytes(views.configuration()), "application/yaml; charset=utf-8")
+            return HttpResponse("200 OK", encoded(views.configuration()), "application/yaml; charset=utf-8")
         case "/":
-            return Page("200 OK", _bytes(views.status()), HTML)
-        case "/probe":
-            return _probe(method, query, views)
+            return HttpResponse("200 OK", encoded(views.status()), HTML)
         case _:
-            return _text("404 Not Found", f"no page at {json.dumps(path)}")
+            return text_response("404 Not Found", f"no page at {json.dumps(path)}")
 
 
-def _metrics(registry: Registry, accepts: Accepts) -> Page:
+def _metrics(registry: Registry, accepts: Accepts) -> HttpResponse:
     form, packed = choose_format(accepts.format), compressed(accepts.encoding)
     if form is None or packed is None:
-        return _text("406 Not Acceptable", "offered: text/plain and application/openmetrics-text, as it is or in gzip")
+        offered = "offered: text/plain and application/openmetrics-text, as it is or in gzip"
+        return text_response("406 Not Acceptable", offered)
     if packed:
-        return Page("200 OK", pages.gzip_page(registry, form, Pauses()), form.content_type, "gzip")
-    return Page("200 OK", pages.page(registry, form, Pauses()), form.content_type)
+        return HttpResponse("200 OK", pages.gzip_page(registry, form, Pauses()), form.content_type, "gzip")
+    return HttpResponse("200 OK", pages.page(registry, form, Pauses()), form.content_type)
 
 
-def _probe(method: str, query: str, views: Views) -> Page:
+def _state(trouble: str | None) -> HttpResponse:
+    return text_response("200 OK", "ok") if trouble is None else text_response("503 Service Unavailable", trouble)
+
+
+async def _act(request: HttpRequest, views: Views) -> HttpResponse:
+    match request.path:
+        case "/-/reload":
+            return await _reload(request, views)
+        case "/probe":
+            return await _probe(request, views)
+        case _:
+            return text_response("405 Method Not Allowed", "use GET")
+
+
+async def _reload(request: HttpRequest, views: Views) -> HttpResponse:
+    if views.reload is None:
+        off = OFF.format(key="web.enable_reload", variable="TGI_PROBE_WEB__ENABLE_RELOAD")
+        return text_response("403 Forbidden", off)
+    if request.method not in ("POST", "PUT"):
+        return text_response("405 Method Not Allowed", "use POST: curl -X POST …/-/reload")
+    problems: list[str] = await _result(views.reload)
+    return (
+        text_response("500 Internal Server Error", "\n".join(problems))
+        if problems
+        else text_response("200 OK", "reloaded")
+    )
+
+
+async def _probe(request: HttpRequest, views: Views) -> HttpResponse:
+    if request.method not in ("GET", "HEAD"):
+        return text_response("405 Method Not Allowed", "use GET")
     if views.probe is None:
-        return _text("403 Forbidden", OFF.format(key="web.enable_probe", variable="TGI_PROBE_WEB__ENABLE_PROBE"))
-    given = parse_qs(query)
-    if method == "HEAD" or not given.keys() >= {"target", "workload", "batch_size"}:
-        return _text("400 Bad Request", "use /probe?target=…&workload=…&batch_size=…, with names of the configuration")
-    return _text(*views.probe(given["target"][0], given["workload"][0], given["batch_size"][0]))
+        off = OFF.format(key="web.enable_probe", variable="TGI_PROBE_WEB__ENABLE_PROBE")
+        return text_response("403 Forbidden", off)
+    given = parse_qs(request.query)
+    if request.method == "HEAD" or not given.keys() >= {"target", "workload", "batch_size"}:
+        return text_response(
+            "400 Bad Request", "use /probe?target=…&workload=…&batch_size=…, with names of the configuration"
+        )
+    names = (given[name][0] for name in ("target", "workload", "batch_size"))
+    return text_response(*await _result(views.probe, *names))
 
 
-def _state(trouble: str | None) -> Page:
-    return _text("200 OK", "ok") if trouble is None else _text("503 Service Unavailable", trouble)
+async def _result(function: Callable[..., Any], *arguments: str) -> Any:
+    """One that is not asynchronous may wait for long, so it runs in a thread."""
+    if inspect.iscoroutinefunction(function):
+        return await function(*arguments)
+    return await to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
 
 
-def _text(status: str, text: str) -> Page:
-    return Page(status, _bytes(f"{text}\n"))
+class Exposition:
+    """A `Server` in a thread of its own, until the daemon has an event loop. Raises OSError as `Server` does."""
 
+    def __init__(
+        self,
+        listen_address: str,
+        views: Views,
+        web_file: WebFileState | None = None,
+        report: Callable[[str, str], None] = lambda kind, line: None,
+    ) -> None:
+        from exporter.web.server import Server
 
-def _bytes(text: str) -> bytes:
-    """A character that UTF-8 cannot write must not cost the page."""
-    return text.encode(errors="replace")
+        self._server = Server(listen_address, views, web_file, report)
+        self._life = ExitStack()
+        self._serving: Future[None] | None = None
+
+    @property
+    def port(self) -> int:
+        return self._server.port
+
+    def start(self) -> None:
+        portal = self._life.enter_context(start_blocking_portal())
+        self._serving = portal.start_task_soon(self._server.serve)
+
+    def stop(self) -> None:
+        """Within the server's GRACE_SECONDS."""
+        if self._serving is not None:
+            self._serving.cancel()
+        self._life.close()
+        self._server.close()

@@ -1,4 +1,4 @@
-"""The status page: one HTML document, made here, that needs no script and nothing from elsewhere."""
+"""The status page: one HTML document without scripts; it loads nothing from other addresses."""
 
 import time
 from dataclasses import dataclass
@@ -44,13 +44,11 @@ OBJECTIVES = (
     Column("bad", number=True),
 )
 NARROW = tables.narrow("62rem", {"targets": TARGETS, "results": RESULTS, "objectives": OBJECTIVES})
-# Nothing is loaded, framed or sent from this page.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
-    """`said` is None where it does not answer; `asked` is whether it was asked at all yet."""
+    """`said` is what the target says of itself, None when it does not answer; `asked`: whether it was asked yet."""
 
     name: str
     kind: str
@@ -61,7 +59,7 @@ class TargetState:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A series' newest attempt at the Unix time `at`; the numbers are those of the newest successful one."""
+    """The newest attempt of a series, at Unix time `at`. The numbers are of the newest successful attempt."""
 
     target: str
     workload: str
@@ -78,7 +76,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What was judged since the start. `threshold` in seconds, None for availability."""
+    """Good and bad requests of an SLO since the start. `threshold` in seconds, None for availability."""
 
     name: str
     target: str

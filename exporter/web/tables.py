@@ -1,4 +1,4 @@
-"""Tables of the status page; where their columns have no room side by side, each row becomes a paragraph. Pure."""
+"""Tables of the status page. In a narrow window each row becomes a paragraph. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,27 +20,27 @@ td:first-child{flex-basis:100%}td.name:first-child{font-weight:600}td::before{co
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A number stands to the right, and says what it is where there is no row of heads."""
+    """Numbers are aligned to the right. In a narrow window, without a row of heads, each is shown with its head."""
 
     head: str
     number: bool = False
 
 
 def table(name: str, columns: Sequence[Column], rows: Sequence[str]) -> str:
-    """`name` is that of `narrow`."""
+    """The HTML of a table. `name` is the class that `narrow` styles."""
     head = "".join(f"<th{' class=n' if one.number else ''}>{escape(one.head)}" for one in columns)
     return f'<table class="{name}"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
 def with_message(cells: str, columns: Sequence[Column], message: str) -> str:
-    """A row, and below it what there is to say of it, as wide as the table: no column would have room for it."""
+    """A row, and below it its message in a row as wide as the table."""
     if not message:
         return f"<tr>{cells}</tr>"
     return f'<tr class="more">{cells}</tr><tr class="said"><td colspan={len(columns)}>{escape(message)}</td></tr>'
 
 
 def narrow(width: str, tables: dict[str, Sequence[Column]]) -> str:
-    """The style up to a window's `width`, such as 62rem."""
+    """The CSS for windows up to `width`, such as 62rem. `tables` are the columns by table name."""
     heads = "".join(
         f'.{name} td:nth-child({number})::before{{content:"{column.head} "}}\n'
         for name, columns in tables.items()

@@ -1,18 +1,14 @@
-"""From `tls_server_config` to a context of Python's ssl, and cheroot's adapter that takes the newest one each time."""
+"""From `tls_server_config` to a context of Python's ssl."""
 
 import os
-import socket
 import ssl
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cheroot.makefile import MakeFile
-from cheroot.ssl import Adapter
-
-from exporter.web.web_file import CIPHERS, TlsServer
+from exporter.web.web_file import CIPHERS, TlsServerSection
 
 VERSIONS = {
     "TLS10": ssl.TLSVersion.TLSv1,
@@ -27,8 +23,8 @@ VERIFY = {
 }
 
 
-def context(tls: TlsServer) -> ssl.SSLContext:
-    """What a handshake follows. Raises OSError (ssl.SSLError among them) and ValueError when a file cannot be used."""
+def context(tls: TlsServerSection) -> ssl.SSLContext:
+    """The context for handshakes. Raises OSError (ssl.SSLError is one) or ValueError when a file cannot be used."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version, made.maximum_version = VERSIONS[tls.min_version], VERSIONS[tls.max_version]
     chosen = [CIPHERS[name] for name in tls.cipher_suites if name in CIPHERS]
@@ -50,7 +46,7 @@ def context(tls: TlsServer) -> ssl.SSLContext:
 
 @contextmanager
 def _file(path: Path | None, text: str | None) -> Iterator[str]:
-    """The path of a file with the PEM text. Text given inline goes to memory, not to a disk: it may be a key."""
+    """The path of a file with the PEM text. Inline text is kept in memory, not on a disk: it may be a key."""
     if path is not None:
         path.open("rb").close()  # ssl's own errors do not name the file
         yield str(path)
@@ -68,8 +64,8 @@ def _file(path: Path | None, text: str | None) -> Iterator[str]:
             os.unlink(name)
 
 
-def problem(tls: TlsServer, error: Exception) -> str:
-    """What to write behind `tls_server_config` when `context` failed: the place and the mend."""
+def problem(tls: TlsServerSection, error: Exception) -> str:
+    """The message for an error of `context`, to follow `tls_server_config`: the place, and what to do."""
     if isinstance(error, ssl.SSLError):
         reason = error.reason or ""
         if "MISMATCH" in reason:
@@ -84,32 +80,7 @@ def problem(tls: TlsServer, error: Exception) -> str:
     return f": {error}"
 
 
-class FreshContext(Adapter):
-    """Wraps each new connection in the context of that moment, and leaves the handshake to the thread that serves it.
-
-    cheroot would shake hands in the thread that accepts, where one silent client stops all others.
-    """
-
-    def __init__(self, fresh: Callable[[], ssl.SSLContext | None]) -> None:
-        self._fresh = fresh
-        self.context = None
-
-    def bind(self, sock: socket.socket) -> socket.socket:
-        return sock
-
-    def wrap(self, sock: socket.socket) -> tuple[socket.socket, dict[str, Any]]:
-        made = self._fresh()
-        assert made is not None, "a listener with this adapter always has a context"
-        return made.wrap_socket(sock, server_side=True, do_handshake_on_connect=False), self.get_environ()
-
-    def get_environ(self) -> dict[str, Any]:
-        return {"wsgi.url_scheme": "https", "HTTPS": "on"}
-
-    def makefile(self, sock: socket.socket, mode: str = "r", bufsize: int = -1) -> Any:
-        return MakeFile(sock, mode, bufsize)
-
-
-def allowed_name(names: tuple[str, ...], certificate: dict[str, Any] | None) -> bool:
-    """Whether one of the certificate's alternative names is among `names`; true when none is asked for."""
+def allowed_name(names: tuple[str, ...], certificate: Mapping[str, Any] | None) -> bool:
+    """Whether the certificate has one of the alternative `names`; true when `names` is empty."""
     held = {str(value) for _, value in (certificate or {}).get("subjectAltName", ())}
     return not names or not held.isdisjoint(names)

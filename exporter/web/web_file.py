@@ -1,6 +1,6 @@
 """The web file, in the format of Prometheus' exporter-toolkit: TLS, client certificates, basic auth, headers.
 
-Strict, and silent about values: a message names the place and the mend, never what stands there, which may be a secret.
+Strict. A message names the place and what to do, never the value: it may be a secret.
 """
 
 import re
@@ -16,7 +16,7 @@ from exporter.config.yaml_file import read_yaml
 
 Version = Literal["TLS10", "TLS11", "TLS12", "TLS13"]
 VERSIONS = ("TLS10", "TLS11", "TLS12", "TLS13")
-# Go's names, which the format uses, of suites with forward secrecy. Those of TLS 1.3 cannot be chosen in Go either.
+# Go's names, as in the format, of suites with forward secrecy. Those of TLS 1.3 cannot be chosen in Go either.
 CIPHERS = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
     "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384": "ECDHE-ECDSA-AES256-GCM-SHA384",
@@ -36,7 +36,7 @@ HEADERS = {
 BCRYPT = re.compile(r"\$2[abxy]\$\d\d\$[./A-Za-z0-9]{53}", re.ASCII)
 
 
-class Section(BaseModel):
+class WebFileSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
@@ -54,7 +54,7 @@ def _client_auth(name: str) -> str:
     return name
 
 
-class TlsServer(Section):
+class TlsServerSection(WebFileSection):
     """`tls_server_config`. Files are relative to the web file. `cert`, `key`, `client_ca` hold the PEM text itself."""
 
     cert_file: Path | None = None
@@ -114,15 +114,15 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
     return headers
 
 
-class HttpServer(Section):
-    """`http_server_config`. `http2` is accepted for the sake of shared files; this server speaks HTTP/1.1."""
+class HttpServerSection(WebFileSection):
+    """`http_server_config`. `http2` is accepted, for files shared with other exporters; this server speaks HTTP/1.1."""
 
     http2: bool = True
     headers: Annotated[dict[str, str], AfterValidator(_headers)] = {}
 
 
-class RateLimit(Section):
-    """`rate_limit`: a token bucket over all requests; what is over it is answered 429. 0 = no limit."""
+class RateLimitSection(WebFileSection):
+    """`rate_limit`: a token bucket for all requests together; those over it are answered 429. 0 = no limit."""
 
     interval: Seconds = 0.0
     burst: int = Field(0, ge=0)
@@ -134,20 +134,20 @@ def _bcrypt(hashed: SecretStr) -> SecretStr:
     return hashed
 
 
-class WebConfig(Section):
-    """A whole web file. The defaults are what no file means: plain HTTP, open to all who reach the port."""
+class WebFile(WebFileSection):
+    """A whole web file. The defaults hold without a file: plain HTTP, open to everyone who reaches the port."""
 
-    tls_server_config: TlsServer | None = None
-    http_server_config: HttpServer = HttpServer()
+    tls_server_config: TlsServerSection | None = None
+    http_server_config: HttpServerSection = HttpServerSection()
     basic_auth_users: dict[str, Annotated[SecretStr, AfterValidator(_bcrypt)]] = {}
-    rate_limit: RateLimit = RateLimit()
+    rate_limit: RateLimitSection = RateLimitSection()
 
 
-def load(path: Path) -> WebConfig:
-    """The web file, its file names made relative to the file itself. Errors: SettingsError, a line for each problem."""
+def load(path: Path) -> WebFile:
+    """Reads a web file; file names in it are relative to it. Raises SettingsError with a line for each problem."""
     document = read_yaml(path)
     try:
-        config = WebConfig.model_validate(document)
+        config = WebFile.model_validate(document)
     except ValidationError as error:
         raise SettingsError([_line(path, *explain(problem, echo=False)) for problem in error.errors()]) from None
     tls = config.tls_server_config

@@ -1,35 +1,35 @@
-"""Who is let in next, in virtual time."""
+"""Which request is served next, in virtual time."""
 
 from collections.abc import Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.web.fair_queue import REMEMBERED, STRANGER_SECONDS, Turns
+from exporter.web.fair_queue import NEW_KEY_SECONDS, REMEMBERED_KEYS, FairQueue
 
 PACE, BURST = 0.02, 5
 keys = st.sampled_from(["a", "b", "c", "d"])
 
 
-class Door:
-    """Lets in as the listener does, on a clock of its own; each time it calls `let_in` with the key and the time."""
+class VirtualAdmission:
+    """Serves requests as `Admission` does, in virtual time. `seen` has each key that was served, and when."""
 
     def __init__(self) -> None:
-        self.turns: Turns[tuple[str, int]] = Turns(PACE, BURST)
+        self.queue: FairQueue[tuple[str, int]] = FairQueue(PACE, BURST)
         self.now = 1000.0
         self.seen: list[tuple[str, float]] = []
         self._number = 0
 
     def ask(self, key: str) -> None:
-        if self.turns.at_once(key, self.now):
+        if self.queue.serve_now(key, self.now):
             self.seen.append((key, self.now))
         else:
             self._number += 1
-            self.turns.stand(key, (key, self._number), self.now)
+            self.queue.add(key, (key, self._number), self.now)
 
     def turn(self, then: Callable[[str], None] = lambda key: None) -> None:
-        self.now += self.turns.wait(self.now)
-        one = self.turns.next(self.now)
+        self.now += self.queue.reserve(self.now)
+        one = self.queue.pop(self.now)
         if one is not None:
             self.seen.append((one[0], self.now))
             then(one[0])
@@ -37,17 +37,17 @@ class Door:
 
 def waited_beside(rude: list[str], seconds: float = 30.0, every: float = 5.0) -> list[float]:
     """How long somebody waits who asks each few seconds, beside some who ask again as soon as they had their turn."""
-    door, waits = Door(), []
+    admission, waits = VirtualAdmission(), []
     for key in rude:
-        door.ask(key)
-    next_ask, asked = door.now + every / 2, None
-    while door.now < 1000 + seconds:
-        if asked is None and door.now >= next_ask:
-            door.ask("polite")
-            asked = door.now
-        door.turn(then=lambda key: None if key == "polite" else door.ask(key))
-        if asked is not None and door.seen[-1][0] == "polite":
-            waits.append(door.now - asked)
+        admission.ask(key)
+    next_ask, asked = admission.now + every / 2, None
+    while admission.now < 1000 + seconds:
+        if asked is None and admission.now >= next_ask:
+            admission.ask("polite")
+            asked = admission.now
+        admission.turn(then=lambda key: None if key == "polite" else admission.ask(key))
+        if asked is not None and admission.seen[-1][0] == "polite":
+            waits.append(admission.now - asked)
             next_ask, asked = next_ask + every, None
     return waits
 
@@ -64,13 +64,13 @@ def test_a_polite_client_waits_for_one_turn_only_beside_a_crowd_on_new_connectio
 
 @given(st.lists(st.tuples(keys, st.floats(0, 0.1)), max_size=60))
 def test_never_more_than_the_burst_and_one_each_pace_are_let_in(asks: list[tuple[str, float]]) -> None:
-    door = Door()
+    admission = VirtualAdmission()
     for key, gap in asks:
-        door.now += gap
-        door.ask(key)
-    while door.turns.standing:
-        door.turn()
-    times = sorted(at for _, at in door.seen)
+        admission.now += gap
+        admission.ask(key)
+    while admission.queue:
+        admission.turn()
+    times = sorted(at for _, at in admission.seen)
     assert len(times) == len(asks)
     for first, last in zip(times, times[BURST:], strict=False):
         assert last - first >= PACE - 1e-6
@@ -78,35 +78,35 @@ def test_never_more_than_the_burst_and_one_each_pace_are_let_in(asks: list[tuple
 
 @given(st.lists(keys, min_size=1, max_size=40))
 def test_all_who_stand_in_line_have_their_turn_and_each_key_before_any_has_its_third(asks: list[str]) -> None:
-    turns: Turns[int] = Turns(PACE, BURST)
+    queue: FairQueue[int] = FairQueue(PACE, BURST)
     for number, key in enumerate(asks):
-        turns.stand(key, number, 10.0)
-    order = [turns.next(11.0 + number) for number in range(len(asks))]
+        queue.add(key, number, 10.0)
+    order = [queue.pop(11.0 + number) for number in range(len(asks))]
     assert sorted(one for one in order if one is not None) == list(range(len(asks)))
     first = {key: min(at for at, one in enumerate(order) if one is not None and asks[one] == key) for key in asks}
     assert max(first.values()) < len(first)
-    assert turns.next(99.0) is None
+    assert queue.pop(99.0) is None
 
 
 def test_those_with_one_key_are_let_in_as_they_came() -> None:
-    turns: Turns[str] = Turns(PACE, BURST)
+    queue: FairQueue[str] = FairQueue(PACE, BURST)
     for one in ("first", "second", "third"):
-        turns.stand("key", one, 1.0)
-    assert [turns.next(2.0) for _ in range(3)] == ["first", "second", "third"]
+        queue.add("key", one, 1.0)
+    assert [queue.pop(2.0) for _ in range(3)] == ["first", "second", "third"]
 
 
 def test_strangers_go_before_who_asked_lately_and_after_who_is_known_and_waited_longer() -> None:
-    turns: Turns[str] = Turns(PACE, BURST)
-    turns.had_turn("known", 100.0 - STRANGER_SECONDS - 1)
-    turns.had_turn("rude", 99.0)
+    queue: FairQueue[str] = FairQueue(PACE, BURST)
+    queue.served("known", 100.0 - NEW_KEY_SECONDS - 1)
+    queue.served("rude", 99.0)
     for key in ("rude", "stranger", "known"):
-        turns.stand(key, key, 100.0)
-    assert [turns.next(100.1) for _ in range(3)] == ["known", "stranger", "rude"]
+        queue.add(key, key, 100.0)
+    assert [queue.pop(100.1) for _ in range(3)] == ["known", "stranger", "rude"]
 
 
 def test_only_so_many_keys_are_remembered() -> None:
-    turns: Turns[str] = Turns(PACE, BURST)
-    for number in range(3 * REMEMBERED):
-        turns.had_turn(number, float(number))
-    turns.forget(3 * REMEMBERED - 1)
-    assert len(turns._last_turns) == REMEMBERED - 1
+    queue: FairQueue[str] = FairQueue(PACE, BURST)
+    for number in range(3 * REMEMBERED_KEYS):
+        queue.served(number, float(number))
+    queue.forget(3 * REMEMBERED_KEYS - 1)
+    assert len(queue._served_at) == REMEMBERED_KEYS - 1

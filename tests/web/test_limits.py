@@ -1,77 +1,120 @@
-"""Slow, silent and greedy clients against a listener: others still get their page."""
+"""Slow, silent and greedy clients against a server: others still get their page."""
 
+import re
+import select
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from anyio.from_thread import start_blocking_portal
 
-from exporter.web import listener
-from exporter.web.current import Current
-from exporter.web.listener import Listener
-from exporter.web.token_bucket import Bucket
+from exporter.config.settings import Settings
+from exporter.metrics.catalogue import layout
+from exporter.metrics.collector import Registry
+from exporter.metrics.record import Metrics
+from exporter.plan.targets import plans
+from exporter.web import admission, client_connection, server
+from exporter.web.admission import Admission
+from exporter.web.routes import Views
+from exporter.web.server import Server
+from exporter.web.web_file_state import WebFileState
 from tests.processes import PATIENCE, ask, wait_until
 from tests.web.certificates import Authority
 from tests.web.test_curl import curl
 
 HOST = "127.0.0.1"
+SMALL, LARGE = "x" * 5, "x" * 16_000_000
 
 
-def page(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    body = b"x" * int(environ["QUERY_STRING"] or 5)
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
-    return [body]
+def pages(status: Callable[[], str] = lambda: SMALL, **more: Any) -> Views:
+    """`/` is a small page, `/config` a large one."""
+    return Views(Registry, lambda: None, lambda: None, None, lambda: LARGE, status, **more)
 
 
 @contextmanager
-def listening(current: Current | None = None) -> Iterator[Listener]:
-    server = Listener((HOST, 0), page, current or Current(None), lambda kind, line: None)
-    server.prepare()
-    thread = threading.Thread(target=server.serve, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-        thread.join()
+def serving(
+    views: Views | None = None, web_file: WebFileState | None = None, paced_by: Admission | None = None
+) -> Iterator[Server]:
+    found = Server(f"{HOST}:0", views or pages(), web_file, admission=paced_by)
+    with start_blocking_portal() as portal:
+        life = portal.start_task_soon(found.serve)
+        try:
+            yield found
+        finally:
+            life.cancel()
 
 
 @pytest.fixture
-def server() -> Iterator[Listener]:
-    with listening() as server:
-        yield server
+def running() -> Iterator[Server]:
+    with serving() as found:
+        yield found
 
 
-def port(server: Listener) -> int:
-    return int(server.bind_addr[1])
+def clients(stack: ExitStack, found: Server, number: int) -> list[socket.socket]:
+    return [stack.enter_context(socket.create_connection((HOST, found.port), PATIENCE)) for _ in range(number)]
 
 
-def clients(stack: ExitStack, server: Listener, number: int) -> list[socket.socket]:
-    return [stack.enter_context(socket.create_connection((HOST, port(server)), PATIENCE)) for _ in range(number)]
+def request(path: str = "/", *headers: str, method: str = "GET") -> bytes:
+    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: x", *headers, "\r\n")).encode()
 
 
-def test_clients_that_say_nothing_hold_no_thread(server: Listener) -> None:
+def last_request(path: str = "/") -> bytes:
+    return request(path, "Connection: close")
+
+
+def status(client: socket.socket) -> int:
+    return int(client.recv(12).split()[1])
+
+
+def whole(client: socket.socket, ends_with: bytes) -> bytes:
+    answered = bytearray()
+    while not answered.endswith(ends_with):
+        part = client.recv(65536)
+        assert part, f"closed after {len(answered)} bytes"
+        answered += part
+    return bytes(answered)
+
+
+def until_closed(client: socket.socket) -> None:
+    client.settimeout(PATIENCE)
+    try:
+        while client.recv(65536):
+            pass
+    except ConnectionError:
+        pass
+
+
+def test_clients_that_say_nothing_keep_no_one_from_a_page(running: Server) -> None:
     with ExitStack() as stack:
-        clients(stack, server, 3 * listener.THREADS)
-        assert ask(f"http://{HOST}:{port(server)}/").status == 200
+        clients(stack, running, 3 * admission.MAX_PAGES)
+        assert ask(f"http://{HOST}:{running.port}/").status == 200
 
 
-def test_clients_that_never_finish_their_request_are_cut_off_for_others(server: Listener) -> None:
+def test_clients_that_never_finish_their_request_keep_no_one_from_a_page(running: Server) -> None:
     with ExitStack() as stack:
-        for client in clients(stack, server, 3 * listener.THREADS):
+        for client in clients(stack, running, 3 * admission.MAX_PAGES):
             client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
-        assert ask(f"http://{HOST}:{port(server)}/", timeout=PATIENCE).status == 200
+        assert ask(f"http://{HOST}:{running.port}/", timeout=PATIENCE).status == 200
+
+
+def test_a_client_that_says_nothing_is_cut_off_in_time(running: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_connection, "CLIENT_SECONDS", 0.2)
+    with ExitStack() as stack:
+        [silent] = clients(stack, running, 1)
+        until_closed(silent)
 
 
 def test_a_request_must_be_over_in_time_however_steadily_it_drips(
-    server: Listener, monkeypatch: pytest.MonkeyPatch
+    running: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "CLIENT_SECONDS", 0.5)
+    monkeypatch.setattr(client_connection, "CLIENT_SECONDS", 0.5)
     with ExitStack() as stack:
-        [client] = clients(stack, server, 1)
+        [client] = clients(stack, running, 1)
         client.sendall(b"GET / HTTP/1.1\r\n")
         stop = threading.Event()
 
@@ -85,57 +128,93 @@ def test_a_request_must_be_over_in_time_however_steadily_it_drips(
         dripping = threading.Thread(target=drip)
         dripping.start()
         try:
-            _until_closed(client)
+            until_closed(client)
         finally:
             stop.set()
             dripping.join()
 
 
-def test_an_answer_must_be_taken_in_time(server: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "CLIENT_SECONDS", 0.5)
+def test_an_answer_must_be_taken_in_time(running: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_connection, "CLIENT_SECONDS", 0.5)
     with ExitStack() as stack:
-        [client] = clients(stack, server, 1)
-        client.sendall(b"GET /?80000000 HTTP/1.1\r\nHost: x\r\n\r\n")
-        wait_until(lambda: _all_threads_idle(server) and not server._open, "the thread is free again")
+        [client] = clients(stack, running, 1)
+        client.sendall(request("/config"))
+        assert status(client) == 200
+        wait_until(lambda: running.open_connections == 0, "the connection is closed")
 
 
-def test_more_connections_than_there_are_places_push_out_the_oldest(server: Listener) -> None:
+def test_clients_that_take_no_page_are_cut_off_for_others(running: Server) -> None:
     with ExitStack() as stack:
-        first, *_ = clients(stack, server, listener.CONNECTIONS + 20)
-        _until_closed(first)
-        assert ask(f"http://{HOST}:{port(server)}/").status == 200
+        for client in clients(stack, running, admission.MAX_PAGES):
+            client.sendall(request("/config"))
+            assert status(client) == 200
+        assert ask(f"http://{HOST}:{running.port}/", timeout=PATIENCE).status == 200
 
 
-@pytest.mark.parametrize("request_bytes", [b"GET /" + b"a" * 20_000, b"GET / HTTP/1.1\r\nX: " + b"a" * 20_000])
-def test_a_request_that_is_too_long_is_refused(server: Listener, request_bytes: bytes) -> None:
+def test_more_connections_than_there_are_places_push_out_the_oldest(running: Server) -> None:
     with ExitStack() as stack:
-        [client] = clients(stack, server, 1)
-        client.sendall(request_bytes + b"\r\n\r\n")
-        assert client.recv(12).split()[1] in (b"413", b"414")
+        first, *_ = clients(stack, running, server.MAX_IDLE_CONNECTIONS + 20)
+        until_closed(first)
+        assert ask(f"http://{HOST}:{running.port}/").status == 200
 
 
-def test_a_body_that_is_too_long_is_refused(server: Listener) -> None:
+@pytest.mark.parametrize("sent", [b"GET /" + b"a" * 200_000, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 200_000])
+def test_a_request_that_is_too_long_is_refused(running: Server, sent: bytes) -> None:
     with ExitStack() as stack:
-        [client] = clients(stack, server, 1)
-        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
-        assert client.recv(12).split()[1] == b"413"
+        [client] = clients(stack, running, 1)
+        client.sendall(sent + b"\r\n\r\n")
+        assert status(client) == 431
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        request("/", "Content-Length: 1000000", method="POST"),
+        request("/", "Content-Length: 1000000", "Expect: 100-continue", method="POST"),
+        request("/", "Transfer-Encoding: chunked", method="POST") + b"8000\r\n" + b"a" * 0x8000 + b"\r\n",
+    ],
+)
+def test_a_body_that_is_too_long_is_refused(running: Server, sent: bytes) -> None:
+    with ExitStack() as stack:
+        [client] = clients(stack, running, 1)
+        client.sendall(sent)
+        assert status(client) == 413
+
+
+def test_what_is_no_http_is_told_so(running: Server) -> None:
+    with ExitStack() as stack:
+        [client] = clients(stack, running, 1)
+        client.sendall(b"\x00hello\r\n\r\n")
+        assert status(client) == 400
+
+
+def test_requests_that_come_together_are_answered_one_after_the_other(running: Server) -> None:
+    with ExitStack() as stack:
+        [client] = clients(stack, running, 1)
+        client.sendall(request("/", "Content-Length: 3", method="POST") + b"abc" + request("/") + last_request("/no"))
+        answered = whole(client, b'no page at "/no"\n')
+        assert re.findall(rb"HTTP/1.1 (\d+)", answered) == [b"405", b"200", b"404"]
 
 
 class Gate:
-    """A listener's door where time stands still: after the burst each turn waits until it is opened."""
+    """Time stands still at the server's admission: after the burst each turn waits until it is opened."""
 
-    def __init__(self, server: Listener) -> None:
+    def __init__(self, now: float = 100.0) -> None:
+        self.now = now
+        self.admission = Admission(lambda: self.now, self._sleep)
         self._turns = threading.Semaphore(0)
         self._open = False
-        server.clock = lambda: 100.0
-        server.pause = self._pause
-        server._accepts = Bucket(0.0, 1)
-        for _ in range(listener.PACE_BURST):
-            assert ask(f"http://{HOST}:{port(server)}/").status == 200
 
-    def _pause(self, seconds: float) -> None:
+    async def _sleep(self, seconds: float) -> None:
         if seconds > 0 and not self._open:
-            self._turns.acquire(timeout=PATIENCE)
+            await anyio.to_thread.run_sync(self._turns.acquire, True, PATIENCE)
+
+    def use_up_the_burst(self, found: Server) -> None:
+        for _ in range(admission.PACE_BURST):
+            assert ask(f"http://{HOST}:{found.port}/").status == 200
+
+    def wait_for(self, number: int) -> None:
+        wait_until(lambda: self.admission.waiting == number, f"{number} requests wait")
 
     def let_one_in(self) -> None:
         self._turns.release()
@@ -144,66 +223,193 @@ class Gate:
         self._open = True
         self._turns.release()
 
+    def rude_and_polite(self, found: Server, stack: ExitStack, polite: socket.socket, sent: bytes) -> None:
+        """Many new connections ask, and after them a polite client."""
+        rude = clients(stack, found, 20)
+        for client in rude:
+            client.sendall(last_request())
+        self.wait_for(len(rude))
+        polite.sendall(sent)
+        self.wait_for(len(rude) + 1)
 
-def rude_and_polite(server: Listener, stack: ExitStack, polite: socket.socket, request: bytes) -> None:
-    """Many new connections ask, and after them a polite client."""
-    rude = clients(stack, server, 20)
-    for client in rude:
-        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    wait_until(lambda: server._turns.standing == len(rude), "all rude ones stand in line")
-    polite.sendall(request)
-    wait_until(lambda: server._turns.standing == len(rude) + 1, "the polite one stands in line")
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
 
 
-def test_a_flood_is_let_in_at_the_pace_only(server: Listener) -> None:
-    gate = Gate(server)
-    with ExitStack() as stack:
-        [client] = clients(stack, server, 1)
-        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        wait_until(lambda: server._turns.standing == 1, "it stands in line")
+@pytest.fixture
+def gated(gate: Gate) -> Iterator[Server]:
+    with serving(paced_by=gate.admission) as found:
+        yield found
         gate.open()
-        assert client.recv(12).split()[1] == b"200"
 
 
-def test_a_health_check_is_let_in_before_a_crowd_from_the_same_address(server: Listener) -> None:
-    gate = Gate(server)
+def test_a_flood_is_let_in_at_the_pace_only(gate: Gate, gated: Server) -> None:
+    gate.use_up_the_burst(gated)
     with ExitStack() as stack:
-        [polite] = clients(stack, server, 1)
-        rude_and_polite(server, stack, polite, b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        [client] = clients(stack, gated, 1)
+        client.sendall(request())
+        gate.wait_for(1)
+        gate.open()
+        assert status(client) == 200
+
+
+def test_a_health_check_is_let_in_before_a_crowd_from_the_same_address(gate: Gate, gated: Server) -> None:
+    gate.use_up_the_burst(gated)
+    with ExitStack() as stack:
+        [polite] = clients(stack, gated, 1)
+        gate.rude_and_polite(gated, stack, polite, last_request("/-/healthy"))
         gate.let_one_in()
-        assert polite.recv(12).split()[1] == b"200"
-        assert server._turns.standing == 20, "all others still stand in line"
+        assert status(polite) == 200
+        assert gate.admission.waiting == 20, "all others still wait"
         gate.open()
 
 
-def test_a_connection_that_stayed_open_is_let_in_before_a_crowd_of_new_ones(server: Listener) -> None:
+def test_a_connection_that_stayed_open_is_let_in_before_a_crowd_of_new_ones(gate: Gate, gated: Server) -> None:
     with ExitStack() as stack:
-        [polite] = clients(stack, server, 1)
-        scrape = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-        server.clock = lambda: 50.0
-        polite.sendall(scrape)
-        answered = polite.recv(4096)
-        while not answered.endswith(b"xxxxx"):
-            answered += polite.recv(4096)
-        gate = Gate(server)
-        rude_and_polite(server, stack, polite, scrape)
+        [polite] = clients(stack, gated, 1)
+        gate.now = 50.0
+        polite.sendall(request())
+        whole(polite, b"xxxxx")
+        gate.now = 100.0
+        gate.use_up_the_burst(gated)
+        gate.rude_and_polite(gated, stack, polite, request())
         gate.let_one_in()
-        assert polite.recv(12).split()[1] == b"200"
-        assert server._turns.standing == 20, "all others still stand in line"
+        assert status(polite) == 200
+        assert gate.admission.waiting == 20, "all others still wait"
         gate.open()
 
 
-def test_those_who_stand_in_line_are_not_pushed_out_but_the_silent_are(server: Listener) -> None:
-    gate = Gate(server)
+def test_those_who_wait_for_their_turn_are_not_pushed_out_but_the_silent_are(gate: Gate, gated: Server) -> None:
+    gate.use_up_the_burst(gated)
     with ExitStack() as stack:
-        standing = clients(stack, server, listener.CONNECTIONS)
-        for client in standing:
-            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        wait_until(lambda: server._turns.standing == len(standing), "all stand in line")
-        silent, *_ = clients(stack, server, listener.CONNECTIONS + 1)
-        _until_closed(silent)
+        waiting = clients(stack, gated, server.MAX_IDLE_CONNECTIONS)
+        for client in waiting:
+            client.sendall(last_request())
+        gate.wait_for(len(waiting))
+        silent, *_ = clients(stack, gated, server.MAX_IDLE_CONNECTIONS + 1)
+        until_closed(silent)
         gate.open()
-        assert all(client.recv(12).split()[1] == b"200" for client in standing)
+        assert all(status(client) == 200 for client in waiting)
+
+
+@contextmanager
+def pages_under_way() -> Iterator[tuple[Server, threading.Semaphore]]:
+    """A server whose every worker makes a page that does not end before the block does."""
+    begun, may_end = threading.Semaphore(0), threading.Event()
+
+    def status() -> str:
+        begun.release()
+        may_end.wait(PATIENCE)
+        return SMALL
+
+    with serving(pages(status)) as found:
+        try:
+            yield found, begun
+        finally:
+            may_end.set()
+
+
+def test_health_is_answered_while_as_many_pages_are_made_as_can_be() -> None:
+    with pages_under_way() as (found, begun), ExitStack() as stack:
+        for client in clients(stack, found, admission.MAX_PAGES + 5):
+            client.sendall(last_request())
+        for _ in range(server.WORKERS):
+            assert begun.acquire(timeout=PATIENCE)
+        assert ask(f"http://{HOST}:{found.port}/-/healthy").status == 200
+
+
+def test_health_is_answered_while_the_page_of_256_targets_is_made() -> None:
+    settings = Settings.model_validate(
+        {
+            "targets": [{"name": f"t{number}", "address": f"h:{number}"} for number in range(1, 257)],
+            "workloads": [{"name": "chat", "batch_sizes": [1, 2, 4, 8]}],
+        }
+    )
+    metrics = Metrics(layout(settings))
+    metrics.configure(settings)
+    for plan in plans(settings).values():
+        metrics.announce(plan)
+    begun = threading.Event()
+
+    def registry() -> Registry:
+        begun.set()
+        return metrics.registry
+
+    with serving(Views(registry, lambda: None, lambda: None, None, str)) as found, ExitStack() as stack:
+        scraper, kubelet = clients(stack, found, 2)
+        scraper.sendall(request("/metrics", "Accept-Encoding: gzip"))
+        assert begun.wait(PATIENCE)
+        kubelet.sendall(last_request("/-/healthy"))
+        readable, _, _ = select.select([scraper, kubelet], [], [], PATIENCE)
+        assert readable == [kubelet], "health comes before the page's first byte"
+        assert status(kubelet) == 200
+        assert len(whole(scraper, b"\r\n0\r\n\r\n")) > 1_000_000
+
+
+def test_a_stop_is_bounded_although_clients_take_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "GRACE_SECONDS", 0.2)
+    with ExitStack() as stack:
+        with serving() as found:
+            silent, slow = clients(stack, found, 2)
+            slow.sendall(request("/config"))
+            assert status(slow) == 200
+        assert found.open_connections == 0
+        until_closed(silent)
+
+
+def test_a_page_under_way_is_sent_whole_after_the_stop() -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def page() -> str:
+        begun.set()
+        may_end.wait(PATIENCE)
+        return SMALL
+
+    with start_blocking_portal() as portal, ExitStack() as stack:
+        found = Server(f"{HOST}:0", pages(page))
+        life = portal.start_task_soon(found.serve)
+        [client] = clients(stack, found, 1)
+        client.sendall(last_request())
+        assert begun.wait(PATIENCE)
+        life.cancel()
+        wait_until(lambda: _refused(found.port), "no one is accepted any more")
+        may_end.set()
+        assert whole(client, b"xxxxx")
+
+
+def _refused(port: int) -> bool:
+    try:
+        socket.create_connection((HOST, port), PATIENCE).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_page_that_fails_by_a_bug_is_an_error_and_the_server_goes_on() -> None:
+    def broken() -> str:
+        raise ValueError("a bug")
+
+    with serving(pages(broken)) as found:
+        assert ask(f"http://{HOST}:{found.port}/").status == 500
+        assert ask(f"http://{HOST}:{found.port}/-/healthy").status == 200
+
+
+def test_actions_may_be_asynchronous() -> None:
+    async def reload() -> list[str]:
+        await anyio.sleep(0)
+        return []
+
+    async def probe(target: str, workload: str, batch_size: str) -> tuple[str, str]:
+        await anyio.sleep(0)
+        return "200 OK", f"{target} {workload} {batch_size}"
+
+    views = Views(Registry, lambda: None, lambda: None, reload, str, probe=probe)
+    with serving(views) as found:
+        assert ask(f"http://{HOST}:{found.port}/-/reload", "POST").text == "reloaded\n"
+        answer = ask(f"http://{HOST}:{found.port}/probe?target=t&workload=w&batch_size=1")
+        assert answer.text == "t w 1\n"
 
 
 def test_a_client_that_never_shakes_hands_keeps_no_one_from_tls(tmp_path: Path) -> None:
@@ -211,22 +417,27 @@ def test_a_client_that_never_shakes_hands_keeps_no_one_from_tls(tmp_path: Path) 
     pair = authority.sign("server", "IP:127.0.0.1")
     web = tmp_path / "web.yml"
     web.write_text(f"tls_server_config: {{cert_file: {pair.certificate}, key_file: {pair.key}}}\n")
-    with listening(Current(web)) as server, ExitStack() as stack:
-        silent, half = clients(stack, server, 2)
+    with serving(web_file=WebFileState(web)) as found, ExitStack() as stack:
+        silent, half = clients(stack, found, 2)
         half.sendall(b"\x16\x03\x01")  # the beginning of a handshake
-        answer = curl(f"https://{HOST}:{port(server)}/", "--cacert", str(authority.own.certificate))
+        answer = curl(f"https://{HOST}:{found.port}/", "--cacert", str(authority.own.certificate))
         assert answer.status == 200
         assert silent.fileno() > 0
 
 
-def _until_closed(client: socket.socket) -> None:
-    client.settimeout(PATIENCE)
-    try:
-        while client.recv(4096):
-            pass
-    except ConnectionError:
-        pass
+def test_a_port_that_is_taken_is_an_error_with_its_reason(running: Server) -> None:
+    with pytest.raises(OSError, match="Address already in use"):
+        Server(f"{HOST}:{running.port}", pages())
 
 
-def _all_threads_idle(server: Listener) -> bool:
-    return bool(server.requests.idle == listener.THREADS)
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_without_a_host_it_listens_on_ipv4_and_ipv6(address: str) -> None:
+    if address == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    found = Server(":0", pages())
+    with start_blocking_portal() as portal:
+        life = portal.start_task_soon(found.serve)
+        with socket.create_connection((address, found.port), PATIENCE) as client:
+            client.sendall(last_request("/-/healthy"))
+            assert status(client) == 200
+        life.cancel()

@@ -25,7 +25,7 @@ def test_whoever_waits_as_told_is_as_late_as_the_pace_makes_him_and_no_later(gap
     bucket, now, starts = Bucket(0.1, 5), 100.0, []
     for gap in gaps:
         now += gap
-        wait = bucket.wait(now)
+        wait = bucket.reserve(now)
         assert wait >= 0
         now += wait
         starts.append(now)
@@ -35,5 +35,5 @@ def test_whoever_waits_as_told_is_as_late_as_the_pace_makes_him_and_no_later(gap
 
 def test_a_burst_after_a_rest_does_not_wait() -> None:
     bucket = Bucket(0.1, 3)
-    assert [round(bucket.wait(1.0), 6) for _ in range(5)] == [0, 0, 0, 0.1, 0.2]
-    assert bucket.wait(9.0) == 0
+    assert [round(bucket.reserve(1.0), 6) for _ in range(5)] == [0, 0, 0, 0.1, 0.2]
+    assert bucket.reserve(9.0) == 0

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from exporter.config.errors import SettingsError
-from exporter.web.current import Current
 from exporter.web.web_file import load
+from exporter.web.web_file_state import WebFileState
 
 BAD = sorted((Path(__file__).parent / "bad").glob("*.yml"))
 
@@ -15,7 +15,7 @@ BAD = sorted((Path(__file__).parent / "bad").glob("*.yml"))
 def test_a_wrong_web_file_is_told_in_one_line(file: Path) -> None:
     expected = file.read_text().splitlines()[0].removeprefix("# ").replace("FOLDER", str(file.parent))
     with pytest.raises(SettingsError) as caught:
-        Current(file)
+        WebFileState(file)
     assert caught.value.problems == [f"web.config_file: {file}: {expected}"]
 
 
@@ -62,6 +62,6 @@ rate_limit: {interval: 1s, burst: 20}
 def test_an_empty_file_means_plain_http_open_to_all(tmp_path: Path) -> None:
     file = tmp_path / "web.yml"
     file.write_text("")
-    current = Current(file)
-    assert not current.speaks_tls
-    assert not current.config.basic_auth_users
+    state = WebFileState(file)
+    assert not state.speaks_tls
+    assert not state.config.basic_auth_users

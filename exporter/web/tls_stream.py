@@ -1,0 +1,86 @@
+"""TLS on a client's connection. Loaded only where the web file asks for TLS.
+
+anyio's own TLSStream (4.16) does not send the alert of a handshake that failed: a client without its certificate would
+see an empty reply instead of the reason.
+"""
+
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+import anyio
+from anyio.abc import ByteStream, SocketStream
+
+from exporter.web.tls import allowed_name
+from exporter.web.web_file_state import WebFileState
+
+Result = TypeVar("Result")
+
+
+class ClientRefusedError(Exception):
+    """Says why."""
+
+
+class ServerTlsStream(ByteStream):
+    """The server's side. `received` is what the client has sent already. Errors: OSError, ssl.SSLError among them."""
+
+    def __init__(self, socket: SocketStream, context: ssl.SSLContext, received: bytes) -> None:
+        self._socket = socket
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._incoming.write(received)
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+
+    async def handshake(self, allowed_names: tuple[str, ...]) -> None:
+        """Raises ClientRefusedError, also when the client's certificate has none of the names, if there are any."""
+        try:
+            await self._do(self._tls.do_handshake)
+        except ssl.SSLError as error:
+            raise ClientRefusedError(f"no TLS handshake ({error.reason or error})") from None
+        if not allowed_name(allowed_names, self._tls.getpeercert()):
+            raise ClientRefusedError("its certificate has none of the client_allowed_sans")
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        data = await self._do(lambda: self._tls.read(max_bytes))
+        if not data:
+            raise anyio.EndOfStream
+        return data
+
+    async def send(self, item: bytes) -> None:
+        await self._do(lambda: self._tls.write(item))
+
+    async def send_eof(self) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Says goodbye, and does not wait for the client's."""
+        with suppress(ssl.SSLError):
+            self._tls.unwrap()
+        await self._flush()
+        await self._socket.aclose()
+
+    async def _do(self, step: Callable[[], Result]) -> Result:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                pass
+            finally:
+                await self._flush()  # what the step wrote: if it failed, its alert
+            try:
+                self._incoming.write(await self._socket.receive())
+            except anyio.EndOfStream:
+                self._incoming.write_eof()
+
+    async def _flush(self) -> None:
+        if data := self._outgoing.read():
+            await self._socket.send(data)
+
+
+async def secured(socket: SocketStream, received: bytes, web_file: WebFileState) -> ServerTlsStream:
+    """The connection after a handshake by the newest web file. Raises ClientRefusedError."""
+    context, tls = web_file.context, web_file.config.tls_server_config
+    assert context is not None, "a server that speaks TLS always has a context"
+    stream = ServerTlsStream(socket, context, received)
+    await stream.handshake(tls.client_allowed_sans if tls is not None else ())
+    return stream
