@@ -5,6 +5,8 @@ since the last one, as JSON. Its instants are of the machine's one monotonic clo
 """
 
 import json
+import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -23,13 +25,13 @@ class RecordingDaemon(app.Daemon):
     def __init__(self, config: Path) -> None:
         super().__init__(lambda: load(config), on_ready=lambda port: print(port, flush=True))
         self.heard: list[Observation] = []
-        record = self._recorder.record
+        record = self.recorder.record
 
         def hear(observation: Observation) -> None:
             record(observation)
             self.heard.append(observation)
 
-        self._recorder.record = hear  # type: ignore[method-assign]
+        self.recorder.record = hear  # type: ignore[method-assign]
 
 
 def facts(observation: Observation) -> dict[str, Any]:
@@ -62,10 +64,11 @@ def stream_facts(stream: Stream) -> dict[str, Any]:
 
 
 def answer(daemon: RecordingDaemon) -> None:
+    """Until standard input ends, and then the daemon."""
     for _ in sys.stdin:
         heard, daemon.heard = daemon.heard, []
         print(json.dumps([facts(observation) for observation in heard]), flush=True)
-    daemon.stop()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> int:

@@ -28,20 +28,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     grpc_env.prepare()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not have every character, as stderr knows
+        sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that lacks a character, as on stderr
     try:
         try:
             return _run_command(words)
         finally:
-            _flush()  # now, where a failure can be told: at its end Python would print a traceback
+            _flush()  # here a failure can be reported; when Python ends it would print a traceback
     except OSError as error:
         if error.errno not in NOT_WRITTEN:
             raise
         _discard_output()
-        if not isinstance(error, BrokenPipeError):  # else who read along has left, as `head` does
+        if not isinstance(error, BrokenPipeError):  # else the reader has left, as `head` does
             print(f"the output cannot be written: {error.strerror}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # of what handles no signals itself: it has nothing to clear away
+    except KeyboardInterrupt:  # in a command that does not handle signals, and has nothing to clear away
         print("interrupted", file=sys.stderr)
         return 130
 
@@ -63,7 +63,7 @@ def _flush() -> None:
 
 
 def _discard_output() -> None:
-    """What is still in the buffer; Python would try to write it once more when it ends."""
+    """Drop what is still in the buffers: Python would try to write it again when it ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -75,7 +75,7 @@ def _discard_output() -> None:
 
 
 def build_parser(command: Sequence[str] = ()) -> Parser:
-    """All commands. The options of some are there only where one is the `command`: a sidecar must not load them."""
+    """All commands. Some have their options only when they are the `command`: a sidecar must not load their modules."""
     parser = Parser(
         prog="tgi-probe",
         description="Probe LLM inference servers of the TGI family and serve latency and throughput histograms.",
@@ -84,7 +84,7 @@ def build_parser(command: Sequence[str] = ()) -> Parser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="the daemon: probe and serve /metrics until SIGTERM")
-    _takes_config(run)
+    _add_config_option(run)
     run.add_argument(
         "--config.check",
         dest="check_only",
@@ -94,16 +94,16 @@ def build_parser(command: Sequence[str] = ()) -> Parser:
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="check a configuration: exit code 0, or 2 with a line for every error")
-    _takes_config(check)
+    _add_config_option(check)
     check.add_argument(
         "--syntax-only",
         action="store_true",
-        help="do not look at the tokens and certificates that it names: they are not on this machine",
+        help="do not look at the tokens and certificates that it names, which need not be on this machine",
     )
     check.add_argument(
         "--connect",
         action="store_true",
-        help="ask each target for one small answer too, and say what is wrong and the mend: exit code 1 for a problem",
+        help="also ask each target for one small answer, and say what to mend: exit code 1 for a problem",
     )
     check.set_defaults(command=_check)
 
@@ -123,11 +123,13 @@ def build_parser(command: Sequence[str] = ()) -> Parser:
         slo_report.add_arguments(slo)
         slo.set_defaults(command=slo_report.run)
 
-    health = commands.add_parser("health", help="ask the daemon beside it: exit code 0 when healthy, else 1 and why")
-    _takes_config(health)
+    health = commands.add_parser(
+        "health", help="ask the daemon on this machine: exit code 0 when healthy, else 1 and why"
+    )
+    _add_config_option(health)
     health.set_defaults(command=_health)
 
-    simulate = commands.add_parser("simulate", help="an embedded shard that behaves like a real one, no GPU needed")
+    simulate = commands.add_parser("simulate", help="a simulated shard or router; needs no GPU")
     if "simulate" in command:
         from exporter import simulator
 
@@ -141,7 +143,7 @@ def build_parser(command: Sequence[str] = ()) -> Parser:
         sweep.add_arguments(bench)
         bench.set_defaults(command=sweep.run)
 
-    demo = commands.add_parser("demo", help="simulate and run together, to look around")
+    demo = commands.add_parser("demo", help="simulated servers and the daemon together, to look around")
     demo.add_argument("--port", type=_port, default=9477, help="port of the HTTP side (default 9477)")
     demo.set_defaults(command=_demo)
     return parser
@@ -153,7 +155,7 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _takes_config(parser: argparse.ArgumentParser) -> None:
+def _add_config_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML file; without it everything comes from TGI_PROBE_… variables"
     )
@@ -197,7 +199,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _check_secrets(settings: Settings) -> None:
-    """The daemon starts without them, and goes on trying. Raises SettingsError."""
+    """The daemon starts without them, and tries again and again. Raises SettingsError."""
     from exporter.wire import credentials
 
     missing = [

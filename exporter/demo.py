@@ -1,4 +1,4 @@
-"""`tgi-probe demo`: an embedded shard and router in processes of their own, and the daemon in this one."""
+"""`tgi-probe demo`: a simulated shard and router in processes of their own, and the daemon in this one."""
 
 import contextlib
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from exporter.daemon import app
 
-# Exclusive is true here, the demo's router has an engine of its own; else a newcomer would read a warning first.
+# Exclusive is true: the demo's router has an engine of its own. Without it the demo would begin with a warning.
 SHARD = '  - {{name: demo, address: "unix://{socket}-0", kv_cache: exclusive, max_batch_tokens: 100000}}'
 ROUTER = '  - {{name: router, kind: http, address: "{router}", yield_to_users: true}}'
 CONFIG = """\
@@ -27,13 +27,13 @@ web: {{listen_address: "127.0.0.1:{port}", enable_reload: true, enable_probe: tr
 
 def run(port: int) -> int:
     """Until Ctrl-C or SIGTERM; the exit code of the daemon."""
-    # Until the daemon handles them itself: whoever changes his mind in the first second leaves no server behind.
+    # Until the daemon handles them: a Ctrl-C in the first second leaves no server behind.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: sys.exit(0))
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tgi-probe-")))
         socket = folder / "shard"
-        # Else the first thing a newcomer reads would be a failed probe: they listen before the daemon starts.
+        # They listen before the daemon starts. Otherwise the demo would begin with a failed probe.
         stack.enter_context(_simulated("--listen", f"unix://{socket}", "--ranks", "2", lines=2))
         targets = [SHARD.format(socket=socket)]
         [said] = stack.enter_context(_simulated("--router-http", "127.0.0.1:0", "--ranks", "2", lines=1))
@@ -45,9 +45,9 @@ def run(port: int) -> int:
 
 @contextlib.contextmanager
 def _simulated(*words: str, lines: int) -> Iterator[list[str]]:
-    """A simulated server that runs as long as the block; answers the lines that say where it listens."""
+    """A simulated server for the length of the block, and its first lines, which say where it listens."""
     command = [sys.executable, "-m", "exporter", "simulate", *words]
-    # In a session of its own, so that Ctrl-C reaches the daemon alone: it clears its batches before the server goes.
+    # In a session of its own: Ctrl-C reaches only the daemon, which clears its batches before the server ends.
     with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
@@ -60,7 +60,7 @@ def _simulated(*words: str, lines: int) -> Iterator[list[str]]:
 
 
 def _show(port: int) -> None:
-    told = f"""
+    text = f"""
 Look at
   http://127.0.0.1:{port}/            targets, newest results, throughput over latency, objectives
   http://127.0.0.1:{port}/metrics     histograms (the first probes take a few seconds)
@@ -68,6 +68,6 @@ Look at
   http://127.0.0.1:{port}/config      the configuration in force
 Stop with Ctrl-C.
 """
-    # Whoever reads along may have left: `tgi-probe demo | head`. The demo goes on until it is stopped.
+    # The reader may have left, as in `tgi-probe demo | head`. The demo goes on until it is stopped.
     with contextlib.suppress(BrokenPipeError):
-        print(told, flush=True)
+        print(text, flush=True)

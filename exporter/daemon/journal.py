@@ -1,4 +1,4 @@
-"""What goes to the log: one line per event, to standard error. What repeats is told once, then summed up."""
+"""The log: one line per event, to standard error. A message that repeats is logged once a minute, with how often."""
 
 import json
 import logging
@@ -14,12 +14,13 @@ from exporter.observation import Observation, Outcome, Series
 from exporter.web.token_bucket import Bucket
 
 logger = logging.getLogger("tgi_probe")
-QUIET_SECONDS = 60.0
 NEVER = float("-inf")
-# Of one workload: so many lines at once, then one each so many seconds. For one that fails and recovers all the time.
+# A message of one kind is logged once in this time.
+QUIET_SECONDS = 60.0
+# Lines about one workload that fails and recovers all the time: at most this many at once, then one per LINE_SECONDS.
 MOST_LINES = 12
 LINE_SECONDS = 30.0
-# So many kinds of message of one outage are told apart.
+# How many kinds of message are told apart in one outage; the rest are one kind.
 MOST_KINDS = 8
 OTHERS = "others"
 NUMBERED = re.compile(r"\w*\d\w*")
@@ -39,7 +40,7 @@ def set_up(level: str, log_format: str = "text") -> None:
 
 
 class Text(logging.Formatter):
-    """Whatever a server or a client managed to put into a message, it stays one line."""
+    """Each message stays one line, even if a server or a client has put line breaks into it."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
@@ -50,7 +51,7 @@ class Text(logging.Formatter):
 
 
 class Json(logging.Formatter):
-    """Keys: time (UTC, milliseconds), level, message, then what the event knows (target, outcome, trace_id …)."""
+    """Keys: time (UTC, milliseconds), level, message, then the facts of the event (target, outcome, trace_id …)."""
 
     def format(self, record: logging.LogRecord) -> str:
         event = {
@@ -65,32 +66,32 @@ class Json(logging.Formatter):
 
 
 @dataclass(slots=True)
-class Said:
-    """One kind of trouble: when its last line was, and how many like it had none since."""
+class Repeats:
+    """One kind of message: when it was logged last, and how many were suppressed since."""
 
-    at: float = NEVER
-    unsaid: int = 0
+    logged: float = NEVER
+    suppressed: int = 0
 
 
 @dataclass(slots=True)
 class Outage:
-    """What fails of one workload at one target, since when, and what was said of it by kind of trouble."""
+    """What fails of one workload at one target, since when, and its messages by kind."""
 
     since: float
     failed: int = 0
     failing: set[Series] = field(default_factory=set)
     recovered: set[Series] = field(default_factory=set)
-    kinds: dict[tuple[str, ...], Said] = field(default_factory=dict)
+    kinds: dict[tuple[str, ...], Repeats] = field(default_factory=dict)
 
 
 class Journal:
-    """Remembers what was said of each workload of each target and of each kind of trouble, so that the same is not said
-    each time. What was not said is counted, and told with the next line.
+    """Logs attempts and warnings. A message like one of a short time ago is suppressed, counted, and told with the next
+    line.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._warned: dict[str, Said] = {}
+        self._warned: dict[str, Repeats] = {}
         # By target and workload.
         self._outages: dict[tuple[str, str], Outage] = {}
         self._lines: dict[tuple[str, str], Bucket] = {}
@@ -110,22 +111,22 @@ class Journal:
         if observation.outcome is Outcome.OK:
             self._recovered(series)
             logger.debug("probe ok: %s", name, extra={"facts": facts})
-        elif observation.outcome is Outcome.QUARANTINED:  # the runner has said why, once
+        elif observation.outcome is Outcome.QUARANTINED:  # the runner has logged why, once
             if (outage := self._outages.get((series.target, series.workload))) is not None:
                 outage.failing.discard(series)
             logger.debug("probe not sent: %s: %s", name, observation.detail, extra={"facts": facts})
-        elif observation.outcome is Outcome.DISTURBED:  # by us: nothing failed, and nothing is known to work again
+        elif observation.outcome is Outcome.DISTURBED:  # by us: neither a failure nor a recovery
             line = f"probe not counted: {name}: {observation.outcome}: {observation.detail}"
             self.warn(f"disturbed {series.target} {series.workload}", line, facts)
         else:
             self._failed(observation, f"probe failed: {name}: {observation.outcome}: {observation.detail}", facts)
 
     def warn(self, kind: str, line: str, facts: dict[str, object] | None = None) -> None:
-        """A warning of which many may come: of each kind, one line a minute."""
-        if (said := self._due(self._warned, kind)) is not None:
-            facts = (facts or {"kind": kind}) | _repeated(said.unsaid)
-            logger.warning("%s%s", line, _more(said.unsaid, ()), extra={"facts": facts})
-            said.unsaid = 0
+        """A warning that may come often: one line a minute of each kind."""
+        if (repeats := self._due(self._warned, kind)) is not None:
+            facts = (facts or {"kind": kind}) | _repeated(repeats.suppressed)
+            logger.warning("%s%s", line, _more(repeats.suppressed, ()), extra={"facts": facts})
+            repeats.suppressed = 0
 
     def _failed(self, observation: Observation, line: str, facts: dict[str, object]) -> None:
         series = observation.series
@@ -135,36 +136,38 @@ class Journal:
         kind: tuple[str, ...] = (str(observation.outcome), observation.code, alike(observation.detail))
         if kind not in outage.kinds and len(outage.kinds) >= MOST_KINDS:
             kind = (OTHERS,)
-        if series in outage.recovered:  # it had succeeded meanwhile, so this is news
+        if series in outage.recovered:  # it had succeeded meanwhile: a new failure
             outage.recovered.discard(series)
-            outage.kinds.setdefault(kind, Said()).at = NEVER
-        said = self._due(outage.kinds, kind)
-        if said is None:
+            outage.kinds.setdefault(kind, Repeats()).logged = NEVER
+        repeats = self._due(outage.kinds, kind)
+        if repeats is None:
             return
-        if not self._may_say(series):
-            said.at, said.unsaid = NEVER, said.unsaid + 1
+        if not self._has_line_left(series):
+            repeats.logged, repeats.suppressed = NEVER, repeats.suppressed + 1
             return
-        logger.warning("%s%s", line, _more(said.unsaid, kind), extra={"facts": facts | _repeated(said.unsaid)})
-        said.unsaid = 0
+        logger.warning(
+            "%s%s", line, _more(repeats.suppressed, kind), extra={"facts": facts | _repeated(repeats.suppressed)}
+        )
+        repeats.suppressed = 0
 
-    def _due(self, kinds: dict[K, Said], kind: K) -> Said | None:
-        """What is to be said now; None, and counted, where it was said within the last minute."""
+    def _due(self, kinds: dict[K, Repeats], kind: K) -> Repeats | None:
+        """Its repeats where this kind may be logged now; None, and it is counted, where it was a short time ago."""
         now = self._clock()
-        said = kinds.setdefault(kind, Said())
-        if now - said.at < QUIET_SECONDS:
-            said.unsaid += 1
+        repeats = kinds.setdefault(kind, Repeats())
+        if now - repeats.logged < QUIET_SECONDS:
+            repeats.suppressed += 1
             return None
-        said.at = now
-        return said
+        repeats.logged = now
+        return repeats
 
-    def _may_say(self, series: Series) -> bool:
-        """Whether another line is allowed now."""
+    def _has_line_left(self, series: Series) -> bool:
+        """Whether this workload may have another line now; that uses it up."""
         lines = self._lines.setdefault((series.target, series.workload), Bucket(LINE_SECONDS, MOST_LINES))
         return lines.allows(self._clock())
 
     def _recovered(self, series: Series) -> None:
-        """Said when the last failing series of a workload succeeds; later, with one of its next successes, where there
-        were too many lines before, so that the log never ends with a trouble that is over.
+        """Logged when the last failing series of a workload succeeds. Where there were too many lines before, it is
+        logged with a later success: the log must not end with a failure that is over.
         """
         outage = self._outages.get((series.target, series.workload))
         if outage is None:
@@ -172,7 +175,7 @@ class Journal:
         if series in outage.failing:
             outage.failing.discard(series)
             outage.recovered.add(series)
-        if not outage.failing and self._may_say(series):
+        if not outage.failing and self._has_line_left(series):
             del self._outages[series.target, series.workload]
             lasted = notation.write_duration(round(max(1.0, self._clock() - outage.since)))
             facts = {"target": series.target, "workload": series.workload, "failed": outage.failed}
@@ -187,14 +190,14 @@ class Journal:
 
 
 def alike(detail: str) -> str:
-    """The message without what differs from one to the next of its kind: numbers, ids, times, ports."""
+    """The message without its numbers, ids, times and ports, which differ from one to the next of its kind."""
     return NUMBERED.sub("#", detail)[:LONGEST_KIND]
 
 
-def _more(unsaid: int, kind: tuple[str, ...]) -> str:
+def _more(suppressed: int, kind: tuple[str, ...]) -> str:
     like = "of other kinds" if kind == (OTHERS,) else "like it"
-    return f" ({unsaid} more {like} since the last such line)" if unsaid else ""
+    return f" ({suppressed} more {like} since the last such line)" if suppressed else ""
 
 
-def _repeated(unsaid: int) -> dict[str, object]:
-    return {"repeated": unsaid} if unsaid else {}
+def _repeated(suppressed: int) -> dict[str, object]:
+    return {"repeated": suppressed} if suppressed else {}

@@ -1,9 +1,9 @@
-"""The one ledger of all runners: what happens goes to the instruments, the log and the status page."""
+"""Where all runners report to: what happens goes to the metrics, the log and the status page."""
 
 from exporter.config.settings import Settings
 from exporter.daemon.journal import Journal, logger
 from exporter.daemon.scoreboard import Scoreboard
-from exporter.daemon.target_state import Standing
+from exporter.daemon.target_state import TargetState
 from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Series, SkipReason
 from exporter.plan.safety import deadlock
@@ -11,9 +11,7 @@ from exporter.plan.targets import Facts
 
 
 class Recorder:
-    """A runner's ledger: what happens goes to the instruments and to the journal. A reload may exchange the
-    instruments.
-    """
+    """The ledger of all runners. `settings` are those in force: a reload replaces them."""
 
     def __init__(self, metrics: Metrics, settings: Settings) -> None:
         self.metrics = metrics
@@ -23,7 +21,7 @@ class Recorder:
         self.kinds: dict[str, str] = {}
         self._inflight: dict[str, dict[str, int]] = {}
         self._warned: set[tuple[str, str]] = set()
-        self._standings: dict[str, Standing] = {}
+        self._states: dict[str, TargetState] = {}
 
     def record(self, observation: Observation) -> None:
         self.metrics.record(observation)
@@ -31,9 +29,9 @@ class Recorder:
         self.scoreboard.record(observation, self.settings)
         series = observation.series
         intervals = (one.interval for one in self.settings.workloads if one.name == series.workload)
-        standing = self._standing(series.target)
-        standing.probed(series, observation.outcome, observation.code, observation.ended, next(intervals, 0.0))
-        self._show(series.target, standing)
+        state = self._state(series.target)
+        state.probed(series, observation.outcome, observation.code, observation.ended, next(intervals, 0.0))
+        self._show(series.target, state)
 
     def skipped(self, series: Series, reason: SkipReason) -> None:
         self.metrics.skipped(series, reason)
@@ -42,40 +40,40 @@ class Recorder:
         self.metrics.late(target, seconds)
 
     def inflight(self, target: str, probes: int) -> None:
-        self.underway(target, "", probes)
+        self.load_inflight(target, "", probes)
 
-    def underway(self, target: str, workload: str, requests: int) -> None:
-        """The requests of a background load; the batch probe, if one is in flight, has no name."""
+    def load_inflight(self, target: str, workload: str, requests: int) -> None:
+        """How many requests of a background load are in flight. The target's batch probe has the workload ""."""
         parts = self._inflight.setdefault(target, {})
         parts[workload] = requests
         self.metrics.inflight(target, sum(list(parts.values())))
 
     def up(self, target: str, facts: Facts | None) -> None:
-        """A check: what the target says of itself, None where it is not reachable."""
+        """What the target says of itself at a check, None where it is not reachable."""
         known = next((known for known in self.settings.targets if known.name == target), None)
         if known is not None and facts is not None:
             self._warn(target, "ranks", deadlock(known, facts) or "")
             self._warn(target, "advice", f"target {target}: {facts.advice}" if facts.advice else "")
-        standing = self._standing(target)
-        standing.checked(facts)
-        self._show(target, standing)
+        state = self._state(target)
+        state.checked(facts)
+        self._show(target, state)
 
     def forget(self, target: str) -> None:
-        """It leaves, or is another one from now on."""
+        """The target leaves, or changes."""
         self.journal.forget(target)
         self.scoreboard.forget(target)
-        self._standings.pop(target, None)
+        self._states.pop(target, None)
         self._warned.discard((target, "advice"))
 
-    def _standing(self, target: str) -> Standing:
-        return self._standings.setdefault(target, Standing())
+    def _state(self, target: str) -> TargetState:
+        return self._states.setdefault(target, TargetState())
 
-    def _show(self, target: str, standing: Standing) -> None:
-        self.metrics.up(target, self.kinds.get(target, ""), standing.facts)
-        self.scoreboard.up(target, standing.facts)
+    def _show(self, target: str, state: TargetState) -> None:
+        self.metrics.up(target, self.kinds.get(target, ""), state.facts)
+        self.scoreboard.up(target, state.facts)
 
     def _warn(self, target: str, kind: str, line: str) -> None:
-        """Once of each kind."""
+        """Log the line, once of each kind."""
         if line and (target, kind) not in self._warned:
             self._warned.add((target, kind))
             logger.warning("%s", line)

@@ -1,58 +1,38 @@
-"""One target's thread: due -> attempt -> record. Keeps the promises of the schedule.
+"""Probes one target by its schedule: due -> attempt -> record.
 
-One probe in flight at a time; what is due meanwhile is skipped and counted, never queued. Every attempt that was
-started ends in exactly one record, whatever happens, or was abandoned because the daemon stops. Failure is data.
+One probe at a time; what is due meanwhile is skipped and counted, never queued. Every attempt ends in exactly one
+record, whatever happens, or is abandoned because the daemon stops.
 """
 
-import contextlib
 import logging
-import queue
 import random
 import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import suppress
+from dataclasses import replace
 
-from exporter.config.workload import Workload
-from exporter.observation import Failure, Observation, Outcome, Series, Setup, SkipReason
-from exporter.plan.safety import cache_tokens, excess, too_large
+from exporter.daemon.attempt import Attempts
+from exporter.daemon.manual_probe import STOPPING, ManualProbes
+from exporter.daemon.timing import BACKOFF_FIRST, BACKOFF_LONGEST, CONNECT_TIMEOUT, Clock, Watchdog
+from exporter.observation import Failure, Observation, Outcome, Series, SkipReason
 from exporter.plan.schedule import CHECK_INTERVAL, Skip, Start, Wait, Window, backoff_after, pause_after, timetable
-from exporter.plan.targets import Facts, Plan
-from exporter.probes.interface import Abandoned, Asked, GiveWay, Ledger, Occupied, Prober, Result, TooLarge
-from exporter.probes.quarantine import Death, Quarantine
-from exporter.wire.delays import PROCESS
-from exporter.wire.trace_context import new_trace_id
+from exporter.plan.targets import Plan
+from exporter.probes.interface import Abandoned, GiveWay, Ledger, Occupied, Prober, TooLarge
+from exporter.probes.quarantine import Quarantine
 
 logger = logging.getLogger("tgi_probe")
-STOPPING = "the daemon stops"
-# A shard is serial: even Info waits behind a user's long prefill.
-CONNECT_TIMEOUT = 10.0
-SETTLE_TIMEOUT = 10.0
-BACKOFF_FIRST = 1.0
-BACKOFF_LONGEST = 30.0
-# How much longer than promised a turn may take before the runner counts as standing still.
-PATIENCE = 30.0
 # How long a back-to-back probe stays away when users wait.
 GIVE_WAY_SECONDS = 1.0
-# How long any probe stays away from another prober's. Long enough that asking does not disturb that one.
+# How long any probe stays away while another prober has the target. Asking that often does not disturb the other one.
 OCCUPIED_SECONDS = 0.1
-NOT_READY_SECONDS = 5.0  # without its warm-up
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """The runner's only sense of time; tests bring one that does not pass by itself.
-
-    `wait(stop, seconds)` sleeps, but returns early, and True, when `stop` is set.
-    """
-
-    now: Callable[[], float] = time.perf_counter
-    wait: Callable[[threading.Event, float], bool] = threading.Event.wait
+# How long a server is left alone that has not had its warm-up.
+NOT_READY_SECONDS = 5.0
 
 
 class Runner:
-    """Probes one target until told to stop. `run` is the body of its thread."""
+    """Probes one target until it is stopped. `run` blocks its thread; `stop`, `cut` and the rest are for any thread.
+
+    `attempted`: whether the first attempt is over.
+    """
 
     def __init__(
         self,
@@ -60,35 +40,29 @@ class Runner:
         prober: Prober,
         ledger: Ledger,
         phase: float = 0.0,
-        clock: Clock = Clock(),
+        clock: Clock | None = None,
         seed: int = 0,
         quarantine: Quarantine | None = None,
     ) -> None:
-        self.plan = plan
-        self.quarantine = quarantine or Quarantine(plan.target)
-        self.name = plan.target.name
+        clock = clock or Clock()
+        self.plan, self.name = plan, plan.target.name
         self.attempted = False
+        self.watchdog = Watchdog(clock.now())
+        self._quarantine = quarantine or Quarantine(plan.target)
         self._prober = prober
         self._ledger = ledger
         self._clock = clock
         self._random = random.Random(seed)
         self._stop = threading.Event()
-        # What ends a wait: the stop, or somebody who asks for a probe.
-        self._wake = threading.Event()
-        self._asked: queue.SimpleQueue[Asked] = queue.SimpleQueue()
+        self._wake = threading.Event()  # ends a wait: the stop, or a manual probe
+        self.manual_probes = ManualProbes(self._wake)
+        self._attempts = Attempts(plan, prober, self._quarantine, ledger, clock, self._stop)
         self._window = Window()
         self._failures, self._failed_in_probe = 0, False
-        # Why probes gave way, as far as it is said once and not at every turn: to users, and to other probers.
-        self._crowd_unknown = ""
-        self._occupants: set[str] = set()
-        self._connected = self._excused = False  # excused: connecting failed as this process was held up; never twice
-        self._checked = float("-inf")
-        self._facts: Facts | None = None
-        self._workloads: dict[Series, Workload] = dict(plan.series())
-        self._warm: set[Series] = set()
-        self._said = set(too_large([plan]))  # so the daemon, at its start
-        self._held: frozenset[Series] = frozenset()
-        self._phase, self._seed, self._promised = phase, seed, clock.now() + PATIENCE
+        self._known_occupants: set[str] = set()
+        self._checked_at = float("-inf")
+        self._phase, self._seed = phase, seed
+        self._never_sent: frozenset[Series] = frozenset()
         self._timetable = timetable(plan, clock.now(), phase, seed)
 
     def stop(self) -> None:
@@ -97,274 +71,118 @@ class Runner:
         self._wake.set()
 
     def cut(self) -> None:
-        """The drain time is over: end calls in flight too. What is owed to the server is still paid, in seconds."""
+        """Stop, and end the calls in flight too. What is left in the server is still cleared, within seconds."""
         self.stop()
-        self._turn_away()
-        self._leave()
+        self.manual_probes.close()
+        self._close()
 
     def skip_missed(self) -> None:
-        """Before `run`: what was due while a predecessor still held the target is skipped as busy."""
+        """Before `run`: what was due until now is skipped as busy, because a predecessor still had the target."""
         self._window = Window(busy_until=self._clock.now())
 
-    def probe_now(self, series: Series, patience: float) -> Observation | str:
-        """From any thread: one probe out of turn, in the runner's own; else why not. It is shown, never recorded.
-
-        It takes its place among the others: one in flight, no way around a backoff or the duty cycle.
-        """
-        if self._stop.is_set():
-            return STOPPING
-        asked = Asked(series, queue.SimpleQueue(), threading.Event())
-        self._asked.put(asked)
-        self._wake.set()
-        try:
-            return asked.answer.get(timeout=patience)
-        except queue.Empty:
-            asked.given_up.set()
-            return f"not within {patience:g} s: the target is busy with other probes"
-
-    def stands_still(self, now: float) -> bool:
-        """Whether the thread is back later than it promised: it hangs, or it died."""
-        return now > self._promised
-
     def run(self) -> None:
-        if self.quarantine.death is not None:
-            logger.warning("target %s: %s", self.name, self.quarantine.reason())
+        if self._quarantine.death is not None:
+            logger.warning("target %s: %s", self.name, self._quarantine.reason())
         try:
             self._check()
             while not self._stop.is_set():
-                self._turn()
+                self._step()
         finally:
-            self._leave()
+            self._close()
             self._ledger.inflight(self.name, 0)
-            self._turn_away()
+            self.manual_probes.close()
 
-    def _turn_away(self) -> None:
-        """Whoever still waits for a probe of his own would keep the HTTP side, and so the daemon, from ending."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._asked.get_nowait().answer.put(STOPPING)
-
-    def _leave(self) -> None:
+    def _close(self) -> None:
         try:
             self._prober.close()
         except Failure as failure:
             logger.warning("target %s: something of ours may be left in the server: %s", self.name, failure.detail)
 
-    def _turn(self) -> None:
-        if self._answer_one():
+    def _step(self) -> None:
+        """Do what comes next, or wait for it."""
+        if (asked := self.manual_probes.take()) is not None:
+            asked.answer.set_result(self._probe_for_person(asked.series))
             return
         now = self._clock.now()
+        if self._never_sent != self._attempts.never_sent:
+            self._never_sent = self._attempts.never_sent
+            self._timetable = timetable(self.plan, now, self._phase, self._seed, self._never_sent)
         match self._timetable.next(now, self._window):
             case Wait(until):
-                self._promised = until + PATIENCE
+                self.watchdog.expect_back_by(until)
                 self._clock.wait(self._wake, min(until - now, threading.TIMEOUT_MAX))
-                self._wake.clear()  # who sets it has left a word before
-            case Skip(key, _, reason):
-                if isinstance(key, Series):
-                    self._ledger.skipped(key, reason)
-                elif reason is SkipReason.BACKOFF:
+                self._wake.clear()
+            case Skip(Series() as series, _, reason):
+                self._ledger.skipped(series, reason)
+            case Skip(_, _, reason):
+                if reason is SkipReason.BACKOFF:
                     self._check()
-            case Start() as start:
-                self._start(start)
+            case Start(Series() as series) as start:
+                self._probe(series, start)
+            case Start():
+                # The first check is made at the start; the schedule's own first one may come right after it.
+                if now - self._checked_at >= CHECK_INTERVAL / 2:
+                    self._check()
 
-    def _answer_one(self) -> bool:
-        """Whether somebody had asked for a probe. Whoever gave up meanwhile does not get it any more."""
-        try:
-            asked = self._asked.get_nowait()
-        except queue.Empty:
-            return False
-        if asked.given_up.is_set():
-            return True
+    def _probe(self, series: Series, start: Start) -> None:
+        if self._attempts.too_large(series) is not None:
+            return self._skip_too_large(series)
         started = self._clock.now()
-        workload = self._workloads[asked.series]
-        why = excess(self.plan.target, workload, asked.series.batch_size, self._facts)
-        if why is None and (reason := self._window.reason_to_skip(started)) is not None:
-            why = f"not now ({reason}); again in {self._window.open_from - started:.1f} s"
-        if why is not None:
-            asked.answer.put(why)
-            return True
-        self._promise(started, workload)
-        self._ledger.inflight(self.name, 1)
-        answer: Observation | str = STOPPING
         try:
-            answer = observation = self._attempt(asked.series, workload, started, started)
-            self._after(asked.series, observation)
-        except Abandoned:
-            pass
-        except (GiveWay, TooLarge) as why_not:
-            answer = str(why_not) or "users wait at the target, and it is to give way to them"
-        finally:
-            self._ledger.inflight(self.name, 0)
-        asked.answer.put(answer)
-        return True
-
-    def _promise(self, started: float, workload: Workload) -> None:
-        """Until when a probe that starts now must be over, or the runner counts as standing still."""
-        self._promised = (
-            started + 2 * CONNECT_TIMEOUT + SETTLE_TIMEOUT + (workload.warmups + 3) * workload.timeout + PATIENCE
-        )
-
-    def _start(self, start: Start) -> None:
-        key = start.key
-        if not isinstance(key, Series):
-            # The very first check is made at the start; the schedule's own first may come right after it.
-            if self._clock.now() - self._checked >= CHECK_INTERVAL / 2:
-                self._check()
-            return
-        workload = self._workloads[key]
-        if excess(self.plan.target, workload, key.batch_size, self._facts) is not None:
-            self._too_large(key)
-            return
-        started = self._clock.now()
-        self._promise(started, workload)
-        self._ledger.inflight(self.name, 1)
-        try:
-            observation = self._attempt(key, workload, start.due, started)
+            observation = self._attempt(series, start.due, started)
         except Abandoned:
             return
         except TooLarge:
-            return self._too_large(key)
+            return self._skip_too_large(series)
         except GiveWay as why:
-            return self._give_way(start, why)
-        finally:
-            self._ledger.inflight(self.name, 0)
+            return self._give_way(series, start, why)
         self._ledger.late(self.name, started - start.due)
         self._ledger.record(observation)
         self.attempted = True
-        self._after(key, observation)
+        self._choose_pauses(series, observation)
 
-    def _too_large(self, series: Series) -> None:
+    def _probe_for_person(self, series: Series) -> Observation | str:
+        """A probe that is shown, never recorded; else why not. It waits for a backoff and the duty cycle as others."""
+        started = self._clock.now()
+        why = self._attempts.too_large(series)
+        if why is None and (reason := self._window.reason_to_skip(started)) is not None:
+            why = f"not now ({reason}); again in {self._window.open_from - started:.1f} s"
+        if why is not None:
+            return why
+        try:
+            observation = self._attempt(series, started, started)
+        except Abandoned:
+            return STOPPING
+        except (GiveWay, TooLarge) as why_not:
+            return str(why_not) or "users wait at the target, and it is to give way to them"
+        self._choose_pauses(series, observation)
+        return observation
+
+    def _attempt(self, series: Series, due: float, started: float) -> Observation:
+        """Raises Abandoned, GiveWay, TooLarge."""
+        self.watchdog.expect_back_by(started + self._attempts.longest(series))
+        self._ledger.inflight(self.name, 1)
+        try:
+            return self._attempts.make(series, due, started)
+        finally:
+            self._ledger.inflight(self.name, 0)
+
+    def _skip_too_large(self, series: Series) -> None:
         self._ledger.skipped(series, SkipReason.UNSAFE)
         self.attempted = True
 
-    def _give_way(self, start: Start, why: GiveWay) -> None:
-        if isinstance(why, Occupied) and str(why) not in self._occupants:
-            self._occupants.add(str(why))
+    def _give_way(self, series: Series, start: Start, why: GiveWay) -> None:
+        if isinstance(why, Occupied) and str(why) not in self._known_occupants:
+            self._known_occupants.add(str(why))
             logger.warning("target %s: %s; meanwhile probes are skipped as busy", self.name, why)
-        if self._timetable.not_started(start, SkipReason.BUSY) is not None and isinstance(start.key, Series):
-            self._ledger.skipped(start.key, SkipReason.BUSY)
+        if self._timetable.not_started(start, SkipReason.BUSY) is not None:
+            self._ledger.skipped(series, SkipReason.BUSY)
         self.attempted = True
         seconds = OCCUPIED_SECONDS if isinstance(why, Occupied) else GIVE_WAY_SECONDS
         self._window = replace(self._window, busy_until=self._clock.now() + seconds)
 
-    def _attempt(self, series: Series, workload: Workload, due: float, started: float) -> Observation:
-        """The border: behind it everything that went wrong is an outcome."""
-        trace_id = new_trace_id()
-        try:
-            result = self._probe(series, workload, trace_id)
-        except Failure as failure:
-            result = Result((), failure.outcome, failure.code, failure.detail, corrections=failure.corrections)
-            if failure.may_have_ended_server and self._connected and self._facts is not None:
-                death = Death.of(series, workload, self._facts, time.time(), failure.detail)
-                self.quarantine.suspect(death, self._facts.connection, self._clock.now())
-        except (Abandoned, GiveWay, TooLarge):
-            raise
-        except Exception as error:  # a bug of ours: it must be seen, but must not end the watching of this target
-            logger.exception("tgi-probe failed while probing %s", self.name)
-            result = Result((), Outcome.MALFORMED, "INTERNAL", f"tgi-probe failed: {type(error).__name__}: {error}")
-        if result.outcome is not Outcome.OK:
-            if self._stop.is_set():
-                raise Abandoned
-            self._pay()
-            if self.quarantine.suspected:  # most servers that end are gone at once
-                with contextlib.suppress(Failure):
-                    self._connect()
-        return result.observation(series, due, started, self._clock.now(), trace_id)
-
-    def _probe(self, series: Series, workload: Workload, trace_id: str) -> Result:
-        self._connected = False
-        facts = self._connect()
-        self._connected = True
-        self._prober.settle(SETTLE_TIMEOUT)
-        why = self._prober.refusal(facts)
-        if why is not None:
-            return Result((), Outcome.REFUSED, "REFUSED", why)
-        why = excess(self.plan.target, workload, series.batch_size, facts)
-        if why is not None:
-            raise TooLarge(why)
-        if self.quarantine.holds(cache_tokens(facts, workload, series.batch_size)):
-            return Result((), Outcome.QUARANTINED, "QUARANTINED", self.quarantine.reason())
-        self._give_way_to_users()
-        setups: list[Setup] = []
-        corrections = 0
-        if series not in self._warm:
-            for _ in range(workload.warmups):
-                result = self._prober.probe(workload, series.batch_size, self._stop.is_set)
-                setups += result.setups
-                corrections += result.corrections
-                if result.outcome not in (Outcome.OK, Outcome.DISTURBED):  # a warm-up need not be timed
-                    return replace(result, corrections=corrections)
-            self._warm.add(series)
-        result = self._prober.probe(workload, series.batch_size, self._stop.is_set, trace_id)
-        return replace(result, setups=(*setups, *result.setups), corrections=corrections + result.corrections)
-
-    def _give_way_to_users(self) -> None:
-        """Also where it cannot be told whether they wait: nothing is sent blindly. Raises GiveWay."""
-        try:
-            wait = self._prober.users_wait()
-        except Failure as failure:
-            if self._stop.is_set():
-                raise Abandoned from failure
-            why = f"probes give way, as if users waited: {failure.detail}"
-            if why != self._crowd_unknown:
-                logger.warning("target %s: %s", self.name, why)
-            self._crowd_unknown = why
-            raise GiveWay(why) from failure
-        if self._crowd_unknown:
-            logger.info("target %s: its queue can be read again", self.name)
-        self._crowd_unknown = ""
-        if wait:
-            raise GiveWay
-
-    def _connect(self) -> Facts:
-        """Raises Failure when the target is down. After that, or when it is another one, every series is cold."""
-        try:
-            connect = partial(self._prober.connect, CONNECT_TIMEOUT)
-            facts = connect() if self._excused else PROCESS.excusing(connect, CONNECT_TIMEOUT)
-        except Failure as failure:
-            if failure.outcome is Outcome.UNREACHABLE and self.quarantine.server_is_gone():
-                self._quarantined()
-            self._excused = failure.outcome is Outcome.DISTURBED and not self._excused
-            if not self._excused:
-                self._lost()
-            raise
-        self._excused = False
-        if facts != self._facts:
-            self._warm.clear()
-            self._facts = facts
-            self._hold_back(facts)
-        if self.quarantine.server_answers(facts.connection, self._clock.now()):
-            self._quarantined()
-        self._ledger.up(self.name, facts)
-        return facts
-
-    def _quarantined(self) -> None:
-        logger.error("target %s: %s", self.name, self.quarantine.reason())
-        if self._facts is not None:
-            self._hold_back(self._facts)
-
-    def _hold_back(self, facts: Facts) -> None:
-        """Say what will never be sent, now that the target has said what it is; of that, none is back to back."""
-        for line in too_large([self.plan], facts):
-            if line not in self._said:
-                self._said.add(line)
-                logger.warning("%s", line)
-        held = self.quarantine.never_sent(self.plan, facts)
-        if held != self._held:
-            self._held = held
-            self._timetable = timetable(self.plan, self._clock.now(), self._phase, self._seed, held)
-
-    def _lost(self) -> None:
-        self._facts = None
-        self._warm.clear()
-        self._ledger.up(self.name, None)
-
-    def _pay(self) -> None:
-        """Free what a failed probe left behind, at once if the server lets us; else before the next probe."""
-        with contextlib.suppress(Failure):
-            self._prober.settle(SETTLE_TIMEOUT)
-
-    def _after(self, series: Series, observation: Observation) -> None:
+    def _choose_pauses(self, series: Series, observation: Observation) -> None:
+        """How long the target is left alone: in proportion to the probe, and longer with each failure in a row."""
         now = self._clock.now()
         busy = now - observation.started
         self._timetable.lasted(series, busy)
@@ -373,28 +191,28 @@ class Runner:
         if observation.outcome is Outcome.OK or not observation.outcome.judged:
             if observation.outcome is not Outcome.DISTURBED:  # which says nothing of the server
                 self._failures, self._failed_in_probe = 0, False
-            if observation.outcome is Outcome.REFUSED and self._workloads[series].interval == 0:
+            if observation.outcome is Outcome.REFUSED and series in self._timetable.back_to_back:
                 pause_until = max(pause_until, now + CHECK_INTERVAL)
             if observation.outcome is Outcome.NOT_READY:
                 pause_until = max(pause_until, now + NOT_READY_SECONDS)
         else:
             self._failures += 1
-            self._failed_in_probe |= self._connected
+            self._failed_in_probe |= self._attempts.connected
             if observation.outcome is Outcome.UNREACHABLE:
-                self._lost()
+                self._attempts.lost()
             backoff = backoff_after(self._failures, BACKOFF_FIRST, BACKOFF_LONGEST, self._random.random())
         self._window = Window(busy_until=now, backoff_until=now + backoff, pause_until=pause_until)
 
     def _check(self) -> None:
-        """Between probes: is it there? So that `tgi_probe_target_up` does not wait for a long interval."""
-        self._checked = self._clock.now()
-        self._promised = self._checked + 2 * CONNECT_TIMEOUT + PATIENCE
+        """Is it there? Asked between probes, so that `tgi_probe_target_up` does not wait for a long interval."""
+        self._checked_at = self._clock.now()
+        self.watchdog.expect_back_by(self._checked_at + 2 * CONNECT_TIMEOUT)
         try:
-            with contextlib.suppress(Failure):
-                self._connect()
+            with suppress(Failure):
+                self._attempts.connect()
                 if self._failures and not self._failed_in_probe:
-                    # It was only away, and is back. What failed in a probe gets its full pause: that may be the reason.
+                    # It was only away, and is back. A failure in a probe keeps its pause: the probe may be the reason.
                     self._failures = 0
                     self._window = replace(self._window, backoff_until=self._clock.now())
-        except Exception:  # as for an attempt: seen, but not the end of watching
+        except Exception:  # a bug of ours is logged, and does not end the probing of this target
             logger.exception("tgi-probe failed while checking %s", self.name)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 from exporter.analysis import slo
 from exporter.analysis.certainty import mean, recorded
+from exporter.analysis.newest import NewestResult, NewestResults, ObjectiveSum, TargetSummary
 from exporter.config.settings import Settings
 from exporter.observation import Observation, Outcome, Series
 from exporter.plan.targets import Facts
-from exporter.web.status_page import Objective, Result, Status, TargetState
 
 
 @dataclass(slots=True)
-class Sum:
+class Verdicts:
     good: int = 0
     bad: int = 0
 
@@ -24,8 +24,8 @@ class Scoreboard:
     """Safe to use from any thread. `unix_time` says when; durations come from the observations."""
 
     unix_time: Callable[[], float] = time.time
-    _results: dict[Series, Result] = field(default_factory=dict)
-    _sums: dict[tuple[str, str], Sum] = field(default_factory=dict)
+    _results: dict[Series, NewestResult] = field(default_factory=dict)
+    _sums: dict[tuple[str, str], Verdicts] = field(default_factory=dict)
     _up: dict[str, Facts | None] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -35,7 +35,7 @@ class Scoreboard:
         with self._lock:
             # A failed probe has no latency, and an older one's beside its age would be taken for it.
             values = _values(observation) if ok else (None, None, None, None)
-            self._results[series] = Result(
+            self._results[series] = NewestResult(
                 series.target,
                 series.workload,
                 series.batch_size,
@@ -48,7 +48,7 @@ class Scoreboard:
             for objective in settings.slos:
                 if objective.workload == series.workload and series in set(slo.series_of(objective, settings)):
                     verdicts = slo.judge(objective, observation)
-                    found = self._sums.setdefault((objective.name, series.target), Sum())
+                    found = self._sums.setdefault((objective.name, series.target), Verdicts())
                     found.good, found.bad = found.good + verdicts.good, found.bad + verdicts.bad
 
     def up(self, target: str, facts: Facts | None) -> None:
@@ -63,20 +63,22 @@ class Scoreboard:
             for key in [key for key in self._sums if key[1] == target]:
                 del self._sums[key]
 
-    def status(self, settings: Settings, trouble: str | None, version: str, probe_here: bool) -> Status:
+    def status(self, settings: Settings, trouble: str | None, version: str, probe_here: bool) -> NewestResults:
         with self._lock:
             targets = tuple(
-                TargetState(one.name, one.kind, one.address, _said(self._up.get(one.name, None)), one.name in self._up)
+                TargetSummary(
+                    one.name, one.kind, one.address, _described(self._up.get(one.name, None)), one.name in self._up
+                )
                 for one in settings.targets
             )
             objectives = tuple(
-                Objective(one.name, target.name, one.measure, one.threshold, one.objective, found.good, found.bad)
+                ObjectiveSum(one.name, target.name, one.measure, one.threshold, one.objective, found.good, found.bad)
                 for one in settings.slos
                 for target in settings.targets
                 if (found := self._sums.get((one.name, target.name))) is not None
             )
             results = tuple(sorted(self._results.values(), key=lambda one: (one.target, one.workload, one.batch_size)))
-            return Status(self.unix_time(), version, trouble, targets, results, objectives, probe_here)
+            return NewestResults(self.unix_time(), version, trouble, targets, results, objectives, probe_here)
 
 
 def _values(observation: Observation) -> tuple[float | None, float | None, float | None, float | None]:
@@ -85,7 +87,7 @@ def _values(observation: Observation) -> tuple[float | None, float | None, float
     return mean(values.first), mean(values.gaps), values.prefill_rate, values.decode_rate
 
 
-def _said(facts: Facts | None) -> str | None:
+def _described(facts: Facts | None) -> str | None:
     """What the target is, in a few words; None where it is not there."""
     if facts is None:
         return None

@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from exporter.observation import Outcome
 from exporter.plan.targets import Facts
 
-# What a server says that answers, but serves nobody. A timeout or an overload is slowness, not absence.
+# Outcomes of a server that answers, but serves nobody. A timeout or an overload is slowness, not absence.
 REJECTING = frozenset({Outcome.REJECTED, Outcome.MALFORMED, Outcome.UNREACHABLE})
-# A success counts until its series has had two more turns, and at least so many seconds.
-TURNS, LEAST_SECONDS = 2, 60.0
+# How long a success counts: this many intervals of its series, and at least this many seconds.
+INTERVALS, LEAST_SECONDS = 2, 60.0
 
 
 @dataclass(slots=True)
-class Standing:
+class TargetState:
     """What the newest checks and probes of one target have shown.
 
-    It is up while it is reachable, unless the newest probe of some series was rejected and that of no other succeeded
-    lately. So one workload that is wrong does not count as long as others succeed.
+    It is up while it is reachable, unless the newest probe of some series was rejected and no other series succeeded
+    lately. So one wrong workload does not make a target down while others succeed.
     """
 
     _facts: Facts | None = None
@@ -28,7 +28,7 @@ class Standing:
     _now: float = float("-inf")
 
     def checked(self, facts: Facts | None) -> None:
-        """None: it was not reachable. One that was away and is back has a new start."""
+        """None: it was not reachable. When it is back, what was seen before no longer counts."""
         if facts is None:
             self._away = True
         elif self._away and facts.page != "silent":
@@ -38,12 +38,12 @@ class Standing:
         self._facts = facts
 
     def probed(self, series: Hashable, outcome: Outcome, code: str, now: float, interval: float) -> None:
-        """How a probe of this series ended; it comes each `interval` seconds."""
+        """How a probe of this series ended, which comes every `interval` seconds."""
         if (outcome, code) == (Outcome.MALFORMED, "INTERNAL"):
             return  # a bug of ours
         self._now = max(self._now, now)
         if outcome is Outcome.OK:
-            self._served[series] = now + max(LEAST_SECONDS, TURNS * interval)
+            self._served[series] = now + max(LEAST_SECONDS, INTERVALS * interval)
             self._rejected.discard(series)
         elif outcome in REJECTING:
             self._rejected.add(series)

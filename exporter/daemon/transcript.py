@@ -1,4 +1,4 @@
-"""One probe, told to a person: what was asked, what came when, how it ended. Pure."""
+"""One probe as text for a person: what was sent, what came when, how it ended. Pure."""
 
 from collections.abc import Iterator
 
@@ -69,8 +69,8 @@ def _results(observation: Observation) -> Iterator[str]:
         if any(getattr(stream, f"{count}_estimated") for stream in observation.streams):
             yield f"{count} tokens are estimated: the target gives no count of them that can be true"
     if values.withheld:
-        said = ", ".join(f"{count} {measure}" for measure, count in sorted(values.withheld.items()))
-        yield f"withheld, because tgi-probe was held up and they may be wrong: {said}"
+        counts = ", ".join(f"{count} {measure}" for measure, count in sorted(values.withheld.items()))
+        yield f"withheld, because tgi-probe was held up and they may be wrong: {counts}"
 
 
 def _ms(seconds: float) -> str:

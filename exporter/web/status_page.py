@@ -1,10 +1,10 @@
 """The status page: one HTML document without scripts; it loads nothing from other addresses."""
 
 import time
-from dataclasses import dataclass
 from html import escape
 from urllib.parse import urlencode
 
+from exporter.analysis.newest import NewestResults
 from exporter.web import tables
 from exporter.web.chart import Point, scatter
 from exporter.web.tables import Column, table, with_message
@@ -46,61 +46,7 @@ OBJECTIVES = (
 NARROW = tables.narrow("62rem", {"targets": TARGETS, "results": RESULTS, "objectives": OBJECTIVES})
 
 
-@dataclass(frozen=True, slots=True)
-class TargetState:
-    """`said` is what the target says of itself, None when it does not answer; `asked`: whether it was asked yet."""
-
-    name: str
-    kind: str
-    address: str
-    said: str | None
-    asked: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The newest attempt of a series, at Unix time `at`. The numbers are of the newest successful attempt."""
-
-    target: str
-    workload: str
-    batch_size: int
-    at: float
-    outcome: str
-    detail: str
-    trace_id: str
-    ttft: float | None
-    inter_token: float | None
-    prefill_rate: float | None
-    decode_rate: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """Good and bad requests of an SLO since the start. `threshold` in seconds, None for availability."""
-
-    name: str
-    target: str
-    measure: str
-    threshold: float | None
-    objective: float
-    good: int
-    bad: int
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """Everything the page shows. `now` in Unix time; `probe_here`: whether /probe is on."""
-
-    now: float
-    version: str
-    trouble: str | None
-    targets: tuple[TargetState, ...]
-    results: tuple[Result, ...]
-    objectives: tuple[Objective, ...]
-    probe_here: bool
-
-
-def page(status: Status) -> str:
+def page(status: NewestResults) -> str:
     """The whole document."""
     state = (
         '<span class="good">the exporter is healthy</span>'
@@ -123,7 +69,7 @@ def page(status: Status) -> str:
     )
 
 
-def _targets(status: Status) -> str:
+def _targets(status: NewestResults) -> str:
     rows = []
     for one in status.targets:
         if one.said is not None:
@@ -138,7 +84,7 @@ def _targets(status: Status) -> str:
     return table("targets", TARGETS, rows)
 
 
-def _results(status: Status) -> str:
+def _results(status: NewestResults) -> str:
     rows = []
     columns = (*RESULTS, Column("")) if status.probe_here else RESULTS
     for one in status.results:
@@ -158,7 +104,7 @@ def _results(status: Status) -> str:
     return table("results", columns, rows) if rows else "<p class=dim>None yet.</p>"
 
 
-def _charts(status: Status) -> str:
+def _charts(status: NewestResults) -> str:
     def points(rate: str, latency: str) -> list[Point]:
         return [
             Point(f"{one.target} {one.workload}", one.batch_size, x * 1000, y)
@@ -171,7 +117,7 @@ def _charts(status: Status) -> str:
     return f'<div class="charts">{prefill}{decode}</div>' if prefill or decode else ""
 
 
-def _objectives(status: Status) -> str:
+def _objectives(status: NewestResults) -> str:
     rows = []
     for one in status.objectives:
         total = one.good + one.bad

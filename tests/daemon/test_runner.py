@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exporter.config.target import Target
 from exporter.config.workload import Workload
-from exporter.daemon.runner import BACKOFF_LONGEST
+from exporter.daemon.timing import BACKOFF_LONGEST
 from exporter.observation import Failure, Outcome, SkipReason
 from exporter.plan.schedule import CHECK_INTERVAL
 from exporter.probes.interface import Abandoned

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 
 from exporter.config.settings import Settings
-from exporter.daemon import app
+from exporter.daemon import probed_targets
 from exporter.metrics.collector import Registry
 from exporter.metrics.pages import prepare
 from exporter.metrics.pauses import Pauses
 from exporter.simulator import Shard
-from tests.processes import wait_until
+from tests.daemon.beside import run_beside
 from tests.simulator.caller import fast
 
 
@@ -23,7 +23,7 @@ def test_every_line_of_the_first_page_is_made_before_the_first_probe(monkeypatch
         probing.append([thread.name for thread in threading.enumerate() if thread.name.startswith("probe-")])
         prepare(registry, pause)
 
-    monkeypatch.setattr(app, "prepare", watched)
+    monkeypatch.setattr(probed_targets, "prepare", watched)
     with Shard(fast()) as shard:
         settings = Settings.model_validate(
             {
@@ -32,13 +32,5 @@ def test_every_line_of_the_first_page_is_made_before_the_first_probe(monkeypatch
                 "web": {"listen_address": "127.0.0.1:0"},
             }
         )
-        ready = threading.Event()
-        daemon = app.Daemon(lambda: settings, on_ready=lambda port: ready.set())
-        thread = threading.Thread(target=daemon.run, daemon=True)
-        thread.start()
-        try:
-            wait_until(ready.is_set, "the daemon")
-        finally:
-            daemon.stop()
-            thread.join(30)
+        assert run_beside(lambda: settings, lambda port: None) == 0
     assert probing == [[]]

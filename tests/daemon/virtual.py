@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from exporter.config.target import Target
 from exporter.config.workload import Workload
-from exporter.daemon.runner import Clock, Runner
+from exporter.daemon.runner import Runner
+from exporter.daemon.timing import Clock
 from exporter.observation import Failure, Observation, Outcome, Series, SkipReason, Step, Stream
 from exporter.plan.targets import Facts, Plan
 from exporter.probes.interface import Result

@@ -17,7 +17,8 @@ from exporter import cli
 from exporter.bench import sweep
 from exporter.config.target import Target
 from exporter.config.workload import Workload
-from exporter.daemon.runner import Clock, Runner
+from exporter.daemon.runner import Runner
+from exporter.daemon.timing import Clock
 from exporter.observation import Failure, Observation, Outcome, Series, SkipReason
 from exporter.plan.targets import Facts, Plan
 from exporter.probes.opening import open_prober

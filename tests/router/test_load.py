@@ -12,7 +12,7 @@ from exporter.analysis import timeline
 from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.daemon.load import LoadRunner
-from exporter.daemon.runner import Clock
+from exporter.daemon.timing import Clock
 from exporter.observation import Failure, Observation, Outcome, Series, SkipReason, Step, Stream
 from exporter.plan.targets import Facts, Plan
 from exporter.probes.interface import Result
@@ -41,7 +41,7 @@ class Ledger:
     def late(self, target: str, seconds: float) -> None:
         self.lateness.append(seconds)
 
-    def underway(self, target: str, workload: str, requests: int) -> None:
+    def load_inflight(self, target: str, workload: str, requests: int) -> None:
         self.flying.append(requests)
 
 

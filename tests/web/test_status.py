@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.analysis.newest import NewestResult, NewestResults, ObjectiveSum, TargetSummary
 from exporter.web.chart import DIGIT, HEIGHT, LETTER_HEIGHT, WIDTH, Point, scatter, ticks
-from exporter.web.status_page import Objective, Result, Status, TargetState, page
+from exporter.web.status_page import page
 from tests.end_to_end.parts import Daemon, SimulatedShard, daemon_running, simulated_shard, write_config
 from tests.processes import wait_until
 from tests.real_parts import real_part
@@ -22,17 +23,17 @@ pytestmark = pytest.mark.xdist_group("status page")  # in one process, which mak
 EVIL = '<script>alert("&")</script>'
 
 
-def status(text: str = "demo") -> Status:
-    result = Result(text, text, 4, 90.0, "timeout", text, "0" * 32, 0.1, 0.02, 5000.0, 200.0)
-    return Status(
+def status(text: str = "demo") -> NewestResults:
+    result = NewestResult(text, text, 4, 90.0, "timeout", text, "0" * 32, 0.1, 0.02, 5000.0, 200.0)
+    return NewestResults(
         now=100.0,
         version=text,
         trouble=text,
-        targets=(TargetState(text, "shard", text, text, True), TargetState("new", "shard", "", None, False)),
+        targets=(TargetSummary(text, "shard", text, text, True), TargetSummary("new", "shard", "", None, False)),
         results=(result,),
         objectives=(
-            Objective(text, text, "ttft", 0.2, 0.99, 99, 1),
-            Objective("b", "t", "availability", None, 0.9, 1, 1),
+            ObjectiveSum(text, text, "ttft", 0.2, 0.99, 99, 1),
+            ObjectiveSum("b", "t", "availability", None, 0.9, 1, 1),
         ),
         probe_here=True,
     )

@@ -1,0 +1,59 @@
+"""The newest results of all targets, and the sums of all objectives: what the status page shows. Pure."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSummary:
+    """`said`: what the target says of itself, None when it is down. `asked`: whether it has been asked yet."""
+
+    name: str
+    kind: str
+    address: str
+    said: str | None
+    asked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewestResult:
+    """A series' newest attempt, at the Unix time `at`. Latencies in seconds, rates in tokens per second; None after a
+    failure.
+    """
+
+    target: str
+    workload: str
+    batch_size: int
+    at: float
+    outcome: str
+    detail: str
+    trace_id: str
+    ttft: float | None
+    inter_token: float | None
+    prefill_rate: float | None
+    decode_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveSum:
+    """What was judged since the start. `threshold` in seconds, None for availability."""
+
+    name: str
+    target: str
+    measure: str
+    threshold: float | None
+    objective: float
+    good: int
+    bad: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewestResults:
+    """`now` in Unix time. `trouble`: why the exporter is not healthy. `probe_here`: whether /probe is on."""
+
+    now: float
+    version: str
+    trouble: str | None
+    targets: tuple[TargetSummary, ...]
+    results: tuple[NewestResult, ...]
+    objectives: tuple[ObjectiveSum, ...]
+    probe_here: bool

@@ -1,0 +1,137 @@
+"""Takes a new configuration while the daemon runs: one at a time, and all of it or nothing."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import anyio
+from anyio import to_thread
+from anyio.abc import TaskGroup
+
+from exporter.config.errors import SettingsError
+from exporter.config.notation import counted
+from exporter.config.settings import Settings
+from exporter.config.sources import stamp
+from exporter.daemon.journal import set_up
+from exporter.daemon.ledger import Recorder
+from exporter.daemon.manual_probe import STOPPING
+from exporter.daemon.probed_targets import ProbedTargets
+from exporter.plan.targets import Plan, change, plans
+
+logger = logging.getLogger("tgi_probe")
+# How long somebody waits for the answer over HTTP.
+ANSWER_SECONDS = 60.0
+LOOK_AT_FILE_SECONDS = 1.0
+
+
+class ConfigurationFile:
+    """Whether the file, if there is one, changed since it was looked at last."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._files = [file] if file else []
+        self._stamp = stamp(self._files)
+
+    def changed(self) -> bool:
+        before, self._stamp = self._stamp, stamp(self._files)
+        return before != self._stamp
+
+
+class Reloads:
+    """`read` reads the new settings; those in force are the recorder's. Reloads run in `tasks`."""
+
+    def __init__(
+        self, read: Callable[[], Settings], recorder: Recorder, targets: ProbedTargets, tasks: TaskGroup
+    ) -> None:
+        self._read = read
+        self._recorder = recorder
+        self._targets = targets
+        self._tasks = tasks
+        self._one_at_a_time = anyio.Lock()
+        self._closed = False
+
+    async def reload(self) -> list[str]:
+        """The problems that kept the new configuration from being taken, none when it is in force.
+
+        The reload goes on where the caller is cancelled, and after ANSWER_SECONDS, when he gets an answer in any case.
+        """
+        if self._closed:
+            return [STOPPING]
+        answer = [f"the reload is still under way after {ANSWER_SECONDS:g} s; see the log"]
+        done = anyio.Event()
+
+        async def run() -> None:
+            nonlocal answer
+            async with self._one_at_a_time:
+                answer = [STOPPING] if self._closed else await self._guarded_reload()
+            done.set()
+
+        self._tasks.start_soon(run)
+        with anyio.move_on_after(ANSWER_SECONDS):
+            await done.wait()
+        return answer
+
+    async def close(self) -> None:
+        """Refuse what is still to come, and wait for the reload under way."""
+        self._closed = True
+        async with self._one_at_a_time:
+            pass
+
+    async def watch(self, file: ConfigurationFile) -> None:
+        """Reload when the file changes, as long as the settings ask for it."""
+        while True:
+            await anyio.sleep(LOOK_AT_FILE_SECONDS)
+            if self._recorder.settings.reload_on_change and await to_thread.run_sync(file.changed):
+                await self.reload()
+
+    async def _guarded_reload(self) -> list[str]:
+        """A bug in a reload must not end the daemon."""
+        try:
+            return await self._reload()
+        except Exception as error:
+            logger.critical("the reload ended by a bug of tgi-probe; restart it", exc_info=True)
+            self._recorder.metrics.reloaded(False)
+            return [f"the reload ended by a bug of tgi-probe ({type(error).__name__}: {error}); restart it"]
+
+    async def _reload(self) -> list[str]:
+        try:
+            settings = await to_thread.run_sync(self._read)
+        except SettingsError as error:
+            for problem in error.problems:
+                logger.error("reload refused, the old configuration stays in force: %s", problem)
+            self._recorder.metrics.reloaded(False)
+            return error.problems
+        if settings.web != self._recorder.settings.web:
+            logger.warning("web: takes effect at the next start only")
+        old, new = plans(self._recorder.settings), plans(settings)
+        what = change(old, new)
+        running = set(self._targets.names)
+        leaving = [name for name in what.leaving if name in running]
+        await self._targets.drain(leaving, anyio.current_time())
+        if self._closed:
+            return [STOPPING]
+        for name in what.leaving:
+            if name in new:
+                self._recorder.metrics.narrow(new[name], old[name])
+            else:
+                self._recorder.metrics.forget(name)
+            self._recorder.forget(name)
+        self._change_objectives(settings, [plan for name, plan in new.items() if name not in what.arriving])
+        self._recorder.settings = settings
+        set_up(settings.log_level, settings.log_format)
+        await self._targets.start(new[name] for name in what.arriving)
+        logger.info(
+            "reloaded, %s: %d kept, %d started, %d stopped",
+            counted(len(new), "target"),
+            len(new) - len(what.arriving),
+            len(what.arriving),
+            len(what.leaving),
+        )
+        return []
+
+    def _change_objectives(self, settings: Settings, staying: Sequence[Plan]) -> None:
+        """New objectives on the old instruments; everything that still exists goes on counting."""
+        if self._recorder.metrics.configure(settings):
+            logger.info("SLO thresholds changed, and with them bucket edges: histograms in seconds start again at 0")
+        self._recorder.metrics.reloaded(True)
+        for plan in staying:
+            self._recorder.metrics.announce_objectives(plan)
