@@ -125,14 +125,21 @@ def test_every_line_of_the_log_can_be_written(formatter: logging.Formatter, text
 def test_a_character_that_cannot_be_written_costs_no_page(path: str) -> None:
     """Whatever else may have let it in."""
     text = "half \ud83d"
+
+    async def reload() -> list[str]:
+        return [text]
+
+    async def probe(*_: str) -> tuple[str, str]:
+        return "200 OK", text
+
     views = Views(
         registry=Registry,
         healthy=lambda: text,
         ready=lambda: text,
-        reload=lambda: [text],
+        reload=reload,
         configuration=lambda: text,
         status=lambda: text,
-        probe=lambda *_: ("200 OK", text),
+        probe=probe,
     )
     method = "POST" if path == "/-/reload" else "GET"
     request = HttpRequest(method, path, "target=t&workload=w&batch_size=1")

@@ -3,8 +3,6 @@
 A prober blocks its thread: a synchronous call adds less to what it measures than an event loop does.
 """
 
-import queue
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,15 +45,6 @@ class Result:
     def observation(self, series: Series, due: float, started: float, ended: float, trace_id: str) -> Observation:
         seen = (self.outcome, self.code, self.detail, self.streams, self.setups)
         return Observation(series, due, started, ended, *seen, trace_id=trace_id, corrections=self.corrections)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A probe that a person asked for, and where the answer goes."""
-
-    series: Series
-    answer: "queue.SimpleQueue[Observation | str]"
-    given_up: threading.Event
 
 
 class OwnRequests:

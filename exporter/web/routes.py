@@ -1,27 +1,19 @@
 """Which page a request gets. Behind it stands no reference to a prober or a runner: the daemon hands over functions."""
 
-import inspect
 import json
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import parse_qs
 
 from anyio import CapacityLimiter, to_thread
-from anyio.from_thread import start_blocking_portal
 
 from exporter.metrics import pages
 from exporter.metrics.collector import Registry
 from exporter.metrics.pauses import Pauses
 from exporter.web.messages import HTML, HttpRequest, HttpResponse, encoded, text_response
 from exporter.web.negotiation import choose_format, compressed
-from exporter.web.web_file_state import WebFileState
 
 OFF = "off; set {key}: true (or {variable}=true) and restart"
-Answer = tuple[str, str]
-ManualProbe = Callable[[str, str, str], Answer] | Callable[[str, str, str], Awaitable[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +22,16 @@ class Views:
 
     `healthy` and `ready` return None when all is well, else why not. They are called on the event loop, those of the
     other pages in a worker thread. `reload` returns the problems, none when the new configuration is in force; it is
-    None where nobody may reload over HTTP. `probe` returns a status and a text; None: nobody may probe. Both may be
-    asynchronous.
+    None where nobody may reload over HTTP. `probe` returns a status and a text; None: nobody may probe.
     """
 
     registry: Callable[[], Registry]
     healthy: Callable[[], str | None]
     ready: Callable[[], str | None]
-    reload: Callable[[], list[str]] | Callable[[], Awaitable[list[str]]] | None
+    reload: Callable[[], Awaitable[list[str]]] | None
     configuration: Callable[[], str]
     status: Callable[[], str] = str
-    probe: ManualProbe | None = None
+    probe: Callable[[str, str, str], Awaitable[tuple[str, str]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +101,7 @@ async def _reload(request: HttpRequest, views: Views) -> HttpResponse:
         return text_response("403 Forbidden", off)
     if request.method not in ("POST", "PUT"):
         return text_response("405 Method Not Allowed", "use POST: curl -X POST …/-/reload")
-    problems: list[str] = await _result(views.reload)
+    problems = await views.reload()
     return (
         text_response("500 Internal Server Error", "\n".join(problems))
         if problems
@@ -129,44 +120,5 @@ async def _probe(request: HttpRequest, views: Views) -> HttpResponse:
         return text_response(
             "400 Bad Request", "use /probe?target=…&workload=…&batch_size=…, with names of the configuration"
         )
-    names = (given[name][0] for name in ("target", "workload", "batch_size"))
-    return text_response(*await _result(views.probe, *names))
-
-
-async def _result(function: Callable[..., Any], *arguments: str) -> Any:
-    """One that is not asynchronous may wait for long, so it runs in a thread."""
-    if inspect.iscoroutinefunction(function):
-        return await function(*arguments)
-    return await to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
-
-
-class Exposition:
-    """A `Server` in a thread of its own, until the daemon has an event loop. Raises OSError as `Server` does."""
-
-    def __init__(
-        self,
-        listen_address: str,
-        views: Views,
-        web_file: WebFileState | None = None,
-        report: Callable[[str, str], None] = lambda kind, line: None,
-    ) -> None:
-        from exporter.web.server import Server
-
-        self._server = Server(listen_address, views, web_file, report)
-        self._life = ExitStack()
-        self._serving: Future[None] | None = None
-
-    @property
-    def port(self) -> int:
-        return self._server.port
-
-    def start(self) -> None:
-        portal = self._life.enter_context(start_blocking_portal())
-        self._serving = portal.start_task_soon(self._server.serve)
-
-    def stop(self) -> None:
-        """Within the server's GRACE_SECONDS."""
-        if self._serving is not None:
-            self._serving.cancel()
-        self._life.close()
-        self._server.close()
+    target, workload, batch_size = (given[name][0] for name in ("target", "workload", "batch_size"))
+    return text_response(*await views.probe(target, workload, batch_size))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 from exporter.config.settings import Settings
 from exporter.metrics import pages, pauses
@@ -15,7 +16,8 @@ from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4
 from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Outcome, Series, Step, Stream
 from exporter.plan.targets import plans
-from exporter.web.routes import Exposition, Views
+from exporter.web.routes import Views
+from exporter.web.server import Server
 
 
 def with_slo(name: str, ttft: str) -> Settings:
@@ -42,11 +44,11 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def port(metrics: Metrics) -> Iterator[int]:
-    views = Views(lambda: metrics.registry, lambda: None, lambda: None, list, str)
-    exposition = Exposition("127.0.0.1:0", views)
-    exposition.start()
-    yield exposition.port
-    exposition.stop()
+    server = Server("127.0.0.1:0", Views(lambda: metrics.registry, lambda: None, lambda: None, None, str))
+    with start_blocking_portal() as portal:
+        serving = portal.start_task_soon(server.serve)
+        yield server.port
+        serving.cancel()
 
 
 def ask(port: int, method: str = "GET", **headers: str) -> tuple[HTTPResponse, bytes]:
