@@ -24,7 +24,7 @@ from exporter.probes.router import http_apis
 from exporter.probes.router.fmaas_protocol import UnaryReader
 from exporter.probes.router.server_errors import refused
 from exporter.web import routes
-from exporter.web.messages import HttpRequest
+from exporter.web.messages import ReceivedRequest
 from exporter.web.routes import Views
 from exporter.web.status_page import page
 from exporter.wire.http_codec import End
@@ -142,7 +142,7 @@ def test_a_character_that_cannot_be_written_costs_no_page(path: str) -> None:
         probe=probe,
     )
     method = "POST" if path == "/-/reload" else "GET"
-    request = HttpRequest(method, path, "target=t&workload=w&batch_size=1")
+    request = ReceivedRequest(method, path, "target=t&workload=w&batch_size=1")
     answer = anyio.run(routes.answer, request, views, anyio.CapacityLimiter(1))
     assert isinstance(answer.body, bytes)
     assert answer.body.decode().strip() == "half ?"

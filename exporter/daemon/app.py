@@ -22,7 +22,7 @@ from exporter.metrics.catalogue import layout
 from exporter.metrics.record import Metrics
 from exporter.plan.targets import plans
 from exporter.web.routes import Views
-from exporter.web.server import Server
+from exporter.web.server import WebServer
 from exporter.web.web_file_state import WebFileState
 
 logger = logging.getLogger("tgi_probe")
@@ -87,7 +87,7 @@ class Daemon:
                 http.cancel_scope.cancel()
         logger.info("stopped")
 
-    def _bind(self, data: PageData, reloads: Reloads) -> Server:
+    def _bind(self, data: PageData, reloads: Reloads) -> WebServer:
         """Before anything else, so that a port that is taken ends the start. It answers once the targets are there."""
         web = self.recorder.settings.web
         views = Views(
@@ -102,7 +102,7 @@ class Daemon:
         warn = self.recorder.journal.warn
         web_file = WebFileState(web.config_file, warn)
         try:
-            return Server(web.listen_address, views, web_file, warn)
+            return WebServer(web.listen_address, views, web_file, warn)
         except OSError as error:
             why = error.strerror or error
             problem = f"web.listen_address: {web.listen_address}: cannot be used ({why}); choose another"

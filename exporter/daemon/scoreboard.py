@@ -14,7 +14,7 @@ from exporter.plan.targets import Facts
 
 
 @dataclass(slots=True)
-class Verdicts:
+class ObjectiveCounts:
     good: int = 0
     bad: int = 0
 
@@ -25,7 +25,7 @@ class Scoreboard:
 
     unix_time: Callable[[], float] = time.time
     _results: dict[Series, NewestResult] = field(default_factory=dict)
-    _sums: dict[tuple[str, str], Verdicts] = field(default_factory=dict)
+    _sums: dict[tuple[str, str], ObjectiveCounts] = field(default_factory=dict)
     _up: dict[str, Facts | None] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -48,7 +48,7 @@ class Scoreboard:
             for objective in settings.slos:
                 if objective.workload == series.workload and series in set(slo.series_of(objective, settings)):
                     verdicts = slo.judge(objective, observation)
-                    found = self._sums.setdefault((objective.name, series.target), Verdicts())
+                    found = self._sums.setdefault((objective.name, series.target), ObjectiveCounts())
                     found.good, found.bad = found.good + verdicts.good, found.bad + verdicts.bad
 
     def up(self, target: str, facts: Facts | None) -> None:

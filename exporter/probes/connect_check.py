@@ -24,7 +24,7 @@ from exporter.probes.quarantine import Quarantine
 from exporter.wire.delays import PROCESS
 
 if TYPE_CHECKING:  # loads the HTTP libraries
-    from exporter.probes.identify import Server
+    from exporter.probes.identify import FoundServer
 
 TARGET_SECONDS = 10.0
 AT_ONCE = 8
@@ -212,7 +212,7 @@ def answered(target: Target, workload: Workload, result: Result) -> Iterator[Fin
             yield Finding("ok", f"the token of {key}: {name} is accepted")
 
 
-def mends(target: Target, failure: Failure, server: "Server | None") -> Iterator[str]:
+def mends(target: Target, failure: Failure, server: "FoundServer | None") -> Iterator[str]:
     """What to change, by what the server is."""
     if server is not None and server.kind is None:
         yield f"this is {server.what}; look for the right port, or for a base path"
@@ -230,7 +230,7 @@ def mends(target: Target, failure: Failure, server: "Server | None") -> Iterator
         yield f"set model: one of {', '.join(server.models[:10])}"
 
 
-def _changes(target: Target, server: "Server") -> Iterator[str]:
+def _changes(target: Target, server: "FoundServer") -> Iterator[str]:
     """The keys to change, so that the target says what the server is."""
     if target.kind != server.kind:
         yield f"set kind: {server.kind}"

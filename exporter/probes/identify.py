@@ -33,7 +33,7 @@ UNIMPLEMENTED = "12"
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class FoundServer:
     """Which server answers, and what a target needs to reach it. `apis`: of an HTTP server, as far as known."""
 
     what: str
@@ -45,7 +45,7 @@ class Server:
     wants_token: bool = False
 
 
-def identify(target: Target, until: float) -> Server | None:
+def identify(target: Target, until: float) -> FoundServer | None:
     """The server at the target's address; None where none answers until then."""
     return next(_Identification(target, until).servers(), None)
 
@@ -77,7 +77,7 @@ class _Identification:
         self._secure = url.scheme == "https" if url else target.tls is not None
         self._base = url.path.rstrip("/") if url else ""
 
-    def servers(self) -> Iterator[Server]:
+    def servers(self) -> Iterator[FoundServer]:
         for secure in (self._secure, not self._secure):
             if not (self._plain.path and secure):
                 ways = [self._http, self._grpc] if self._target.kind == "http" else [self._grpc, self._http]
@@ -86,7 +86,7 @@ class _Identification:
 
     # --- HTTP
 
-    def _http(self, secure: bool) -> Iterator[Server]:
+    def _http(self, secure: bool) -> Iterator[FoundServer]:
         server = None
         for base in dict.fromkeys((self._base, without_added_path(self._base), "")):
             server = self._http_server(secure, base)
@@ -95,7 +95,7 @@ class _Identification:
         if server is not None:
             yield server
 
-    def _http_server(self, secure: bool, base: str) -> Server | None:
+    def _http_server(self, secure: bool, base: str) -> FoundServer | None:
         """None where it speaks no HTTP."""
         paths = (NO_SUCH_PATH, *FACTS_PATHS.values(), *PATHS.values())
         pages = {path: self._get(secure, base + path) for path in paths}
@@ -111,7 +111,7 @@ class _Identification:
         elif models and not apis:
             apis = ["completions", "chat"]
         authority = self._endpoint(secure, "http/1.1").authority
-        return Server(
+        return FoundServer(
             _what(apis, base),
             "http" if apis or pages[NO_SUCH_PATH].status in (401, 403) else None,
             f"{'https' if secure else 'http'}://{authority}{base}",
@@ -137,19 +137,19 @@ class _Identification:
 
     # --- gRPC
 
-    def _grpc(self, secure: bool) -> Iterator[Server]:
+    def _grpc(self, secure: bool) -> Iterator[FoundServer]:
         address = self._target.address if self._plain.path else self._plain.where
         status = self._call(secure, call("ModelInfo", fmaas_pb2.ModelInfoRequest(model_id=self._target.model_id)))
         if status not in ("", UNIMPLEMENTED):
-            yield Server("a TGIS router (fmaas)", "fmaas", address, secure)
+            yield FoundServer("a TGIS router (fmaas)", "fmaas", address, secure)
         elif status == UNIMPLEMENTED:
             empty = grpc_message(b"")
             for protocol in PROTOCOLS:
                 path = f"/{protocol}.TextGenerationService/ServiceDiscovery"
                 if self._call(secure, HttpRequest("POST", path, HEADERS, empty)) == "0":
-                    yield Server("a shard of TGI", "shard", address, secure)
+                    yield FoundServer("a shard of TGI", "shard", address, secure)
                     return
-            yield Server("a gRPC server that is neither a shard of TGI nor a TGIS router", None, address, secure)
+            yield FoundServer("a gRPC server that is neither a shard of TGI nor a TGIS router", None, address, secure)
 
     def _call(self, secure: bool, request: HttpRequest) -> str:
         """The status of a call, as gRPC numbers them; "" where the server speaks no gRPC."""

@@ -14,7 +14,7 @@ import anyio
 from anyio import to_thread
 from pydantic import SecretStr
 
-from exporter.web.messages import HttpRequest, HttpResponse, text_response
+from exporter.web.messages import HttpResponse, ReceivedRequest, text_response
 from exporter.web.token_bucket import Bucket
 from exporter.web.web_file import RateLimitSection
 from exporter.web.web_file_state import WebFileState
@@ -42,7 +42,7 @@ class Guard:
 
     def __init__(
         self,
-        answer: Callable[[HttpRequest], Awaitable[HttpResponse]],
+        answer: Callable[[ReceivedRequest], Awaitable[HttpResponse]],
         web_file: WebFileState,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -53,14 +53,14 @@ class Guard:
         self._limit = RateLimitSection()
         self._bucket: Bucket | None = None
 
-    async def __call__(self, request: HttpRequest) -> HttpResponse:
+    async def __call__(self, request: ReceivedRequest) -> HttpResponse:
         config = self._web_file.config
         response = await self._guarded(request, config.rate_limit, config.basic_auth_users)
         headers = config.http_server_config.headers
         return replace(response, more_headers=(*response.more_headers, *headers.items()))
 
     async def _guarded(
-        self, request: HttpRequest, limit: RateLimitSection, users: dict[str, SecretStr]
+        self, request: ReceivedRequest, limit: RateLimitSection, users: dict[str, SecretStr]
     ) -> HttpResponse:
         if not self._within(limit):
             return OVER_LIMIT
@@ -142,7 +142,7 @@ def _credentials(authorization: str) -> tuple[str, bytes] | None:
         return None
 
 
-def _is_cross_site(request: HttpRequest) -> bool:
+def _is_cross_site(request: ReceivedRequest) -> bool:
     """Whether a browser says that another site's page made it ask. Browsers send `Sec-Fetch-Site` to https and
     localhost only; to the rest they name the page's host in `Origin` or, without a form, in `Referer`.
     """

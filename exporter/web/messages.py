@@ -14,7 +14,7 @@ ACTION_PATHS = frozenset({"/-/reload", "/probe"})
 
 
 @dataclass(frozen=True, slots=True)
-class HttpRequest:
+class ReceivedRequest:
     """Header names are in lower case; the values of a repeated header are joined with commas."""
 
     method: str

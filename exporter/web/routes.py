@@ -10,7 +10,7 @@ from anyio import CapacityLimiter, to_thread
 from exporter.metrics import pages
 from exporter.metrics.collector import Registry
 from exporter.metrics.pauses import Pauses
-from exporter.web.messages import HTML, HttpRequest, HttpResponse, encoded, text_response
+from exporter.web.messages import HTML, HttpResponse, ReceivedRequest, encoded, text_response
 from exporter.web.negotiation import choose_format, compressed
 
 OFF = "off; set {key}: true (or {variable}=true) and restart"
@@ -42,7 +42,7 @@ class Accepts:
     encoding: str = ""
 
 
-async def answer(request: HttpRequest, views: Views, workers: CapacityLimiter) -> HttpResponse:
+async def answer(request: ReceivedRequest, views: Views, workers: CapacityLimiter) -> HttpResponse:
     """The response to any request. What takes time is done in the threads of `workers`."""
     if request.is_action:
         return await _act(request, views)
@@ -85,7 +85,7 @@ def _state(trouble: str | None) -> HttpResponse:
     return text_response("200 OK", "ok") if trouble is None else text_response("503 Service Unavailable", trouble)
 
 
-async def _act(request: HttpRequest, views: Views) -> HttpResponse:
+async def _act(request: ReceivedRequest, views: Views) -> HttpResponse:
     match request.path:
         case "/-/reload":
             return await _reload(request, views)
@@ -95,7 +95,7 @@ async def _act(request: HttpRequest, views: Views) -> HttpResponse:
             return text_response("405 Method Not Allowed", "use GET")
 
 
-async def _reload(request: HttpRequest, views: Views) -> HttpResponse:
+async def _reload(request: ReceivedRequest, views: Views) -> HttpResponse:
     if views.reload is None:
         off = OFF.format(key="web.enable_reload", variable="TGI_PROBE_WEB__ENABLE_RELOAD")
         return text_response("403 Forbidden", off)
@@ -109,7 +109,7 @@ async def _reload(request: HttpRequest, views: Views) -> HttpResponse:
     )
 
 
-async def _probe(request: HttpRequest, views: Views) -> HttpResponse:
+async def _probe(request: ReceivedRequest, views: Views) -> HttpResponse:
     if request.method not in ("GET", "HEAD"):
         return text_response("405 Method Not Allowed", "use GET")
     if views.probe is None:

@@ -12,10 +12,10 @@ import anyio
 from anyio.abc import SocketStream, TaskGroup
 
 from exporter.config.notation import split_listen_address
+from exporter.web.accepted_connection import AcceptedConnection
 from exporter.web.access import Guard
 from exporter.web.admission import Admission
-from exporter.web.client_connection import ClientConnection
-from exporter.web.messages import HttpRequest, HttpResponse
+from exporter.web.messages import HttpResponse, ReceivedRequest
 from exporter.web.routes import Views, answer
 from exporter.web.token_bucket import Bucket
 from exporter.web.web_file_state import WebFileState
@@ -35,7 +35,7 @@ GRACE_SECONDS = 2.0
 ACCEPT_AGAIN_SECONDS = 0.1
 
 
-class Server:
+class WebServer:
     """Listens at once, and answers while `serve` runs. Raises OSError when the address cannot be had.
 
     `port` is the real one where port 0 was asked for. `report` gets a kind and a line for what a person should know.
@@ -59,7 +59,7 @@ class Server:
         self._admission = admission or Admission()
         self._workers = anyio.CapacityLimiter(WORKERS)
         self._pace = Bucket(ACCEPT_SECONDS, MAX_IDLE_CONNECTIONS)
-        self._connections: dict[ClientConnection, None] = {}
+        self._connections: dict[AcceptedConnection, None] = {}
 
     @property
     def open_connections(self) -> int:
@@ -101,7 +101,7 @@ class Server:
                 stream = await SocketStream.from_socket(client)
             except (OSError, ValueError):
                 return  # it has left again
-            connection = ClientConnection(
+            connection = AcceptedConnection(
                 stream, address, self._admission, self._web_file, self._guard, self._workers, self._report
             )
             self._connections[connection] = None
@@ -118,7 +118,7 @@ class Server:
         if len(idle) > MAX_IDLE_CONNECTIONS:
             min(idle, key=lambda connection: connection.was_admitted).cut()
 
-    async def _page(self, request: HttpRequest) -> HttpResponse:
+    async def _page(self, request: ReceivedRequest) -> HttpResponse:
         return await answer(request, self._views, self._workers)
 
 

@@ -17,7 +17,7 @@ from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Outcome, Series, Step, Stream
 from exporter.plan.targets import plans
 from exporter.web.routes import Views
-from exporter.web.server import Server
+from exporter.web.server import WebServer
 
 
 def with_slo(name: str, ttft: str) -> Settings:
@@ -44,7 +44,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def port(metrics: Metrics) -> Iterator[int]:
-    server = Server("127.0.0.1:0", Views(lambda: metrics.registry, lambda: None, lambda: None, None, str))
+    server = WebServer("127.0.0.1:0", Views(lambda: metrics.registry, lambda: None, lambda: None, None, str))
     with start_blocking_portal() as portal:
         serving = portal.start_task_soon(server.serve)
         yield server.port

@@ -18,10 +18,10 @@ from exporter.metrics.catalogue import layout
 from exporter.metrics.collector import Registry
 from exporter.metrics.record import Metrics
 from exporter.plan.targets import plans
-from exporter.web import admission, client_connection, server
+from exporter.web import accepted_connection, admission, server
 from exporter.web.admission import Admission
 from exporter.web.routes import Views
-from exporter.web.server import Server
+from exporter.web.server import WebServer
 from exporter.web.web_file_state import WebFileState
 from tests.processes import PATIENCE, ask, wait_until
 from tests.web.certificates import Authority
@@ -39,8 +39,8 @@ def pages(status: Callable[[], str] = lambda: SMALL, **more: Any) -> Views:
 @contextmanager
 def serving(
     views: Views | None = None, web_file: WebFileState | None = None, paced_by: Admission | None = None
-) -> Iterator[Server]:
-    found = Server(f"{HOST}:0", views or pages(), web_file, admission=paced_by)
+) -> Iterator[WebServer]:
+    found = WebServer(f"{HOST}:0", views or pages(), web_file, admission=paced_by)
     with start_blocking_portal() as portal:
         life = portal.start_task_soon(found.serve)
         try:
@@ -50,12 +50,12 @@ def serving(
 
 
 @pytest.fixture
-def running() -> Iterator[Server]:
+def running() -> Iterator[WebServer]:
     with serving() as found:
         yield found
 
 
-def clients(stack: ExitStack, found: Server, number: int) -> list[socket.socket]:
+def clients(stack: ExitStack, found: WebServer, number: int) -> list[socket.socket]:
     return [stack.enter_context(socket.create_connection((HOST, found.port), PATIENCE)) for _ in range(number)]
 
 
@@ -89,30 +89,30 @@ def until_closed(client: socket.socket) -> None:
         pass
 
 
-def test_clients_that_say_nothing_keep_no_one_from_a_page(running: Server) -> None:
+def test_clients_that_say_nothing_keep_no_one_from_a_page(running: WebServer) -> None:
     with ExitStack() as stack:
         clients(stack, running, 3 * admission.MAX_PAGES)
         assert ask(f"http://{HOST}:{running.port}/").status == 200
 
 
-def test_clients_that_never_finish_their_request_keep_no_one_from_a_page(running: Server) -> None:
+def test_clients_that_never_finish_their_request_keep_no_one_from_a_page(running: WebServer) -> None:
     with ExitStack() as stack:
         for client in clients(stack, running, 3 * admission.MAX_PAGES):
             client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
         assert ask(f"http://{HOST}:{running.port}/", timeout=PATIENCE).status == 200
 
 
-def test_a_client_that_says_nothing_is_cut_off_in_time(running: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_connection, "CLIENT_SECONDS", 0.2)
+def test_a_client_that_says_nothing_is_cut_off_in_time(running: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accepted_connection, "CLIENT_SECONDS", 0.2)
     with ExitStack() as stack:
         [silent] = clients(stack, running, 1)
         until_closed(silent)
 
 
 def test_a_request_must_be_over_in_time_however_steadily_it_drips(
-    running: Server, monkeypatch: pytest.MonkeyPatch
+    running: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_connection, "CLIENT_SECONDS", 0.5)
+    monkeypatch.setattr(accepted_connection, "CLIENT_SECONDS", 0.5)
     with ExitStack() as stack:
         [client] = clients(stack, running, 1)
         client.sendall(b"GET / HTTP/1.1\r\n")
@@ -134,8 +134,8 @@ def test_a_request_must_be_over_in_time_however_steadily_it_drips(
             dripping.join()
 
 
-def test_an_answer_must_be_taken_in_time(running: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_connection, "CLIENT_SECONDS", 0.5)
+def test_an_answer_must_be_taken_in_time(running: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accepted_connection, "CLIENT_SECONDS", 0.5)
     with ExitStack() as stack:
         [client] = clients(stack, running, 1)
         client.sendall(request("/config"))
@@ -143,7 +143,7 @@ def test_an_answer_must_be_taken_in_time(running: Server, monkeypatch: pytest.Mo
         wait_until(lambda: running.open_connections == 0, "the connection is closed")
 
 
-def test_clients_that_take_no_page_are_cut_off_for_others(running: Server) -> None:
+def test_clients_that_take_no_page_are_cut_off_for_others(running: WebServer) -> None:
     with ExitStack() as stack:
         for client in clients(stack, running, admission.MAX_PAGES):
             client.sendall(request("/config"))
@@ -151,7 +151,7 @@ def test_clients_that_take_no_page_are_cut_off_for_others(running: Server) -> No
         assert ask(f"http://{HOST}:{running.port}/", timeout=PATIENCE).status == 200
 
 
-def test_more_connections_than_there_are_places_push_out_the_oldest(running: Server) -> None:
+def test_more_connections_than_there_are_places_push_out_the_oldest(running: WebServer) -> None:
     with ExitStack() as stack:
         first, *_ = clients(stack, running, server.MAX_IDLE_CONNECTIONS + 20)
         until_closed(first)
@@ -159,7 +159,7 @@ def test_more_connections_than_there_are_places_push_out_the_oldest(running: Ser
 
 
 @pytest.mark.parametrize("sent", [b"GET /" + b"a" * 200_000, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 200_000])
-def test_a_request_that_is_too_long_is_refused(running: Server, sent: bytes) -> None:
+def test_a_request_that_is_too_long_is_refused(running: WebServer, sent: bytes) -> None:
     with ExitStack() as stack:
         [client] = clients(stack, running, 1)
         client.sendall(sent + b"\r\n\r\n")
@@ -174,21 +174,21 @@ def test_a_request_that_is_too_long_is_refused(running: Server, sent: bytes) -> 
         request("/", "Transfer-Encoding: chunked", method="POST") + b"8000\r\n" + b"a" * 0x8000 + b"\r\n",
     ],
 )
-def test_a_body_that_is_too_long_is_refused(running: Server, sent: bytes) -> None:
+def test_a_body_that_is_too_long_is_refused(running: WebServer, sent: bytes) -> None:
     with ExitStack() as stack:
         [client] = clients(stack, running, 1)
         client.sendall(sent)
         assert status(client) == 413
 
 
-def test_what_is_no_http_is_told_so(running: Server) -> None:
+def test_what_is_no_http_is_told_so(running: WebServer) -> None:
     with ExitStack() as stack:
         [client] = clients(stack, running, 1)
         client.sendall(b"\x00hello\r\n\r\n")
         assert status(client) == 400
 
 
-def test_requests_that_come_together_are_answered_one_after_the_other(running: Server) -> None:
+def test_requests_that_come_together_are_answered_one_after_the_other(running: WebServer) -> None:
     with ExitStack() as stack:
         [client] = clients(stack, running, 1)
         client.sendall(request("/", "Content-Length: 3", method="POST") + b"abc" + request("/") + last_request("/no"))
@@ -209,7 +209,7 @@ class Gate:
         if seconds > 0 and not self._open:
             await anyio.to_thread.run_sync(self._turns.acquire, True, PATIENCE)
 
-    def use_up_the_burst(self, found: Server) -> None:
+    def use_up_the_burst(self, found: WebServer) -> None:
         for _ in range(admission.PACE_BURST):
             assert ask(f"http://{HOST}:{found.port}/").status == 200
 
@@ -223,7 +223,7 @@ class Gate:
         self._open = True
         self._turns.release()
 
-    def rude_and_polite(self, found: Server, stack: ExitStack, polite: socket.socket, sent: bytes) -> None:
+    def rude_and_polite(self, found: WebServer, stack: ExitStack, polite: socket.socket, sent: bytes) -> None:
         """Many new connections ask, and after them a polite client."""
         rude = clients(stack, found, 20)
         for client in rude:
@@ -239,13 +239,13 @@ def gate() -> Gate:
 
 
 @pytest.fixture
-def gated(gate: Gate) -> Iterator[Server]:
+def gated(gate: Gate) -> Iterator[WebServer]:
     with serving(paced_by=gate.admission) as found:
         yield found
         gate.open()
 
 
-def test_a_flood_is_let_in_at_the_pace_only(gate: Gate, gated: Server) -> None:
+def test_a_flood_is_let_in_at_the_pace_only(gate: Gate, gated: WebServer) -> None:
     gate.use_up_the_burst(gated)
     with ExitStack() as stack:
         [client] = clients(stack, gated, 1)
@@ -255,7 +255,7 @@ def test_a_flood_is_let_in_at_the_pace_only(gate: Gate, gated: Server) -> None:
         assert status(client) == 200
 
 
-def test_a_health_check_is_let_in_before_a_crowd_from_the_same_address(gate: Gate, gated: Server) -> None:
+def test_a_health_check_is_let_in_before_a_crowd_from_the_same_address(gate: Gate, gated: WebServer) -> None:
     gate.use_up_the_burst(gated)
     with ExitStack() as stack:
         [polite] = clients(stack, gated, 1)
@@ -266,7 +266,7 @@ def test_a_health_check_is_let_in_before_a_crowd_from_the_same_address(gate: Gat
         gate.open()
 
 
-def test_a_connection_that_stayed_open_is_let_in_before_a_crowd_of_new_ones(gate: Gate, gated: Server) -> None:
+def test_a_connection_that_stayed_open_is_let_in_before_a_crowd_of_new_ones(gate: Gate, gated: WebServer) -> None:
     with ExitStack() as stack:
         [polite] = clients(stack, gated, 1)
         gate.now = 50.0
@@ -281,7 +281,7 @@ def test_a_connection_that_stayed_open_is_let_in_before_a_crowd_of_new_ones(gate
         gate.open()
 
 
-def test_those_who_wait_for_their_turn_are_not_pushed_out_but_the_silent_are(gate: Gate, gated: Server) -> None:
+def test_those_who_wait_for_their_turn_are_not_pushed_out_but_the_silent_are(gate: Gate, gated: WebServer) -> None:
     gate.use_up_the_burst(gated)
     with ExitStack() as stack:
         waiting = clients(stack, gated, server.MAX_IDLE_CONNECTIONS)
@@ -295,7 +295,7 @@ def test_those_who_wait_for_their_turn_are_not_pushed_out_but_the_silent_are(gat
 
 
 @contextmanager
-def pages_under_way() -> Iterator[tuple[Server, threading.Semaphore]]:
+def pages_under_way() -> Iterator[tuple[WebServer, threading.Semaphore]]:
     """A server whose every worker makes a page that does not end before the block does."""
     begun, may_end = threading.Semaphore(0), threading.Event()
 
@@ -368,7 +368,7 @@ def test_a_page_under_way_is_sent_whole_after_the_stop() -> None:
         return SMALL
 
     with start_blocking_portal() as portal, ExitStack() as stack:
-        found = Server(f"{HOST}:0", pages(page))
+        found = WebServer(f"{HOST}:0", pages(page))
         life = portal.start_task_soon(found.serve)
         [client] = clients(stack, found, 1)
         client.sendall(last_request())
@@ -423,16 +423,16 @@ def test_a_client_that_never_shakes_hands_keeps_no_one_from_tls(tmp_path: Path) 
         assert silent.fileno() > 0
 
 
-def test_a_port_that_is_taken_is_an_error_with_its_reason(running: Server) -> None:
+def test_a_port_that_is_taken_is_an_error_with_its_reason(running: WebServer) -> None:
     with pytest.raises(OSError, match="Address already in use"):
-        Server(f"{HOST}:{running.port}", pages())
+        WebServer(f"{HOST}:{running.port}", pages())
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_without_a_host_it_listens_on_ipv4_and_ipv6(address: str) -> None:
     if address == "::1" and not socket.has_dualstack_ipv6():
         pytest.skip("no IPv6 here")
-    found = Server(":0", pages())
+    found = WebServer(":0", pages())
     with start_blocking_portal() as portal:
         life = portal.start_task_soon(found.serve)
         with socket.create_connection((address, found.port), PATIENCE) as client:

@@ -13,7 +13,7 @@ from anyio import to_thread
 from anyio.abc import ByteStream, SocketStream
 
 from exporter.web.admission import Admission
-from exporter.web.messages import HttpRequest, HttpResponse, text_response
+from exporter.web.messages import HttpResponse, ReceivedRequest, text_response
 from exporter.web.web_file_state import WebFileState
 
 # For the first byte of a request, for the rest of it, for a handshake, and for taking one part of a response.
@@ -38,7 +38,7 @@ PLAIN_ON_TLS = (
 GONE = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
 
 
-class ClientConnection:
+class AcceptedConnection:
     """`answer` makes the response to a request. The parts of a body are made in the threads of `workers`.
 
     `report` gets a kind and a line for what a person should know.
@@ -50,7 +50,7 @@ class ClientConnection:
         address: str,
         admission: Admission,
         web_file: WebFileState,
-        answer: Callable[[HttpRequest], Awaitable[HttpResponse]],
+        answer: Callable[[ReceivedRequest], Awaitable[HttpResponse]],
         workers: anyio.CapacityLimiter,
         report: Callable[[str, str], None],
     ) -> None:
@@ -123,7 +123,7 @@ class ClientConnection:
             yield
         self.is_idle = True
 
-    async def _answer_or_bug(self, request: HttpRequest) -> HttpResponse:
+    async def _answer_or_bug(self, request: ReceivedRequest) -> HttpResponse:
         try:
             return await self._answer(request)
         except Exception as error:
@@ -135,7 +135,7 @@ class ClientConnection:
 
     # --- reading
 
-    async def _read_request(self) -> HttpRequest | None:
+    async def _read_request(self) -> ReceivedRequest | None:
         """None when the client has left. Raises TimeoutError, and RemoteProtocolError with the status to answer."""
         if not self._http.trailing_data[0]:
             with anyio.fail_after(CLIENT_SECONDS):
@@ -148,7 +148,7 @@ class ClientConnection:
             await self._read_body(request)
         return request
 
-    async def _read_body(self, request: HttpRequest) -> None:
+    async def _read_body(self, request: ReceivedRequest) -> None:
         """No page needs the body, but the next request comes after it."""
         _check_size(int(request.headers.get("content-length", "0")))
         if self._http.they_are_waiting_for_100_continue:
@@ -243,7 +243,7 @@ def _check_size(body_bytes: int) -> None:
         raise h11.RemoteProtocolError("the body is too long", 413)
 
 
-def _request(head: h11.Request) -> HttpRequest:
+def _request(head: h11.Request) -> ReceivedRequest:
     headers: dict[str, str] = {}
     for raw_name, raw_value in head.headers:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
@@ -251,4 +251,4 @@ def _request(head: h11.Request) -> HttpRequest:
     path, _, query = head.target.decode("latin-1").partition("?")
     if "://" in path:  # the absolute form, as for a proxy
         path = "/" + path.partition("://")[2].partition("/")[2]
-    return HttpRequest(head.method.decode("latin-1"), unquote(path), query, headers)
+    return ReceivedRequest(head.method.decode("latin-1"), unquote(path), query, headers)
