@@ -38,8 +38,8 @@ class ManualProbes:
 
     def take(self) -> ManualProbe | None:
         """The next one that somebody still waits for."""
-        with suppress(queue.Empty):
-            while True:
+        while not self._waiting.empty():  # asked before every probe, so without an exception
+            with suppress(queue.Empty):
                 probe = self._waiting.get_nowait()
                 if probe.answer.set_running_or_notify_cancel():
                     return probe
