@@ -11,7 +11,7 @@ import exporter.daemon.app, exporter.cli
 from exporter.probes.opening import open_prober
 from exporter.config.target import Target
 open_prober(Target(**{target}))
-print(*sorted({{"h11", "h2", "grpc"}} & sys.modules.keys()))
+print(*sorted({{"h2", "grpc"}} & sys.modules.keys()))
 """
 
 
@@ -19,8 +19,8 @@ print(*sorted({{"h11", "h2", "grpc"}} & sys.modules.keys()))
     ("target", "loaded"),
     [
         ({"name": "a", "address": "h:1"}, "grpc"),
-        ({"name": "a", "kind": "fmaas", "address": "h:1"}, "h11 h2"),
-        ({"name": "a", "kind": "http", "address": "http://h:1"}, "h11 h2"),
+        ({"name": "a", "kind": "fmaas", "address": "h:1"}, "h2"),
+        ({"name": "a", "kind": "http", "address": "http://h:1"}, "h2"),
     ],
     ids=["shard", "fmaas", "http"],
 )
