@@ -34,6 +34,13 @@ def test_the_docstring_of_a_folder_names_files_that_exist(folder: Path) -> None:
     assert not [name for name in listed if not (folder / name).is_dir() and not (folder / f"{name}.py").is_file()]
 
 
+@pytest.mark.parametrize("folder", FOLDERS, ids=place)
+def test_the_docstring_of_a_folder_names_each_of_its_files(folder: Path) -> None:
+    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8"))) or ""
+    files = {file.stem for file in folder.glob("*.py")} - {"__init__"}
+    assert not files - set(re.findall(r"\w+", docstring))
+
+
 @pytest.mark.parametrize("file", FILES, ids=place)
 def test_no_file_is_too_long_to_read(file: Path) -> None:
     assert len(file.read_text("utf-8").splitlines()) <= LONGEST_FILE

@@ -2,6 +2,7 @@
 
 timeline    instants -> durations and throughput
 certainty   which of these values are certain enough to be recorded
+newest      the newest results of all targets, for the status page
 slo         values -> good or bad
 statuses    status codes -> outcomes
 """

@@ -10,5 +10,9 @@ attempt         one of them: connect, settle, warm up, probe
 manual_probe    those that people ask for
 load            a background load: due -> send -> record
 timing          clock, watchdog, timeouts of runners
-ledger          where runners report to: metrics, log (journal), status page (scoreboard)
+ledger          where runners report to: metrics, log, status page
+journal         the log
+scoreboard      the newest results, for the status page
+target_state    whether a target is up
+transcript      one probe as text for a person
 """
