@@ -14,7 +14,7 @@ from types import FrameType
 
 from pydantic import ValidationError
 
-from exporter.bench.tables import FORMATS, Row, Sweep, latency_rows, throughput_rows
+from exporter.bench.tables import FORMATS, Row, Sweep, latency_rows, throughput_rows, withheld_lines
 from exporter.config.errors import SettingsError, lines
 from exporter.config.notation import counted
 from exporter.config.target import Target
@@ -167,6 +167,9 @@ def run(options: argparse.Namespace) -> int:
         signal.signal(number, handler)
     if result.latency:
         print(FORMATS[options.format](result))
+        if options.format != "table":  # which has these lines itself
+            for line in withheld_lines(result):
+                print(line, file=sys.stderr)
     if result.stopped:
         print(f"ended early: {result.stopped}", file=sys.stderr)
     if stop:

@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import re
 import signal
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import cli
+from exporter.analysis import certainty
 from exporter.bench import tables
 from exporter.observation import Observation, Outcome, Series, Step, Stream
 from exporter.simulator import Shard
@@ -66,11 +69,71 @@ def test_the_tables_read_as_those_of_the_tgi_benchmark() -> None:
     )
 
 
+def late(observation: Observation) -> Observation:
+    """The same, but each of its arrivals may be half a second older."""
+    [stream] = observation.streams
+    steps = tuple(replace(step, late=0.5) for step in stream.steps)
+    return replace(observation, streams=(replace(stream, steps=steps, ended_late=0.5),))
+
+
+def swept(*observations: Observation) -> tables.Sweep:
+    latency, throughput = (list(rows(2, observations)) for rows in (tables.latency_rows, tables.throughput_rows))
+    return tables.Sweep({"target": "unix:///x"}, latency, throughput, None)
+
+
+@pytest.mark.timed
+def test_a_row_whose_values_are_all_withheld_stands_in_the_table_and_a_line_says_why() -> None:
+    result = swept(late(observation(0.1, [0.01])), late(observation(0.1, [0.01])))
+    lines = tables.as_table(result).splitlines()
+    assert [re.sub(r"[\s|]+", " ", line).strip() for line in lines if "–" in line] == [
+        "Prefill 2 – – – – – –",
+        "Decode (token) 2 – – – – – –",
+        "Decode (total) 2 – – – – – –",
+        "Prefill 2 – – –",
+        "Decode 2 – – –",
+    ]
+    assert lines[-2:] == [
+        "prefill throughput: 2 of 2 values withheld at batch size 2: this machine was busy",
+        "decode throughput: 2 of 2 values withheld at batch size 2: this machine was busy",
+    ]
+    row = json.loads(tables.as_json(result))["throughput"][1]
+    assert (row["average"], row["values"], row["withheld"]) == (None, 0, 2)
+    assert list(csv.DictReader(io.StringIO(tables.as_csv(result))))[-1]["average"] == ""
+
+
+@pytest.mark.timed
+def test_a_row_of_some_values_says_how_many_were_withheld() -> None:
+    result = swept(observation(0.1, [0.02]), late(observation(0.1, [0.01])), observation(0.1, [0.02]))
+    decode = result.latency[-1]
+    assert decode.step == "Decode (total)"
+    assert decode.average == pytest.approx(20.0)
+    assert list(tables.withheld_lines(result))[-1] == (
+        "decode throughput: 1 of 3 values withheld at batch size 2: this machine was busy"
+    )
+    assert list(tables.withheld_lines(swept(observation(0.1, [])))) == []  # there is no decode to withhold
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_beside_json_and_csv_what_was_withheld_is_said_on_standard_error(
+    form: str, shard: Shard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(certainty, "TOLERANCE_PER_CALL", -3600.0)  # so no sum of calls is certain
+    assert (
+        cli.main(["bench", "--target", shard.addresses[0], "--batch-size", "1", "--runs", "3", "--format", form]) == 0
+    )
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-2:] == [
+        "decode (total) latency: 3 of 3 values withheld at batch size 1: this machine was busy",
+        "decode throughput: 3 of 3 values withheld at batch size 1: this machine was busy",
+    ]
+    assert "this machine was busy" not in said.out
+
+
 @given(st.lists(st.floats(0.001, 1000), min_size=1))
 def test_percentiles_are_of_sorted_values_and_in_order(values: list[float]) -> None:
     row = tables.summary("Prefill", 1, values)
     assert row.p50 == pytest.approx(statistics.median(values))
-    order = [row.lowest, row.p50, row.p90, row.p99, row.highest]
+    order = [number for number in (row.lowest, row.p50, row.p90, row.p99, row.highest) if number is not None]
     assert (row.lowest, row.highest) == (min(values), max(values))
     assert order == pytest.approx(sorted(order))
 
@@ -157,7 +220,7 @@ def test_ctrl_c_prints_the_batch_sizes_that_were_finished_and_exits_with_130(tmp
     said = sweep.stderr.splitlines()
     assert said[1].startswith("target bench computes on 2 ranks: never probe it beside a router.")
     assert "set --kv-cache exclusive if no router serves users here" in said[1]
-    assert said[3:] == [
+    assert [line for line in said[3:] if "withheld at batch size" not in line] == [  # this machine may be busy
         "waiting for the call in flight; once more ends it",
         "ended early: batch size 1024: interrupted",
     ]
