@@ -17,7 +17,7 @@ class TargetSummary:
 @dataclass(frozen=True, slots=True)
 class NewestResult:
     """A series' newest attempt, at the Unix time `at`. Latencies in seconds, rates in tokens per second; None after a
-    failure.
+    failure. `withheld`: the measures among them that have no value because each was uncertain (see `certainty`).
     """
 
     target: str
@@ -31,6 +31,7 @@ class NewestResult:
     inter_token: float | None
     prefill_rate: float | None
     decode_rate: float | None
+    withheld: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

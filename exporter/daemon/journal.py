@@ -5,7 +5,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -17,6 +17,8 @@ logger = logging.getLogger("tgi_probe")
 NEVER = float("-inf")
 # A message of one kind is logged once in this time.
 QUIET_SECONDS = 60.0
+# Logged when a measure has had no value for this time, because all were withheld.
+NO_VALUE_SECONDS = 60.0
 # Lines about one workload that fails and recovers all the time: at most this many at once, then one per LINE_SECONDS.
 MOST_LINES = 12
 LINE_SECONDS = 30.0
@@ -95,6 +97,8 @@ class Journal:
         # By target and workload.
         self._outages: dict[tuple[str, str], Outage] = {}
         self._lines: dict[tuple[str, str], Bucket] = {}
+        # Since when each measure has had no value.
+        self._no_value_since: dict[Series, dict[str, float]] = {}
 
     def attempt(self, observation: Observation) -> None:
         series = observation.series
@@ -120,6 +124,23 @@ class Journal:
             self.warn(f"disturbed {series.target} {series.workload}", line, facts)
         else:
             self._failed(observation, f"probe failed: {name}: {observation.outcome}: {observation.detail}", facts)
+
+    def withheld(self, series: Series, measures: Sequence[str]) -> None:
+        """Of a successful probe: the measures that it left no value of. Logged when that lasts, per target."""
+        now = self._clock()
+        before = self._no_value_since.get(series, {})
+        self._no_value_since[series] = since = {measure: before.get(measure, now) for measure in measures}
+        lasting = [measure for measure, begun in since.items() if now - begun >= NO_VALUE_SECONDS]
+        if not lasting:
+            return
+        lasted = notation.write_duration(round(now - min(since[measure] for measure in lasting)))
+        line = (
+            f"no value of {', '.join(lasting)} recorded for {lasted}: {series.target} {series.workload} "
+            f"batch_size={series.batch_size}: all were withheld, because this machine was busy; give tgi-probe more "
+            "CPU (see tgi_probe_withheld_values_total in docs/troubleshooting.md)"
+        )
+        facts = {"target": series.target, "workload": series.workload, "batch_size": series.batch_size}
+        self.warn(f"withheld {series.target}", line, facts)
 
     def warn(self, kind: str, line: str, facts: dict[str, object] | None = None) -> None:
         """A warning that may come often: one line a minute of each kind."""
@@ -187,6 +208,8 @@ class Journal:
         for known in (self._outages, self._lines):
             for key in [key for key in known if key[0] == target]:
                 del known[key]
+        for series in [series for series in list(self._no_value_since) if series.target == target]:
+            del self._no_value_since[series]
 
 
 def alike(detail: str) -> str:

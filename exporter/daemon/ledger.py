@@ -5,7 +5,7 @@ from exporter.daemon.journal import Journal, logger
 from exporter.daemon.scoreboard import Scoreboard
 from exporter.daemon.target_state import TargetState
 from exporter.metrics.record import Metrics
-from exporter.observation import Observation, Series, SkipReason
+from exporter.observation import Observation, Outcome, Series, SkipReason
 from exporter.plan.safety import deadlock
 from exporter.plan.targets import Facts
 
@@ -26,8 +26,10 @@ class Recorder:
     def record(self, observation: Observation) -> None:
         self.metrics.record(observation)
         self.journal.attempt(observation)
-        self.scoreboard.record(observation, self.settings)
         series = observation.series
+        shown = self.scoreboard.record(observation, self.settings)
+        if observation.outcome is Outcome.OK:
+            self.journal.withheld(series, shown.withheld)
         intervals = (one.interval for one in self.settings.workloads if one.name == series.workload)
         state = self._state(series.target)
         state.probed(series, observation.outcome, observation.code, observation.ended, next(intervals, 0.0))

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from exporter.analysis import slo
-from exporter.analysis.certainty import mean, recorded
+from exporter.analysis.certainty import Measure, mean, recorded
 from exporter.analysis.newest import NewestResult, NewestResults, ObjectiveSum, TargetSummary
 from exporter.config.settings import Settings
 from exporter.observation import Observation, Outcome, Series
 from exporter.plan.targets import Facts
+
+Values = tuple[float | None, float | None, float | None, float | None]
+SHOWN = (Measure.TTFT, Measure.INTER_TOKEN, Measure.PREFILL_RATE, Measure.DECODE_RATE)
 
 
 @dataclass(slots=True)
@@ -29,13 +32,14 @@ class Scoreboard:
     _up: dict[str, Facts | None] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def record(self, observation: Observation, settings: Settings) -> None:
+    def record(self, observation: Observation, settings: Settings) -> NewestResult:
+        """Answers what is shown of it."""
         series = observation.series
         ok = observation.outcome is Outcome.OK
         with self._lock:
             # A failed probe has no latency, and an older one's beside its age would be taken for it.
-            values = _values(observation) if ok else (None, None, None, None)
-            self._results[series] = NewestResult(
+            values, withheld = _values(observation) if ok else ((None, None, None, None), ())
+            result = self._results[series] = NewestResult(
                 series.target,
                 series.workload,
                 series.batch_size,
@@ -44,12 +48,14 @@ class Scoreboard:
                 observation.detail,
                 observation.trace_id,
                 *values,
+                withheld,
             )
             for objective in settings.slos:
                 if objective.workload == series.workload and series in set(slo.series_of(objective, settings)):
                     verdicts = slo.judge(objective, observation)
                     found = self._sums.setdefault((objective.name, series.target), ObjectiveCounts())
                     found.good, found.bad = found.good + verdicts.good, found.bad + verdicts.bad
+            return result
 
     def up(self, target: str, facts: Facts | None) -> None:
         with self._lock:
@@ -81,10 +87,15 @@ class Scoreboard:
             return NewestResults(self.unix_time(), version, trouble, targets, results, objectives, probe_here)
 
 
-def _values(observation: Observation) -> tuple[float | None, float | None, float | None, float | None]:
-    """Mean TTFT, mean inter-token latency (seconds), prefill and decode throughput (tokens per second)."""
-    values = recorded(observation)
-    return mean(values.first), mean(values.gaps), values.prefill_rate, values.decode_rate
+def _values(observation: Observation) -> tuple[Values, tuple[str, ...]]:
+    """Mean TTFT, mean inter-token latency (seconds), prefill and decode throughput (tokens per second); and those of
+    them that were withheld.
+    """
+    seen = recorded(observation)
+    values = mean(seen.first), mean(seen.gaps), seen.prefill_rate, seen.decode_rate
+    return values, tuple(
+        measure for measure, value in zip(SHOWN, values, strict=True) if value is None and measure in seen.withheld
+    )
 
 
 def _described(facts: Facts | None) -> str | None:

@@ -1,6 +1,7 @@
 """The status page: one HTML document without scripts; it loads nothing from other addresses."""
 
 import time
+from collections.abc import Sequence
 from html import escape
 from urllib.parse import urlencode
 
@@ -100,7 +101,7 @@ def _results(status: NewestResults) -> str:
             f"<td class=n>{_milliseconds(one.ttft)}</td><td class=n>{_milliseconds(one.inter_token)}</td>"
             f"<td class=n>{_rate(one.prefill_rate)}</td><td class=n>{_rate(one.decode_rate)}</td>{link}"
         )
-        rows.append(with_message(cells, columns, one.detail))
+        rows.append(with_message(cells, columns, one.detail or _withheld(one.withheld)))
     return table("results", columns, rows) if rows else "<p class=dim>None yet.</p>"
 
 
@@ -132,6 +133,12 @@ def _objectives(status: NewestResults) -> str:
             f"<td class=n>{one.bad}</td></tr>"
         )
     return table("objectives", OBJECTIVES, rows) if rows else "<p class=dim>None judged yet.</p>"
+
+
+def _withheld(measures: Sequence[str]) -> str:
+    """Why a successful probe has no value of some measures."""
+    names = ", ".join(measure.replace("_", " ") for measure in measures)
+    return f"withheld: {names} (this machine was busy; see docs/troubleshooting.md)" if names else ""
 
 
 def _milliseconds(seconds: float | None) -> str:

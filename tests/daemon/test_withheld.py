@@ -6,6 +6,8 @@ import pytest
 
 from exporter.config.settings import Settings
 from exporter.config.workload import Workload
+from exporter.daemon.journal import Journal
+from exporter.daemon.ledger import Recorder
 from exporter.daemon.scoreboard import Scoreboard
 from exporter.daemon.transcript import transcript
 from exporter.metrics import pages
@@ -14,6 +16,7 @@ from exporter.metrics.formats import PLAIN_0_0_4
 from exporter.metrics.record import Metrics
 from exporter.observation import Observation, Outcome, Series, Setup, Step, Stream
 from exporter.plan.targets import plans
+from exporter.web import status_page
 
 SETTINGS = Settings.model_validate(
     {
@@ -115,8 +118,37 @@ def test_the_status_page_shows_the_mean_of_what_was_recorded() -> None:
     [result] = board.status(SETTINGS, None, "1", False).results
     assert result.inter_token == pytest.approx(0.1)
     board.record(observation(replace(STREAM, steps=(Step(0.0, 0.1, 1), Step(0.1, 0.2, 1, late=0.08)))), SETTINGS)
-    [result] = board.status(SETTINGS, None, "1", False).results
+    shown = board.status(SETTINGS, None, "1", False)
+    [result] = shown.results
     assert result.inter_token is None
+    assert "withheld: inter token latency, decode throughput (this machine was busy; see docs/troubleshooting.md)" in (
+        status_page.page(shown)
+    )
+
+
+def test_the_log_says_once_a_minute_that_a_measure_has_no_values(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    recorder = Recorder(Metrics(layout(SETTINGS)), SETTINGS)
+    recorder.journal = Journal(lambda: now[0])
+    uncertain = replace(STREAM, steps=(Step(0.0, 0.1, 1), Step(0.1, 0.2, 1, late=0.08)))
+
+    def lines(stream: Stream, probes: int) -> list[str]:
+        """Of these probes, one each 15 s."""
+        caplog.clear()
+        for _ in range(probes):
+            recorder.record(observation(stream))
+            now[0] += 15.0
+        return [record.message for record in caplog.records]
+
+    assert lines(uncertain, 4) == []
+    [first, second] = lines(uncertain, 5)
+    assert first == (
+        "no value of inter_token_latency, decode_throughput recorded for 1m: r chat batch_size=1: all were withheld, "
+        "because this machine was busy; give tgi-probe more CPU (see tgi_probe_withheld_values_total in "
+        "docs/troubleshooting.md)"
+    )
+    assert "for 2m: " in second
+    assert lines(STREAM, 1) == lines(uncertain, 4) == []  # a value was recorded in between
 
 
 def test_a_probe_told_to_a_person_says_which_instants_are_uncertain_and_what_was_withheld() -> None:
