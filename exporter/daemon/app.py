@@ -16,7 +16,7 @@ from exporter.config.sources import load
 from exporter.daemon.journal import set_up
 from exporter.daemon.ledger import Recorder
 from exporter.daemon.page_data import PageData
-from exporter.daemon.probed_targets import ProbedTargets
+from exporter.daemon.probed_targets import LONGEST_STOP_SECONDS, ProbedTargets
 from exporter.daemon.reload import ConfigurationFile, Reloads
 from exporter.metrics.catalogue import layout
 from exporter.metrics.record import Metrics
@@ -114,7 +114,8 @@ async def _until_stop(signals: AsyncIterator[signal.Signals], tasks: TaskGroup, 
         if number in STOP_SIGNALS:
             break
         tasks.start_soon(reloads.reload)
-    logger.info("stopping: waiting for the calls in flight, clearing our batches")
+    line = "stopping: waiting for the calls in flight, clearing our batches; this takes at most %g s"
+    logger.info(line, LONGEST_STOP_SECONDS)
 
 
 def run(config: Path | None, on_ready: Callable[[int], None] = lambda port: None) -> int:
