@@ -33,9 +33,9 @@ def notes(inputs: RuleInputs) -> Iterator[str]:
             pair = one.pair
             every = round(pair.long / schedule.interval * len(schedule.batch_sizes))
             yield (
-                f"slo {name}: {severity}s from {one.bad_long} bad of {every} probes in "
-                f"{promql.duration(pair.long)} with {one.bad_short} in the last {promql.duration(pair.short)}; "
-                f"when all are bad, after {promql.duration(_rough(one.outage))}"
+                f"slo {name}: {severity}s when at least {one.bad_long} of {every} probes in "
+                f"{promql.duration(pair.long)} are bad and {one.bad_short} in the last {promql.duration(pair.short)}; "
+                f"if all are bad, after {promql.duration(_rough(one.outage))}"
             )
 
 

@@ -24,11 +24,12 @@ def config(folder: Path, interval: str, objective: float, more: str = "") -> str
 def test_check_says_how_many_bad_probes_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--config", config(tmp_path, "15s", 0.99)]) == 0
     said = capsys.readouterr()
+    after = "if all are bad, after"
     assert said.out.splitlines()[1:] == [
-        "slo fast: pages from 35 bad of 240 probes in 1h with 3 in the last 5m; when all are bad, after 8m38s",
-        "slo fast: pages from 87 bad of 1440 probes in 6h with 8 in the last 30m; when all are bad, after 21m36s",
-        "slo fast: tickets from 173 bad of 5760 probes in 1d with 15 in the last 2h; when all are bad, after 43m12s",
-        "slo fast: tickets from 173 bad of 17280 probes in 3d with 15 in the last 6h; when all are bad, after 43m12s",
+        f"slo fast: pages when at least 35 of 240 probes in 1h are bad and 3 in the last 5m; {after} 8m38s",
+        f"slo fast: pages when at least 87 of 1440 probes in 6h are bad and 8 in the last 30m; {after} 21m36s",
+        f"slo fast: tickets when at least 173 of 5760 probes in 1d are bad and 15 in the last 2h; {after} 43m12s",
+        f"slo fast: tickets when at least 173 of 17280 probes in 3d are bad and 15 in the last 6h; {after} 43m12s",
     ]
     assert said.err == ""
 
