@@ -77,11 +77,13 @@ A variable overrides the file.
   `{PREFIX}TARGETS__0__EXTRA_BODY='{{"ignore_eos": true}}'`. Single keys of `extra_body` can be variables too:
   `…__EXTRA_BODY__IGNORE_EOS=true` is true, `…=7` a number, and what is not JSON is text. Their names become
   lower case.
+- **Reload.** SIGHUP makes the daemon read a changed configuration. Keys of `web` take effect at its next start only.
 - **Services.** Variables that Kubernetes sets for Services (`{PREFIX}…_SERVICE_HOST`, `…_PORT` and similar) are
   ignored.
 
 `tgi-probe check --config FILE` says what is wrong, and where. It also reports a token or a certificate that is
-missing, although the daemon starts without it and tries again. `--syntax-only` does not look for these files.
+missing, although the daemon starts without it and tries again. `--syntax-only` does not look for these files, nor
+for the certificates of the web file.
 `--connect` asks each target for one short answer and proposes what to change: see
 [troubleshooting.md](troubleshooting.md).
 

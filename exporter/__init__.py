@@ -1,13 +1,8 @@
 """tgi-probe: watches inference servers of the TGI family with a continuous probe load.
 
-The way of one number, from left to right; imports point the other way:
+    config ─► plan ─► schedule ─► runner ─► probe ─► Observation ─► metrics + slo ─► registry ─► pages
 
-    settings -> targets -> schedule -> runner -> probe -> Observation -> metrics + slo -> registry <- exposition
-    strict,     pure       pure: due   keeps     one RPC   only facts:    the only place    a thread that
-    frozen                 times       promises  at a time raw instants   with instruments  answers scrapes
-
-`Observation` is the waist: probes make it; metrics, objectives, the bench tables and the logs read it.
-`app` is the composition root, the only place that puts the parts together.
+CONTRIBUTING.md says what each folder is for.
 """
 
 from importlib.metadata import PackageNotFoundError, version

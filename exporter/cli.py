@@ -1,4 +1,8 @@
-"""The commands and their exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted."""
+"""The commands and their exit codes.
+
+0: done; 1: a problem was found, or the command failed; 2: wrong usage or configuration, and `slo` could not tell;
+128 + N: ended by signal N, so 130 after Ctrl-C. The README has a table for each command.
+"""
 
 import argparse
 import contextlib
@@ -173,9 +177,9 @@ def _run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     settings = load(options.config)
     if settings.web.config_file:
-        from exporter.web.web_file_state import WebFileState
+        from exporter.web import web_file_state
 
-        WebFileState(settings.web.config_file)
+        web_file_state.check(settings.web.config_file, with_certificates=not options.syntax_only)
     if not options.syntax_only:
         _check_secrets(settings)
     kinds = ((settings.targets, "target"), (settings.workloads, "workload"), (settings.slos, "SLO"))
@@ -212,7 +216,7 @@ def _check_secrets(settings: Settings) -> None:
 def _health(options: argparse.Namespace) -> int:
     from exporter.web import health
 
-    trouble = health.healthy(load(options.config))
+    trouble = health.healthy(options.config)
     if trouble is not None:
         print(trouble, file=sys.stderr)
     return 0 if trouble is None else 1

@@ -1,7 +1,7 @@
 """What a probe saw, as frozen raw facts: probes make an `Observation`; metrics, SLOs, tables and logs read it.
 
 Nothing here is derived: `analysis` computes durations and rates. Instants are seconds of one monotonic clock
-(`time.perf_counter`), which can only be compared inside one process.
+(`time.perf_counter`). Instants of different processes cannot be compared.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Self
 
 
 class Instant(float):
-    """The latest instant at which something happened; it may have happened up to `late` seconds earlier."""
+    """When an event was noticed: it happened at this instant, or up to `late` seconds earlier."""
 
     __slots__ = ("late",)
     late: float

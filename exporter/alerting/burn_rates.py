@@ -27,14 +27,14 @@ SHORT_ROUNDS, LONG_ROUNDS, SCRAPES = 4, 12, 6
 class WindowPair:
     """Fires when the budget burns `factor` times too fast, in the last `short` and in the last `long` seconds.
 
-    `narrow`: what `long` would be with any number of probes.
+    `unwidened_long`: what `long` was before it was widened to hold LONG_ROUNDS rounds of probes.
     """
 
     severity: Severity
     factor: float
     short: float
     long: float
-    narrow: float
+    unwidened_long: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def firing_threshold(pair: WindowPair, schedule: ProbeSchedule, objective: float
 def longest_interval(pair: WindowPair, schedule: ProbeSchedule, objective: float) -> float:
     """The interval up to which one bad probe alone does not fire the pair."""
     needed = math.ceil(round(schedule.largest / (pair.factor * budget(objective) * schedule.requests), 6))
-    return pair.narrow / needed
+    return pair.unwidened_long / needed
 
 
 def highest_objective(pair: WindowPair, schedule: ProbeSchedule) -> float:

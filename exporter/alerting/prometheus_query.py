@@ -71,7 +71,9 @@ def query(url: str, expr: str, token: str | None = None) -> list[PrometheusSampl
     except (ValueError, http.client.HTTPException) as error:
         raise PrometheusError(f"{url}: is not the address of a Prometheus ({_line(error)})") from None
     except (OSError, ssl.SSLError) as error:
-        raise PrometheusError(f"{url}: cannot be reached: {_line(getattr(error, 'reason', error))}") from None
+        reason = getattr(error, "reason", error)
+        reason = getattr(reason, "strerror", None) or reason  # without the number of the error
+        raise PrometheusError(f"{url}: cannot be reached: {_line(reason)}") from None
     document = _parsed(body)
     if "error" in document:
         raise PrometheusError(f"{url}: {_line(document['error'])}")

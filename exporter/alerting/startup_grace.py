@@ -10,8 +10,9 @@ STARTING = "tgi_probe:target:starting"
 
 
 def recordings(options: Options) -> tuple[Recording, ...]:
-    """A series for each target in its grace period: none of its daemons has had a success since its start, and none
-    is older than the grace. Without the series, alerts fire.
+    """The rule of a series that exists for each target in its grace period, and keeps its alerts from firing.
+
+    A target is in its grace period while no daemon that probes it has had a success or is older than the grace.
     """
     if not options.grace:
         return ()

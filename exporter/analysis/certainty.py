@@ -1,8 +1,8 @@
 """Which of a probe's durations are certain enough to be recorded, and which are withheld. Pure.
 
-A process that is stopped, or waits for a CPU, reads late, and an arrival may then be older than its instant (see
-`Instant`). So each duration has bounds for how much too long or too short it may be, and one that may be wrong by more
-than the tolerance is not recorded. A slow answer alone is never a reason to withhold.
+A process that is stopped, or waits for a CPU, reads its data late. The instant that it notes is then later than the
+arrival (see `Instant`). So each duration has two bounds: how much too long and how much too short it may be. A duration
+that may be wrong by more than the tolerance is withheld. A slow answer alone is never a reason to withhold.
 """
 
 import math
@@ -18,8 +18,8 @@ from exporter.observation import Observation, Outcome, Step, Stream
 # A duration is recorded when it is wrong by at most the sum of both.
 TOLERANCE_SECONDS = 0.0025
 TOLERANCE_SHARE = 0.015
-# For a sum of calls, what each further call may add: as much as the thinnest client adds to one
-# (`python -m benchmarks added-delay`).
+# A sum of several calls may be wrong by this much more for each call after the first: even the smallest possible client
+# adds that much to a call (measured by `python -m benchmarks added-delay`).
 TOLERANCE_PER_CALL = 0.0003
 
 

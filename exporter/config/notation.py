@@ -242,6 +242,10 @@ def _ipv4(host: str) -> int | None:
     return sum(number << 8 * (3 - place) for place, number in enumerate(first)) + last
 
 
+# The hosts of a listen address that mean every interface.
+ANY_INTERFACE = ("", "0.0.0.0", "::")
+
+
 def split_listen_address(text: str) -> tuple[str, int]:
     """Host and port of `:9477`, `127.0.0.1:9477`, `[::1]:9477`. Errors: PydanticCustomError."""
     host, colon, port = text.rpartition(":")

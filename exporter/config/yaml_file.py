@@ -82,7 +82,7 @@ def dump(document: object) -> str:
 def read_yaml(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
     """The mapping in a YAML file; `keys` are those that an error names. Errors: SettingsError."""
     try:
-        document = yaml.load(_text(path), Loader=Loader)
+        document = yaml.load(read_text(path), Loader=Loader)
     except OSError as error:
         raise SettingsError([f"{path}: cannot be read: {error.strerror}; check the path and its permissions"]) from None
     except UnicodeDecodeError:
@@ -105,7 +105,8 @@ def read_yaml(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
     return {str(key): value for key, value in document.items()}
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file. Errors: OSError, UnicodeDecodeError, SettingsError when it is too large."""
     with path.open("rb") as file:
         data = file.read(LARGEST_FILE + 1)
     if len(data) > LARGEST_FILE:

@@ -1,7 +1,9 @@
 """The daemon's life: start, signals, stop. The composition root: here its parts are made and put together."""
 
 import contextlib
+import errno
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -73,7 +75,7 @@ class Daemon:
                         await targets.start(plans(self.recorder.settings).values())
                         tasks.start_soon(reloads.watch, self._file)
                         http.start_soon(server.serve)
-                        logger.info("listening on port %s, probing %s", server.port, ", ".join(targets.names))
+                        logger.info("listening on %s, probing %s", server.address, ", ".join(targets.names))
                         self._on_ready(server.port)
                         await _until_stop(signals, tasks, reloads)
                         stopped_at = anyio.current_time()
@@ -104,7 +106,9 @@ class Daemon:
         try:
             return WebServer(web.listen_address, views, web_file, warn)
         except OSError as error:
-            why = error.strerror or error
+            # Python adds the address to the system's words.
+            number = error.errno or 0
+            why = os.strerror(number) if number in errno.errorcode else error.strerror or error
             problem = f"web.listen_address: {web.listen_address}: cannot be used ({why}); choose another"
             raise SettingsError([problem]) from None
 

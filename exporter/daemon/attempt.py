@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from exporter.config.workload import Workload
-from exporter.daemon.timing import CONNECT_TIMEOUT, Clock
+from exporter.daemon.timing import TARGET_CONNECT_SECONDS, Clock
 from exporter.observation import Failure, Observation, Outcome, Series, Setup
 from exporter.plan.safety import cache_tokens, excess, too_large
 from exporter.plan.targets import Facts, Plan
@@ -60,7 +60,7 @@ class Attempts:
     def longest(self, series: Series) -> float:
         """How many seconds an attempt may take."""
         workload = self._workloads[series]
-        return 2 * CONNECT_TIMEOUT + SETTLE_TIMEOUT + (workload.warmups + 3) * workload.timeout
+        return 2 * TARGET_CONNECT_SECONDS + SETTLE_TIMEOUT + (workload.warmups + 3) * workload.timeout
 
     def make(self, series: Series, due: float, started: float) -> Observation:
         """Raises Abandoned when the daemon stops meanwhile; GiveWay or TooLarge when nothing was sent."""
@@ -137,8 +137,8 @@ class Attempts:
     def connect(self) -> Facts:
         """Raises Failure when the target is down. After that, or when it is another server, every series is cold."""
         try:
-            connect = partial(self._prober.connect, CONNECT_TIMEOUT)
-            facts = connect() if self._excused else PROCESS.excusing(connect, CONNECT_TIMEOUT)
+            connect = partial(self._prober.connect, TARGET_CONNECT_SECONDS)
+            facts = connect() if self._excused else PROCESS.excusing(connect, TARGET_CONNECT_SECONDS)
         except Failure as failure:
             if failure.outcome is Outcome.UNREACHABLE and self._quarantine.server_is_gone():
                 self._log_quarantine()

@@ -120,7 +120,7 @@ class Journal:
                 outage.failing.discard(series)
             logger.debug("probe not sent: %s: %s", name, observation.detail, extra={"facts": facts})
         elif observation.outcome is Outcome.DISTURBED:  # by us: neither a failure nor a recovery
-            line = f"probe not counted: {name}: {observation.outcome}: {observation.detail}"
+            line = f"probe neither judged nor measured: {name}: {observation.outcome}: {observation.detail}"
             self.warn(f"disturbed {series.target} {series.workload}", line, facts)
         else:
             self._failed(observation, f"probe failed: {name}: {observation.outcome}: {observation.detail}", facts)

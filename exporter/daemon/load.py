@@ -1,7 +1,8 @@
 """A background load on one target: requests one by one, at a rate (open) or from a number of users (closed).
 
-In open mode the due times do not depend on how long an answer takes, and latency counts from the due time: a request
-that a slow server makes late shows it. What is due while too many requests are in flight is skipped and counted.
+In open mode the due times do not depend on how long answers take. Latency counts from the due time, so the delay of a
+request that was sent late is part of its latency. A request that is due while too many are in flight is skipped and
+counted.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from typing import Protocol, assert_never
 
 from exporter.config.workload import Workload
 from exporter.daemon.attempt import failed, failed_by_bug
-from exporter.daemon.timing import BACKOFF_FIRST, BACKOFF_LONGEST, CONNECT_TIMEOUT, Clock, Watchdog
+from exporter.daemon.timing import BACKOFF_FIRST, BACKOFF_LONGEST, TARGET_CONNECT_SECONDS, Clock, Watchdog
 from exporter.observation import Failure, Observation, Outcome, Series, SkipReason
 from exporter.plan.arrivals import constant, poisson
 from exporter.plan.schedule import backoff_after
@@ -121,8 +122,8 @@ class LoadRunner:
             if self._stop.is_set():
                 return
             started = self._clock.now()
-            self._expect_back_in(2 * CONNECT_TIMEOUT + 3 * self._workload.timeout)
-            self._background.connect(CONNECT_TIMEOUT)
+            self._expect_back_in(2 * TARGET_CONNECT_SECONDS + 3 * self._workload.timeout)
+            self._background.connect(TARGET_CONNECT_SECONDS)
             self._background.warm(self._stop.is_set)
             self._failures = 0
             match self._workload.load.mode:

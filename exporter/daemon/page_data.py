@@ -1,5 +1,7 @@
 """What the pages show of the daemon, and the probes that people ask for there."""
 
+import json
+
 import anyio
 
 from exporter import __version__
@@ -45,12 +47,18 @@ class PageData:
         )
 
     async def manual_probe(self, target: str, workload: str, batch_size: str) -> tuple[str, str]:
-        """One probe now: HTTP status and text."""
+        """One probe now: HTTP status and text. "" is a parameter that is missing."""
+        if target and target not in self._targets.names:
+            return "404 Not Found", f"no target is called {json.dumps(target)}; /config has the names"
+        given = {"target": target, "workload": workload, "batch_size": batch_size}
+        if missing := ", ".join(name for name, value in given.items() if not value):
+            return "400 Bad Request", f"missing: {missing}; use /probe?target=…&workload=…&batch_size=…"
         runner = self._targets.runner(target)
         planned = runner.plan.series() if runner is not None else ()
         found = {(series.workload, str(series.batch_size)): (series, sent) for series, sent in planned}
         if runner is None or (workload, batch_size) not in found:
-            return "404 Not Found", "no such target, workload and batch size in the configuration; see /config"
+            what = f"target {target} has no workload {json.dumps(workload)} with batch size {json.dumps(batch_size)}"
+            return "404 Not Found", f"{what}; /config has the names"
         try:
             self._manual_probes.acquire_nowait()
         except anyio.WouldBlock:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from exporter.daemon.attempt import Attempts
 from exporter.daemon.manual_probe import STOPPING, ManualProbes
-from exporter.daemon.timing import BACKOFF_FIRST, BACKOFF_LONGEST, CONNECT_TIMEOUT, Clock, Watchdog
+from exporter.daemon.timing import BACKOFF_FIRST, BACKOFF_LONGEST, TARGET_CONNECT_SECONDS, Clock, Watchdog
 from exporter.observation import Failure, Observation, Outcome, Series, SkipReason
 from exporter.plan.schedule import CHECK_INTERVAL, Skip, Start, Wait, Window, backoff_after, pause_after, timetable
 from exporter.plan.targets import Plan
@@ -206,7 +206,7 @@ class Runner:
     def _check(self) -> None:
         """Is it there? Asked between probes, so that `tgi_probe_target_up` does not wait for a long interval."""
         self._checked_at = self._clock.now()
-        self.watchdog.expect_back_by(self._checked_at + 2 * CONNECT_TIMEOUT)
+        self.watchdog.expect_back_by(self._checked_at + 2 * TARGET_CONNECT_SECONDS)
         try:
             with suppress(Failure):
                 self._attempts.connect()

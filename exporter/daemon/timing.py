@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# A shard is serial: even Info waits behind a user's long prefill.
-CONNECT_TIMEOUT = 10.0
+# To connect to a target and ask what it is. A shard does one call at a time, so a user's long prefill may come first.
+TARGET_CONNECT_SECONDS = 10.0
 BACKOFF_FIRST = 1.0
 BACKOFF_LONGEST = 30.0
 # How much later than expected a runner may be before it counts as overdue.

@@ -1,17 +1,19 @@
 """The bucket edges of the histograms, and why they are these. Pure.
 
-Prometheus reads a quantile off a histogram by drawing a straight line through the bucket that holds it. A service whose
-times hardly vary, as a decode step's do, has them all in one bucket, so its 99th percentile may be read as the bucket's
-upper edge when all values were at its lower one: the error is the width of the bucket. Hence:
+Prometheus computes a quantile from the bucket that holds it, as if the values were spread evenly in that bucket. Where
+times hardly vary, as those of decode steps, all values are in one bucket. They may all be at its lower edge, and
+Prometheus still computes a 99th percentile near its upper edge. So the error is up to the width of the bucket.
 
-- FINE: 25 edges in each factor of ten, each at most a tenth above the last: p50, p90 and p99 of any service from 1 ms
-  to 100 s are read with at most 10 % error. Time to first token, inter-token latency, time per output token.
-- COARSE: 6 in each factor of ten, off by up to a half where times hardly vary. Durations of whole probes and requests,
-  which follow from the others.
-- RATES: 4 in each factor of ten; throughput is tokens divided by such a duration, and a gauge holds the newest.
-- OWN: the daemon's overhead and lateness, from 0.1 ms: 1, 2, 5 tell healthy from not.
+- FINE: 25 edges in each factor of ten, each at most 10 % above the one before. So the error of p50, p90 and p99 is at
+  most 10 %, from 1 ms to 100 s. For time to first token, inter-token latency and time per output token.
+- COARSE: 6 edges in each factor of ten. Where times hardly vary, the error is up to 50 %. For durations of whole probes
+  and requests, which follow from the others.
+- RATES: 4 edges in each factor of ten. For throughput, which is tokens divided by such a duration; a gauge holds the
+  newest value.
+- OWN: 1, 2 and 5 in each factor of ten, from 0.1 ms. For the daemon's overhead and lateness: enough to tell healthy
+  from not.
 
-Twelve edges in each factor of ten for everything, the obvious choice, are as many series but off by a fifth where it
+Twelve edges in each factor of ten for all histograms would be as many series, with errors of up to 20 % where it
 matters. `python -m benchmarks buckets` measures this; its figures are in benchmarks/RESULTS.md. Every SLO threshold
 is one more edge of every histogram in seconds, so that shares at a threshold are exact.
 """

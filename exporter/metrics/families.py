@@ -1,8 +1,9 @@
 """Metric families and their series: the values that the daemon counts. No clock, no I/O.
 
-prometheus_client's own instruments write the whole page anew at each scrape, with the interpreter locked; the page of a
-fleet has tens of megabytes. Here each change is counted where it happens (`Changes`), so that `pages` writes only
-changed lines anew. Terms and meaning are prometheus_client's; tests compare the text of both.
+prometheus_client's own instruments write the whole page at each scrape and hold Python's lock meanwhile. The page of a
+fleet has tens of megabytes, so probes would be late. Here each group counts its changes (`Changes`), and `pages` writes
+again only the lines of groups that have changed. Terms and meaning are prometheus_client's; tests compare the text of
+both.
 
 A family holds a group for each target, and a group holds that target's children. A child is what one combination of
 label values has: one series, or all series of a histogram. The labels that a target is given in the configuration stand

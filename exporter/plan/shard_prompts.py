@@ -13,7 +13,8 @@ from exporter.plan.words import WORDS
 UPPER_HALF = 1 << 63
 # Some tokenizers write a space in the text of a token as one of these characters.
 SPACES = str.maketrans("\u2581\u0120", "  ")
-# The request that asks has at most this many words, truncated to this many tokens: each costs the server memory.
+# The request that asks how many tokens a word is. It has at most ASKED_WORDS words, which the server truncates to
+# ASKED_TOKENS tokens. Both are small because each token costs the server memory.
 ASKED_WORDS = 48
 ASKED_TOKENS = 64
 # With fewer words to choose from, prompts would soon repeat.

@@ -10,7 +10,7 @@ shard           gRPC servers, one per rank; `rank`: the calls; `messages`: proto
 router          admits requests to the engine; `active_request`: one of them
 http_server     TGI's and OpenAI's HTTP APIs; `http_formats`: their bodies
 grpc_server     fmaas over h2; `grpc_library_server`: the same on gRPC's library; `fmaas`: the calls themselves
-socket_server   sockets that note when data arrives
+socket_server   sockets that note when data arrives; `listen_errors`: why an address cannot be had
 engine          the thread that computes passes; `batcher`: which requests are in the next pass; `prefix_cache`
 roofline        how long a pass takes on a GPU
 tokenizer       texts to tokens

@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 from urllib.parse import parse_qs, urlsplit
 
 from exporter.simulator.faults import FAULT_KINDS, Fault, FaultKind
+from exporter.simulator.listen_errors import cannot_listen
 from exporter.simulator.options import host_and_port
 from exporter.simulator.record import AnsweredRequest, ServedCall
 
@@ -70,7 +71,10 @@ class Admin:
     def __init__(self, controlled: Controlled, listen: str) -> None:
         """Binds at once: OSError if the address is taken."""
         handler = type("AdminHandler", (_Handler,), {"controlled": controlled})
-        self._server = ThreadingHTTPServer(host_and_port(listen), handler)
+        try:
+            self._server = ThreadingHTTPServer(host_and_port(listen), handler)
+        except OSError as error:
+            raise cannot_listen(listen, error) from None
         self._server.daemon_threads = True
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_SECONDS,), name="admin", daemon=True

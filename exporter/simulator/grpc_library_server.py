@@ -15,6 +15,7 @@ import grpc.aio
 
 from exporter.simulator.active_request import RequestHandler
 from exporter.simulator.fmaas import METHODS, SERVICE, FmaasCall
+from exporter.simulator.listen_errors import cannot_listen
 from exporter.simulator.options import host_and_port
 from exporter.simulator.router_options import ServerTls
 
@@ -50,7 +51,7 @@ class GrpcLibraryServer:
             else:
                 port = server.add_secure_port(self._listen, _credentials(tls))
         except RuntimeError:
-            raise OSError(f"cannot listen on {self._listen}") from None
+            raise cannot_listen(self._listen) from None
         await server.start()
         self._server = server
         return f"{host_and_port(self._listen)[0]}:{port}"

@@ -118,7 +118,10 @@ def _listen(text: str) -> str:
         if not text.removeprefix("unix:").strip("/"):
             raise ValueError("unix:///path or host:port")
         return text
-    host_and_port(text)
+    try:
+        host_and_port(text)
+    except ValueError as error:
+        raise ValueError(f"unix:///path, or {error}") from None
     return text
 
 
@@ -133,9 +136,12 @@ SHARE = number(0, 1, above=True)
 
 @dataclass(frozen=True)
 class Option:
-    """`owner` is which value it belongs to; a Gpu or Model option left out keeps the preset's number."""
+    """`shape` stands for the value in the help. `owner` is which object has the field; a Gpu or Model option left out
+    keeps the preset's number.
+    """
 
     flag: str
+    shape: str
     owner: Literal["config", "roofline", "gpu", "model", "preset", "limits", "router"]
     field: str
     parse: Callable[[str], Any]
@@ -147,53 +153,81 @@ class Option:
         return "simulate_" + self.flag.removeprefix("--").replace("-", "_")
 
 
-_OPTIONS = (
-    Option("--listen", "config", "listen", _listen, "unix:///PATH (rank n: PATH-n) or HOST:PORT (port + n)"),
-    Option("--protocol", "config", "protocol", one_of("v3", "v2"), "generate.v3 or generate.v2"),
-    Option("--ranks", "roofline", "ranks", whole(1, 64), "tensor parallel ranks, one server each"),
-    Option("--attention", "config", "attention", one_of("padded", "paged"), "padded, or paged KV cache"),
-    Option("--attention-name", "config", "attention_name", str, "attention_impl which Info tells"),
-    Option("--block-size", "config", "block_size", whole(1, 4096), "tokens per KV block"),
-    Option("--speculate", "config", "speculate", whole(0, 64), "guessed tokens a decode step may add"),
-    Option("--dtype", "config", "dtype", str, "dtype which Info tells"),
-    Option("--device", "config", "device", str, "device type which Info tells"),
-    Option("--gpu", "preset", "gpu", one_of(*GPUS), "preset: " + ", ".join(GPUS)),
-    Option("--model", "preset", "model", one_of(*MODELS), "preset: " + ", ".join(MODELS)),
-    Option("--peak-tflops", "gpu", "peak_flops", POSITIVE, "dense 16-bit peak of one GPU, Tflop/s", 1e12),
-    Option("--memory-bandwidth", "gpu", "memory_bandwidth", POSITIVE, "of one GPU, GB/s", 1e9),
-    Option("--memory", "gpu", "memory", POSITIVE, "of one GPU, GB", 1e9),
-    Option("--parameters", "model", "parameters", POSITIVE, "of the model, in billions", 1e9),
-    Option("--layers", "model", "layers", whole(1), "transformer layers"),
-    Option("--hidden-size", "model", "hidden_size", whole(1), "width of the model"),
-    Option("--kv-heads", "model", "kv_heads", whole(1), "key/value heads"),
-    Option("--head-dim", "model", "head_dim", whole(1), "values per head"),
-    Option("--max-positions", "model", "max_positions", whole(1), "longest sequence, tokens"),
-    Option("--bytes-per-parameter", "model", "bytes_per_parameter", POSITIVE, "2 = 16 bit, 1 = 8 bit, 0.5 = 4 bit"),
-    Option("--bytes-per-kv-value", "model", "bytes_per_kv_value", POSITIVE, "bytes of one cached value"),
-    Option("--max-batch-tokens", "config", "max_batch_tokens", whole(1), "KV cache in tokens; default: what fits"),
-    Option("--vocabulary", "config", "vocabulary", whole(1), "tokens the model knows; above it top_k ends it"),
-    Option("--warmed-up", "config", "warmed_up", switch, "off: no router has called Warmup yet"),
-    Option("--compute-efficiency", "roofline", "compute_efficiency", SHARE, "share of peak flop/s reached"),
-    Option("--memory-efficiency", "roofline", "memory_efficiency", SHARE, "share of memory bandwidth reached"),
-    Option("--memory-share", "roofline", "memory_share", SHARE, "share of GPU memory for weights and KV cache"),
-    Option("--overhead", "roofline", "overhead_seconds", number(0), "fixed time of every pass, seconds"),
-    Option("--all-reduce", "roofline", "all_reduce_seconds", number(0), "one exchange between ranks, seconds"),
-    Option("--slowdown", "roofline", "slowdown", POSITIVE, "factor on the time of every pass"),
-    Option("--speed", "roofline", "speed", POSITIVE, "simulated seconds per real second"),
-    Option("--tokenizer", "config", "tokenizer_seconds", number(0), "tokenising, seconds for each token of text"),
-    Option("--jitter", "config", "jitter", number(0, 2), "sigma of the lognormal jitter, 0 = none"),
-    Option("--seed", "config", "seed", whole(0), "of jitter and speculation"),
-    Option("--rank-timeout", "config", "rank_timeout", POSITIVE, "seconds a rank waits for the others before it dies"),
-    Option("--record", "config", "record", Path, "append every served call to this file, JSON lines"),
-    Option("--record-limit", "config", "record_limit", whole(1), "served calls kept in memory"),
-    Option("--admin-address", "config", "admin_address", address, "HOST:PORT of the admin HTTP server; default: none"),
+OPTIONS = (
+    Option("--listen", "ADDRESS", "config", "listen", _listen, "unix:///PATH (rank n: PATH-n) or HOST:PORT (port + n)"),
+    Option("--protocol", "v3|v2", "config", "protocol", one_of("v3", "v2"), "generate.v3 or generate.v2"),
+    Option("--ranks", "COUNT", "roofline", "ranks", whole(1, 64), "tensor parallel ranks, one server each"),
+    Option(
+        "--attention", "padded|paged", "config", "attention", one_of("padded", "paged"), "padded, or paged KV cache"
+    ),
+    Option("--attention-name", "NAME", "config", "attention_name", str, "attention_impl which Info tells"),
+    Option("--block-size", "TOKENS", "config", "block_size", whole(1, 4096), "tokens per KV block"),
+    Option("--speculate", "TOKENS", "config", "speculate", whole(0, 64), "guessed tokens a decode step may add"),
+    Option("--dtype", "NAME", "config", "dtype", str, "dtype which Info tells"),
+    Option("--device", "NAME", "config", "device", str, "device type which Info tells"),
+    Option("--gpu", "|".join(GPUS), "preset", "gpu", one_of(*GPUS), "preset: " + ", ".join(GPUS)),
+    Option("--model", "|".join(MODELS), "preset", "model", one_of(*MODELS), "preset: " + ", ".join(MODELS)),
+    Option("--peak-tflops", "TFLOPS", "gpu", "peak_flops", POSITIVE, "dense 16-bit peak of one GPU, Tflop/s", 1e12),
+    Option("--memory-bandwidth", "GB/S", "gpu", "memory_bandwidth", POSITIVE, "of one GPU, GB/s", 1e9),
+    Option("--memory", "GB", "gpu", "memory", POSITIVE, "of one GPU, GB", 1e9),
+    Option("--parameters", "BILLIONS", "model", "parameters", POSITIVE, "of the model, in billions", 1e9),
+    Option("--layers", "COUNT", "model", "layers", whole(1), "transformer layers"),
+    Option("--hidden-size", "COUNT", "model", "hidden_size", whole(1), "width of the model"),
+    Option("--kv-heads", "COUNT", "model", "kv_heads", whole(1), "key/value heads"),
+    Option("--head-dim", "COUNT", "model", "head_dim", whole(1), "values per head"),
+    Option("--max-positions", "TOKENS", "model", "max_positions", whole(1), "longest sequence, tokens"),
+    Option(
+        "--bytes-per-parameter", "BYTES", "model", "bytes_per_parameter", POSITIVE, "2 = 16 bit, 1 = 8 bit, 0.5 = 4 bit"
+    ),
+    Option("--bytes-per-kv-value", "BYTES", "model", "bytes_per_kv_value", POSITIVE, "bytes of one cached value"),
+    Option(
+        "--max-batch-tokens", "TOKENS", "config", "max_batch_tokens", whole(1), "KV cache in tokens; default: what fits"
+    ),
+    Option(
+        "--vocabulary", "TOKENS", "config", "vocabulary", whole(1), "tokens the model knows; above it top_k ends it"
+    ),
+    Option("--warmed-up", "on|off", "config", "warmed_up", switch, "off: no router has called Warmup yet"),
+    Option("--compute-efficiency", "SHARE", "roofline", "compute_efficiency", SHARE, "share of peak flop/s reached"),
+    Option("--memory-efficiency", "SHARE", "roofline", "memory_efficiency", SHARE, "share of memory bandwidth reached"),
+    Option(
+        "--memory-share", "SHARE", "roofline", "memory_share", SHARE, "share of GPU memory for weights and KV cache"
+    ),
+    Option("--overhead", "SECONDS", "roofline", "overhead_seconds", number(0), "fixed time of every pass, seconds"),
+    Option(
+        "--all-reduce", "SECONDS", "roofline", "all_reduce_seconds", number(0), "one exchange between ranks, seconds"
+    ),
+    Option("--slowdown", "FACTOR", "roofline", "slowdown", POSITIVE, "factor on the time of every pass"),
+    Option("--speed", "FACTOR", "roofline", "speed", POSITIVE, "simulated seconds per real second"),
+    Option(
+        "--tokenizer", "SECONDS", "config", "tokenizer_seconds", number(0), "tokenising, seconds for each token of text"
+    ),
+    Option("--jitter", "SIGMA", "config", "jitter", number(0, 2), "sigma of the lognormal jitter, 0 = none"),
+    Option("--seed", "NUMBER", "config", "seed", whole(0), "of jitter and speculation"),
+    Option(
+        "--rank-timeout",
+        "SECONDS",
+        "config",
+        "rank_timeout",
+        POSITIVE,
+        "seconds a rank waits for the others before it dies",
+    ),
+    Option("--record", "FILE", "config", "record", Path, "append every served call to this file, JSON lines"),
+    Option("--record-limit", "COUNT", "config", "record_limit", whole(1), "served calls kept in memory"),
+    Option(
+        "--admin-address",
+        "HOST:PORT",
+        "config",
+        "admin_address",
+        address,
+        "HOST:PORT of the admin HTTP server; default: none",
+    ),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the shard's options. Values stay text until `config_from`, so that all errors have one form."""
     group = parser.add_argument_group("simulated shard")
-    add_options(group, _OPTIONS, {"config": Config, "roofline": Roofline})
+    add_options(group, OPTIONS, {"config": Config, "roofline": Roofline})
     group.add_argument(
         "--neuron", dest="simulate_neuron", action="store_true", help="report no timings, as neuron does"
     )
@@ -206,7 +240,7 @@ def add_options(group: argparse._ArgumentGroup, options: Sequence[Option], owner
         group.add_argument(
             option.flag,
             dest=option.destination,
-            metavar=option.flag.rpartition("-")[2].upper(),
+            metavar=option.shape,
             help=(option.help + shown).replace("%", "%%"),
         )
 
@@ -226,7 +260,7 @@ def listens(arguments: argparse.Namespace) -> bool:
 def given_in(arguments: argparse.Namespace, more: Sequence[Option] = ()) -> dict[str, dict[str, Any]]:
     """The parsed values of our options (and `more`) by owner and field; what was not given is not there."""
     given: dict[str, dict[str, Any]] = {}
-    for option in (*_OPTIONS, *more):
+    for option in (*OPTIONS, *more):
         text: str | None = getattr(arguments, option.destination, None)
         if text is not None:
             given.setdefault(option.owner, {})[option.field] = _parsed(option, text)

@@ -66,59 +66,107 @@ class RouterConfig:
 
 
 OPTIONS = (
-    Option("--router-http", "router", "http", address, "HOST:PORT of the router's HTTP server; default: none"),
-    Option("--router-grpc", "router", "grpc", address, "HOST:PORT of its gRPC server (fmaas); default: none"),
-    Option("--tls-cert", "router", "tls_cert", Path, "PEM file: both servers of the router speak TLS"),
-    Option("--tls-key", "router", "tls_key", Path, "PEM file: the certificate's key"),
-    Option("--tls-client-ca", "router", "tls_client_ca", Path, "PEM file: clients must show a certificate of this CA"),
-    Option("--token", "router", "token", str, "bearer token that the HTTP server asks for; default: none"),
-    Option("--model-id", "router", "model_id", str, "name which /info tells"),
-    Option("--tgi-version", "router", "version", str, "version which /info tells"),
-    Option("--max-concurrent-requests", "limits", "max_concurrent_requests", whole(1), "that wait or run; then 429"),
-    Option("--max-input-tokens", "limits", "max_input_tokens", whole(1), "of one prompt; default: total - 1"),
+    Option(
+        "--router-http", "HOST:PORT", "router", "http", address, "HOST:PORT of the router's HTTP server; default: none"
+    ),
+    Option(
+        "--router-grpc", "HOST:PORT", "router", "grpc", address, "HOST:PORT of its gRPC server (fmaas); default: none"
+    ),
+    Option("--tls-cert", "FILE", "router", "tls_cert", Path, "PEM file: both servers of the router speak TLS"),
+    Option("--tls-key", "FILE", "router", "tls_key", Path, "PEM file: the certificate's key"),
+    Option(
+        "--tls-client-ca",
+        "FILE",
+        "router",
+        "tls_client_ca",
+        Path,
+        "PEM file: clients must show a certificate of this CA",
+    ),
+    Option("--token", "TOKEN", "router", "token", str, "bearer token that the HTTP server asks for; default: none"),
+    Option("--model-id", "NAME", "router", "model_id", str, "name which /info tells"),
+    Option("--tgi-version", "VERSION", "router", "version", str, "version which /info tells"),
+    Option(
+        "--max-concurrent-requests",
+        "COUNT",
+        "limits",
+        "max_concurrent_requests",
+        whole(1),
+        "that wait or run; then 429",
+    ),
+    Option("--max-input-tokens", "TOKENS", "limits", "max_input_tokens", whole(1), "of one prompt; default: total - 1"),
     Option(
         "--max-total-tokens",
+        "TOKENS",
         "limits",
         "max_total_tokens",
         whole(2),
         "of one prompt and its answer; default: what the model takes",
     ),
-    Option("--max-batch-size", "limits", "max_batch_size", whole(1), "requests in a batch; default: no limit"),
+    Option("--max-batch-size", "COUNT", "limits", "max_batch_size", whole(1), "requests in a batch; default: no limit"),
     Option(
         "--max-batch-prefill-tokens",
+        "TOKENS",
         "limits",
         "max_batch_prefill_tokens",
         whole(1),
         "of one prefill; default: 4096, or the longest prompt",
     ),
-    Option("--max-waiting-tokens", "limits", "max_waiting_tokens", whole(0), "decodes until any waiting request joins"),
+    Option(
+        "--max-waiting-tokens",
+        "COUNT",
+        "limits",
+        "max_waiting_tokens",
+        whole(0),
+        "decodes until any waiting request joins",
+    ),
     Option(
         "--waiting-served-ratio",
+        "RATIO",
         "limits",
         "waiting_served_ratio",
         number(0),
         "waiting requests, as a share of the running, that may join earlier",
     ),
-    Option("--prefix-caching", "limits", "prefix_caching", switch, "on or off"),
-    Option("--tokens-per-message", "router", "tokens_per_message", whole(1, 1000), "tokens in one message or event"),
-    Option("--empty-messages", "router", "empty_messages", switch, "on: gRPC messages without a token in between"),
-    Option("--early-message", "router", "early_message", switch, "the gRPC message before prefill, on or off"),
+    Option("--prefix-caching", "on|off", "limits", "prefix_caching", switch, "on or off"),
+    Option(
+        "--tokens-per-message",
+        "TOKENS",
+        "router",
+        "tokens_per_message",
+        whole(1, 1000),
+        "tokens in one message or event",
+    ),
+    Option(
+        "--empty-messages", "on|off", "router", "empty_messages", switch, "on: gRPC messages without a token in between"
+    ),
+    Option(
+        "--early-message", "on|off", "router", "early_message", switch, "the gRPC message before prefill, on or off"
+    ),
     Option(
         "--stream-errors",
+        "event|status",
         "router",
         "stream_errors",
         one_of("event", "status"),
         "a refused stream is an event in a 200, as TGI does, or a status",
     ),
-    Option("--fragment", "router", "fragment", whole(1), "cut what is sent into pieces of so many bytes; default: no"),
+    Option(
+        "--fragment",
+        "BYTES",
+        "router",
+        "fragment",
+        whole(1),
+        "cut what is sent into pieces of so many bytes; default: no",
+    ),
     Option(
         "--grpc-server",
+        "h2|library",
         "router",
         "grpc_server",
         one_of("h2", "library"),
         "h2, with a true record, or gRPC's own library",
     ),
-    Option("--eos", "router", "eos", number(0, 1), "chance of each token to end the answer"),
+    Option("--eos", "SHARE", "router", "eos", number(0, 1), "chance of each token to end the answer"),
 )
 
 

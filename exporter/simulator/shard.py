@@ -16,6 +16,7 @@ import grpc
 from exporter.simulator import messages
 from exporter.simulator.batch_cache import Crash
 from exporter.simulator.faults import SHARD_FAULT_KINDS, Fault, FaultKind
+from exporter.simulator.listen_errors import cannot_listen
 from exporter.simulator.options import Config, host_and_port
 from exporter.simulator.rank import Rank, RankAnswer, RankBarrier, ServerStopping
 from exporter.simulator.record import Record, ServedCall
@@ -166,7 +167,7 @@ class Shard:
         try:
             port = server.add_insecure_port(wanted)
         except RuntimeError:
-            raise OSError(f"cannot listen on {wanted}") from None
+            raise cannot_listen(wanted) from None
         if index >= len(self.addresses):
             self.addresses.append(wanted if wanted.startswith("unix:") else f"{wanted.rpartition(':')[0]}:{port}")
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from exporter.simulator.active_request import RequestHandler
+from exporter.simulator.listen_errors import cannot_listen
 from exporter.simulator.options import host_and_port
 from exporter.simulator.router_options import server_context
 
@@ -43,7 +44,12 @@ class SocketServer:
         if context and self._alpn:
             context.set_alpn_protocols(self._alpn)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: self._connect(self), host, port, backlog=_BACKLOG, ssl=context)
+        try:
+            self._server = await loop.create_server(
+                lambda: self._connect(self), host, port, backlog=_BACKLOG, ssl=context
+            )
+        except OSError as error:
+            raise cannot_listen(self._listen, error) from None
         return f"{host}:{self._server.sockets[0].getsockname()[1]}"
 
     async def close(self) -> None:

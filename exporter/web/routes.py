@@ -1,4 +1,4 @@
-"""Which page a request gets. Behind it stands no reference to a prober or a runner: the daemon hands over functions."""
+"""Which page a request gets. It knows no prober and no runner: the daemon gives it functions."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -13,6 +13,7 @@ from exporter.metrics.pauses import Pauses
 from exporter.web.messages import HTML, HttpResponse, ReceivedRequest, encoded, text_response
 from exporter.web.negotiation import choose_format, compressed
 
+PROBE_PARAMETERS = ("target", "workload", "batch_size")
 OFF = "off; set {key}: true (or {variable}=true) and restart"
 
 
@@ -22,7 +23,8 @@ class Views:
 
     `healthy` and `ready` return None when all is well, else why not. They are called on the event loop, those of the
     other pages in a worker thread. `reload` returns the problems, none when the new configuration is in force; it is
-    None where nobody may reload over HTTP. `probe` returns a status and a text; None: nobody may probe.
+    None where nobody may reload over HTTP. `probe` gets the PROBE_PARAMETERS, "" for one that is missing, and returns
+    a status and a text; None: nobody may probe.
     """
 
     registry: Callable[[], Registry]
@@ -115,10 +117,8 @@ async def _probe(request: ReceivedRequest, views: Views) -> HttpResponse:
     if views.probe is None:
         off = OFF.format(key="web.enable_probe", variable="TGI_PROBE_WEB__ENABLE_PROBE")
         return text_response("403 Forbidden", off)
+    if request.method == "HEAD":
+        return text_response("400 Bad Request", "use GET")
     given = parse_qs(request.query)
-    if request.method == "HEAD" or not given.keys() >= {"target", "workload", "batch_size"}:
-        return text_response(
-            "400 Bad Request", "use /probe?target=…&workload=…&batch_size=…, with names of the configuration"
-        )
-    target, workload, batch_size = (given[name][0] for name in ("target", "workload", "batch_size"))
+    target, workload, batch_size = (given.get(name, [""])[0] for name in PROBE_PARAMETERS)
     return text_response(*await views.probe(target, workload, batch_size))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import anyio
 from anyio.abc import SocketStream, TaskGroup
 
-from exporter.config.notation import split_listen_address
+from exporter.config.notation import ANY_INTERFACE, split_listen_address
 from exporter.web.accepted_connection import AcceptedConnection
 from exporter.web.access import Guard
 from exporter.web.admission import Admission
@@ -38,7 +38,8 @@ ACCEPT_AGAIN_SECONDS = 0.1
 class WebServer:
     """Listens at once, and answers while `serve` runs. Raises OSError when the address cannot be had.
 
-    `port` is the real one where port 0 was asked for. `report` gets a kind and a line for what a person should know.
+    `port` and `address` have the real port where port 0 was asked for; `address` is for people.
+    `report` gets a kind and a line for what a person should know.
     """
 
     def __init__(
@@ -49,9 +50,12 @@ class WebServer:
         report: Callable[[str, str], None] = lambda kind, line: None,
         admission: Admission | None = None,
     ) -> None:
-        self._socket = listening_socket(*split_listen_address(listen_address))
+        host, port = split_listen_address(listen_address)
+        self._socket = listening_socket(host, port)
         self._socket.setblocking(False)
         self.port = int(self._socket.getsockname()[1])
+        shown = f"[{host}]" if ":" in host else host
+        self.address = f"{shown}:{self.port}" + (" (every interface)" if host in ANY_INTERFACE else "")
         self._views = views
         self._web_file = web_file or WebFileState(None)
         self._guard = Guard(self._page, self._web_file)

@@ -149,7 +149,9 @@ def load(path: Path) -> WebFile:
     try:
         config = WebFile.model_validate(document)
     except ValidationError as error:
-        raise SettingsError([_line(path, *explain(problem, echo=False)) for problem in error.errors()]) from None
+        raise SettingsError(
+            [_line(path, *explain(problem, echo=False, model=WebFile)) for problem in error.errors()]
+        ) from None
     tls = config.tls_server_config
     if tls is None:
         return config

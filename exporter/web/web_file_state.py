@@ -27,7 +27,7 @@ class WebFileState:
             try:
                 self._config, self._context, self._stamp = _read(path)
             except SettingsError as error:
-                raise SettingsError([f"web.config_file: {line}" for line in error.problems]) from None
+                raise _named(error) from None
         self.speaks_tls = self._context is not None
 
     @property
@@ -56,6 +56,19 @@ class WebFileState:
             self._report("web file", f"{path} {change} a tls_server_config: takes effect at the next start only")
             fresh = self._context
         self._config, self._context = config, fresh
+
+
+def check(path: Path, with_certificates: bool) -> None:
+    """Raises SettingsError when the web file is wrong, or one of its certificates."""
+    read = _read if with_certificates else load
+    try:
+        read(path)
+    except SettingsError as error:
+        raise _named(error) from None
+
+
+def _named(error: SettingsError) -> SettingsError:
+    return SettingsError([f"web.config_file: {line}" for line in error.problems])
 
 
 def _read(path: Path) -> tuple[WebFile, SSLContext | None, Stamp]:

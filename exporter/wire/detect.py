@@ -4,7 +4,8 @@ HTTP1, HTTP2, TLS = "HTTP/1.1", "HTTP/2", "TLS"
 ANSWERS_PLAIN = "the server answers without TLS"
 NO_HTTP2 = "the server does not offer HTTP/2, which gRPC needs"
 NOT_GRPC = "instead of gRPC"
-# A server that stops does it too. So it is a hint only before a target's first answer.
+# A server that speaks another protocol closes the connection, but so does one that stops. So this is a sign of a wrong
+# protocol only before a target's first answer.
 CLOSED = "the server closed the connection"
 ENOUGH = 9  # bytes, to recognise a protocol by
 _HANDSHAKE, _ALERT = 0x16, 0x15

@@ -1,11 +1,11 @@
 """Requests and their answers: one thread watches many connections.
 
-It reads whatever has arrived before it parses anything. So one stream never waits while another is parsed, and the
-kernel's time stamps stay apart (see `sockets`).
+The thread first reads all data that has arrived, and then parses. So no stream waits unread while another is parsed,
+and the kernel's time stamps of separate arrivals are not merged (see `sockets`).
 
-It also knows how long an arrival may have waited unread. While it works, nothing was there at its previous look. After
-a sleep in `select`, the bound is how late it may have woken up (see `delays`). Where the system does not tell that, it
-sleeps in short slices.
+The thread also has a bound for how long data may have waited unread. After some work, the bound is the time since its
+previous look at the socket. After a sleep in `select`, the bound is how late it may have woken up (see `delays`). Where
+the system does not tell that, the thread sleeps in short slices.
 """
 
 import selectors

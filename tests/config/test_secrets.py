@@ -112,6 +112,22 @@ def test_check_names_every_token_and_certificate_that_is_not_there_and_takes_the
     assert main(["check", "--syntax-only", "--config", str(file)]) == 0
 
 
+def test_syntax_only_reads_the_web_file_and_not_its_certificates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    web, file = tmp_path / "web.yml", tmp_path / "c.yaml"
+    web.write_text("tls_server_config: {cert_file: missing.crt, key_file: missing.key}\n")
+    file.write_text("targets: [{name: a, address: 'h:1'}]\nworkloads: [{name: w}]\nweb: {config_file: web.yml}\n")
+    assert main(["check", "--config", str(file)]) == 2
+    assert "missing.crt cannot be read" in capsys.readouterr().err
+    assert main(["check", "--syntax-only", "--config", str(file)]) == 0
+    web.write_text("tls_server_confg: {}\n")
+    capsys.readouterr()
+    assert main(["check", "--syntax-only", "--config", str(file)]) == 2
+    line = f"web.config_file: {web}: tls_server_confg: is not a known key; did you mean tls_server_config?\n"
+    assert capsys.readouterr().err == line
+
+
 @pytest.mark.parametrize(
     "base", ["/v1", "/openai/v1/", "/v1/chat/completions", "/v1/models", "/generate_stream", "/info"]
 )

@@ -182,6 +182,6 @@ def test_a_probe_that_is_quarantined_has_no_line_and_keeps_no_recovery_from_bein
 def test_a_disturbed_probe_is_not_said_to_have_failed_and_is_told_once_a_minute(log: Log) -> None:
     lines = log(*[attempt(1, Outcome.DISTURBED)] * 10)
     assert [line for line in lines if "failed" in line] == []
-    assert lines[0].startswith("probe not counted: ")
+    assert lines[0].startswith("probe neither judged nor measured: ")
     assert len(lines) == 1
     assert log(attempt(1, Outcome.OK)) == []  # nothing to recover from

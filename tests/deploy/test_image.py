@@ -87,7 +87,7 @@ def test_the_daemon_probes_from_it_as_nobody_with_nothing_writable(rootfs: Path,
     with inside(rootfs, shared, "simulate", "--listen", listen) as shard:
         wait_until(lambda: "listens on" in shard.stdout, "the shard is up", shard)
         with inside(rootfs, shared, "run", **variables) as daemon:
-            [port] = wait_until(lambda: re.findall(r"listening on port (\d+)", daemon.stderr), "it listens", daemon)
+            [port] = wait_until(lambda: re.findall(r"listening on \S*:(\d+)", daemon.stderr), "it listens", daemon)
             page = f"http://127.0.0.1:{port}"
             wait_until(lambda: ask(f"{page}/-/ready").status == 200, "it is ready", daemon)
             succeeded = re.compile(r"tgi_probe_success\{[^}]*\} 1")

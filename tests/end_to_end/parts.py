@@ -109,7 +109,7 @@ def daemon_running(config: Path | None, environment: Mapping[str, str] | None = 
     """The daemon on a free port, which the configuration must ask for."""
     command = (*TGI_PROBE, "run", *(("--config", str(config)) if config else ()))
     with running(command, environment) as process:
-        [port] = wait_until(lambda: re.findall(r"listening on port (\d+)", process.stderr), "the daemon is up", process)
+        [port] = wait_until(lambda: re.findall(r"listening on \S*:(\d+)", process.stderr), "the daemon is up", process)
         yield Daemon(process, int(port))
 
 

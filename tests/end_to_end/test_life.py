@@ -142,4 +142,5 @@ def test_a_port_in_use_is_one_line_and_exit_code_2(tmp_path: Path, shard: Simula
         with running([*TGI_PROBE, "run", "--config", str(config)]) as second:
             assert second.wait() == 2
             assert second.output.count("\n") == 4, second.output
-            assert f"web.listen_address: 127.0.0.1:{daemon.port}: cannot be used" in second.stderr
+            reason = "cannot be used (Address already in use); choose another"
+            assert f"web.listen_address: 127.0.0.1:{daemon.port}: {reason}" in second.stderr

@@ -4,13 +4,14 @@ import argparse
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from exporter.simulator import Config, add_arguments, config_from, router_options, run
+from exporter.simulator import Config, add_arguments, config_from, options, router_options, run
 from exporter.simulator.batcher import AdmissionLimits
 from tests.processes import TGI_PROBE, running, wait_until
 from tests.simulator.caller import Caller, prefill, prefill_of, request
@@ -60,7 +61,7 @@ def test_presets_and_single_numbers_combine() -> None:
         ("--compute-efficiency 1.5", "--compute-efficiency 1.5: expected above 0 and at most 1"),
         ("--gpu b52", "--gpu b52: expected one of h100, a100, l4"),
         ("--protocol v1", "--protocol v1: expected one of v3, v2"),
-        ("--listen here", "--listen here: expected host:port with a port from 0 to 65535"),
+        ("--listen here", "--listen here: expected unix:///path, or host:port with a port from 0 to 65535"),
         ("--listen unix:///", "--listen unix:///: expected unix:///path or host:port"),
         ("--router-http here", "--router-http here: expected host:port with a port from 0 to 65535"),
         ("--router-grpc :0 --prefix-caching maybe", "--prefix-caching maybe: expected one of on, off"),
@@ -93,6 +94,38 @@ def test_presets_and_single_numbers_combine() -> None:
 def test_a_bad_option_is_one_line_and_exit_code_2(words: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(parsed(*words.split())) == 2
     assert capsys.readouterr().err == f"simulate: {line}\n"
+
+
+@pytest.mark.parametrize("option", ["--listen", "--router-http", "--router-grpc", "--admin-address"])
+def test_an_address_in_use_is_one_line_with_the_reason_and_exit_code_1(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        assert run(parsed(option, address, "--grpc-server", "library")) == 1
+        assert capsys.readouterr().err == f"simulate: cannot listen on {address}: Address already in use\n"
+        assert run(parsed(option, address)) == 1
+        assert capsys.readouterr().err == f"simulate: cannot listen on {address}: Address already in use\n"
+
+
+def test_a_socket_in_a_folder_that_is_not_there_is_one_line_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(parsed("--listen", f"unix://{tmp_path}/none/shard")) == 1
+    line = f"simulate: cannot listen on unix://{tmp_path}/none/shard-0: No such file or directory\n"
+    assert capsys.readouterr().err == line
+
+
+def test_the_help_names_the_unit_or_the_choices_of_every_option() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    shown = parser.format_help()
+    shapes = ("--warmed-up on|off", "--overhead SECONDS", "--fragment BYTES", "--gpu h100|a100|l4", "--ranks COUNT")
+    assert not [shape for shape in shapes if shape not in shown]
+    for option in (*options.OPTIONS, *router_options.OPTIONS):
+        text = option.shape.split("|")[-1]
+        if "|" in option.shape:
+            option.parse(text)  # a choice that is told is taken
 
 
 def test_the_command_says_where_it_listens_and_what_is_left_when_stopped() -> None:

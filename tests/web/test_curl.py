@@ -66,7 +66,7 @@ class Daemon:
         self._block = running([*TGI_PROBE, "run"], self.variables)
         self.process = process = self._block.__enter__()
         self.port = int(
-            wait_until(lambda: re.findall(r"listening on port (\d+)", process.stderr), "listens", process)[0]
+            wait_until(lambda: re.findall(r"listening on \S*:(\d+)", process.stderr), "listens", process)[0]
         )
         return self
 

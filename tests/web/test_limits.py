@@ -428,6 +428,22 @@ def test_a_port_that_is_taken_is_an_error_with_its_reason(running: WebServer) ->
         WebServer(f"{HOST}:{running.port}", pages())
 
 
+@pytest.mark.parametrize(
+    ("listen", "shown"),
+    [
+        ("127.0.0.1:0", "127.0.0.1:{}"),
+        ("[::1]:0", "[::1]:{}"),
+        (":0", ":{} (every interface)"),
+        ("0.0.0.0:0", "0.0.0.0:{} (every interface)"),
+        ("[::]:0", "[::]:{} (every interface)"),
+    ],
+)
+def test_its_address_has_the_real_port_and_says_when_it_is_every_interface(listen: str, shown: str) -> None:
+    server = WebServer(listen, pages())
+    server.close()
+    assert server.address == shown.format(server.port)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_without_a_host_it_listens_on_ipv4_and_ipv6(address: str) -> None:
     if address == "::1" and not socket.has_dualstack_ipv6():

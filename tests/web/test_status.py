@@ -148,16 +148,24 @@ def test_a_person_can_run_one_probe_and_read_what_happened(daemon: Daemon, shard
 
 
 @pytest.mark.parametrize(
-    ("query", "code"),
+    ("query", "code", "said"),
     [
-        ("", 400),
-        ("?target=shard", 400),
-        ("?target=no&workload=chat&batch_size=2", 404),
-        ("?target=shard&workload=chat&batch_size=7", 404),
+        ("", 400, "missing: target, workload, batch_size; use /probe?target=…&workload=…&batch_size=…"),
+        ("?target=shard&batch_size=2", 400, "missing: workload; use /probe?target=…&workload=…&batch_size=…"),
+        ("?target=no", 404, 'no target is called "no"; /config has the names'),
+        ("?target=no&workload=chat&batch_size=2", 404, 'no target is called "no"; /config has the names'),
+        (
+            "?target=shard&workload=chat&batch_size=7",
+            404,
+            'target shard has no workload "chat" with batch size "7"; /config has the names',
+        ),
     ],
 )
-def test_a_probe_of_what_is_not_configured_is_refused(daemon: Daemon, query: str, code: int) -> None:
-    assert daemon.get(f"/probe{query}").status == code
+def test_a_probe_of_what_is_not_configured_is_refused_with_the_reason(
+    daemon: Daemon, query: str, code: int, said: str
+) -> None:
+    reply = daemon.get(f"/probe{query}")
+    assert (reply.status, reply.text) == (code, f"{said}\n")
 
 
 def test_probe_is_off_unless_enabled(shard: SimulatedShard, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from exporter.wire.delays import PROCESS, Delays
 from exporter.wire.exchanges import Exchange, Exchanges
 from exporter.wire.http_codec import HttpRequest
 
-CONNECT_TIMEOUT = 5.0
+# To open one connection.
+OPEN_CONNECTION_SECONDS = 5.0
 # How often to look whether the daemon stops. It costs no accuracy: arrivals carry their instants.
 STOP_CHECK_SECONDS = 0.1
 SHORTEST = 0.001
@@ -36,7 +37,7 @@ class Pool:
         self._setups.clear()
         return found
 
-    def take(self, timeout: float = CONNECT_TIMEOUT) -> ClientConnection:
+    def take(self, timeout: float = OPEN_CONNECTION_SECONDS) -> ClientConnection:
         """A connection for a request that is sent at once: a kept one, checked and warmed, or a new one.
 
         Raises Failure (unreachable).
@@ -90,7 +91,7 @@ class Pool:
         self.keep(connection)
         return body
 
-    def read(self, page: MetricsPage, reader: BodyReader, timeout: float = CONNECT_TIMEOUT) -> bytes:
+    def read(self, page: MetricsPage, reader: BodyReader, timeout: float = OPEN_CONNECTION_SECONDS) -> bytes:
         """The page, on a connection of its own. Raises Failure."""
         connection = ClientConnection(page.endpoint, page.codec, timeout)
         try:
