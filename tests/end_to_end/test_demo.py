@@ -14,7 +14,9 @@ def test_the_demo_probes_a_shard_and_a_router_and_leaves_nothing_behind() -> Non
         demo.send(signal.SIGINT)
         assert demo.wait() == 0
     warnings = [line for line in demo.stderr.splitlines() if "WARNING" in line]
-    assert all("WARNING probe neither judged nor measured: " in line for line in warnings), warnings  # this machine may be busy
+    # This machine may be busy.
+    busy = ("WARNING probe neither judged nor measured: ", "this machine was busy")
+    assert all(any(words in line for words in busy) for line in warnings), warnings
     assert demo.stdout.splitlines()[-2:] == ["requests in flight: 0", "batches left: 0"]
 
 
