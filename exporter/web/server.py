@@ -27,8 +27,10 @@ MAX_CONNECTIONS = 2 * MAX_IDLE_CONNECTIONS
 # The pace of new connections: accepting takes time from the probes too. Scrapers are far below.
 ACCEPT_SECONDS = 0.005
 BACKLOG = 128
-# Threads that make pages. Large metrics pages are made one at a time; the status page must not wait for them.
-WORKERS = 4
+# Threads that make the pages /, /config and the like.
+WORKERS = 3
+# Threads that make the parts of /metrics, of which only one could work at a time; others wait without a thread.
+PART_MAKERS = 1
 # After a stop, for responses that were begun.
 GRACE_SECONDS = 2.0
 # After a failed accept: out of file descriptors, or the client has left again.
@@ -62,6 +64,7 @@ class WebServer:
         self._report = report
         self._admission = admission or Admission()
         self._workers = anyio.CapacityLimiter(WORKERS)
+        self._part_maker = anyio.CapacityLimiter(PART_MAKERS)
         self._pace = Bucket(ACCEPT_SECONDS, MAX_IDLE_CONNECTIONS)
         self._connections: dict[AcceptedConnection, None] = {}
 
@@ -106,7 +109,7 @@ class WebServer:
             except (OSError, ValueError):
                 return  # it has left again
             connection = AcceptedConnection(
-                stream, address, self._admission, self._web_file, self._guard, self._workers, self._report
+                stream, address, self._admission, self._web_file, self._guard, self._part_maker, self._report
             )
             self._connections[connection] = None
             self._push_out()

@@ -4,7 +4,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,13 @@ def whole(client: socket.socket, ends_with: bytes) -> bytes:
     return bytes(answered)
 
 
-def until_closed(client: socket.socket) -> None:
+def until_closed(client: socket.socket) -> bytes:
     client.settimeout(PATIENCE)
-    try:
-        while client.recv(65536):
-            pass
-    except ConnectionError:
-        pass
+    answered = bytearray()
+    with suppress(ConnectionError):
+        while part := client.recv(65536):
+            answered += part
+    return bytes(answered)
 
 
 def test_clients_that_say_nothing_keep_no_one_from_a_page(running: WebServer) -> None:
@@ -195,6 +195,26 @@ def test_requests_that_come_together_are_answered_one_after_the_other(running: W
         client.sendall(request("/", "Content-Length: 3", method="POST") + b"abc" + request("/") + last_request("/no"))
         answered = whole(client, b'no page at "/no"\n')
         assert re.findall(rb"HTTP/1.1 (\d+)", answered) == [b"405", b"200", b"404"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_path_that_only_contains_an_address_names_no_other_page(method: str) -> None:
+    async def reload() -> list[str]:
+        raise AssertionError("not asked for")
+
+    with serving(Views(Registry, lambda: None, lambda: None, reload, str)) as found, ExitStack() as stack:
+        for path in ("/metrics://x/config", "/metrics://x/-/reload", "metrics://x/config"):
+            [client] = clients(stack, found, 1)
+            client.sendall(request(path, method=method))
+            assert status(client) == (404 if method == "GET" else 405)
+
+
+@pytest.mark.parametrize("path", ["http://x/config?a", "HTTPS://x/config", "http://x"])
+def test_a_request_may_name_the_whole_address(running: WebServer, path: str) -> None:
+    with ExitStack() as stack:
+        [client] = clients(stack, running, 1)
+        client.sendall(request(path))
+        assert status(client) == 200
 
 
 class Gate:
@@ -360,12 +380,33 @@ def test_health_is_answered_while_the_page_of_256_targets_is_made(encoding: str)
     with serving(Views(lambda: metrics.registry, healthy, lambda: None, None, str)) as found, ExitStack() as stack:
         stack.callback(held.released.set)
         [scraper] = clients(stack, found, 1)
-        scraper.sendall(request("/metrics", f"Accept-Encoding: {encoding}"))
+        scraper.sendall(request("/metrics", f"Accept-Encoding: {encoding}", "Connection: close"))
         assert held.begun.wait(PATIENCE)
         assert ask(f"http://{HOST}:{found.port}/-/healthy").status == 200
         assert held.thread not in loop_threads
         held.released.set()
-        assert len(whole(scraper, b"\r\n0\r\n\r\n")) > 1_000_000
+        assert len(until_closed(scraper)) > 1_000_000
+
+
+def test_other_pages_are_answered_while_many_metrics_pages_wait_for_each_other() -> None:
+    metrics, held = Registry(), HeldCollector()
+    metrics.process.register(held)
+    asked_for = threading.Semaphore(0)
+
+    def registry() -> Registry:
+        asked_for.release()
+        return metrics
+
+    views = Views(registry, lambda: None, lambda: None, None, str)
+    with serving(views) as found, ExitStack() as stack:
+        stack.callback(held.released.set)
+        scrapers = clients(stack, found, server.WORKERS + 2)
+        for client in scrapers:
+            client.sendall(request("/metrics"))
+        for _ in scrapers:
+            assert asked_for.acquire(timeout=PATIENCE)
+        for path in ("/", "/config"):
+            assert ask(f"http://{HOST}:{found.port}{path}").status == 200
 
 
 def test_a_stop_is_bounded_although_clients_take_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,8 +452,16 @@ def test_a_page_that_fails_by_a_bug_is_an_error_and_the_server_goes_on() -> None
     def broken() -> str:
         raise ValueError("a bug")
 
-    with serving(pages(broken)) as found:
+    class BrokenCollector(HeldCollector):
+        def collect(self) -> list[Metric]:
+            raise ValueError("a bug")
+
+    registry = Registry()
+    registry.process.register(BrokenCollector())
+    with serving(Views(lambda: registry, lambda: None, lambda: None, None, str, broken)) as found:
         assert ask(f"http://{HOST}:{found.port}/").status == 500
+        for encoding in ("gzip", "identity"):
+            assert ask(f"http://{HOST}:{found.port}/metrics", headers={"Accept-Encoding": encoding}).status == 500
         assert ask(f"http://{HOST}:{found.port}/-/healthy").status == 200
 
 
