@@ -71,7 +71,11 @@ class Admission:
             else:
                 self._queue.add(key, waiting, self._clock())
                 self._changed.set()
-                await waiting.admitted.wait()
+                try:
+                    await waiting.admitted.wait()
+                finally:
+                    if not waiting.admitted.is_set():
+                        self._queue.remove(key, waiting)
             yield
         finally:
             self._pages.pop(client, None)
