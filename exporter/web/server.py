@@ -1,9 +1,10 @@
 """The HTTP server: accepts connections at a bounded pace, keeps their number bounded, and makes pages in a few threads.
 
-Everything but the making of pages and the checking of passwords runs on the event loop, so a health check is answered
-while pages are being made, and a slow or silent client costs no thread.
+Pages are made, passwords checked and the web file read in other threads; the rest runs on the event loop. So a health
+check is answered meanwhile, and a slow or silent client costs no thread.
 """
 
+import errno
 import socket
 import time
 from collections.abc import Callable
@@ -35,6 +36,8 @@ PART_MAKERS = 1
 GRACE_SECONDS = 2.0
 # After a failed accept: out of file descriptors, or the client has left again.
 ACCEPT_AGAIN_SECONDS = 0.1
+OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+MORE_FILES = "raise the limit of open files (ulimit -n, LimitNOFILE= of systemd), or probe fewer targets"
 
 
 class WebServer:
@@ -79,7 +82,7 @@ class WebServer:
     async def serve(self) -> None:
         """Until cancelled; then it ends within GRACE_SECONDS, whatever its clients do."""
         async with anyio.create_task_group() as tasks:
-            with self._socket:
+            with self._socket, self._web_file.followed():
                 tasks.start_soon(self._admission.run)
                 try:
                     while True:
@@ -95,7 +98,9 @@ class WebServer:
         await anyio.wait_readable(self._socket)
         try:
             client, address = self._socket.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in OUT_OF_RESOURCES:
+                self._report("accept", f"no connection can be accepted ({error.strerror}): {MORE_FILES}")
             await anyio.sleep(ACCEPT_AGAIN_SECONDS)
             return
         tasks.start_soon(self._serve_client, client, address[0])

@@ -1,6 +1,8 @@
 """Slow, silent and greedy clients against a server: others still get their page."""
 
+import os
 import re
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -39,9 +41,12 @@ def pages(status: Callable[[], str] = lambda: SMALL, **more: Any) -> Views:
 
 @contextmanager
 def serving(
-    views: Views | None = None, web_file: WebFileState | None = None, paced_by: Admission | None = None
+    views: Views | None = None,
+    web_file: WebFileState | None = None,
+    paced_by: Admission | None = None,
+    report: Callable[[str, str], None] = lambda kind, line: None,
 ) -> Iterator[WebServer]:
-    found = WebServer(f"{HOST}:0", views or pages(), web_file, admission=paced_by)
+    found = WebServer(f"{HOST}:0", views or pages(), web_file, report, paced_by)
     with start_blocking_portal() as portal:
         life = portal.start_task_soon(found.serve)
         try:
@@ -407,6 +412,33 @@ def test_other_pages_are_answered_while_many_metrics_pages_wait_for_each_other()
             assert asked_for.acquire(timeout=PATIENCE)
         for path in ("/", "/config"):
             assert ask(f"http://{HOST}:{found.port}{path}").status == 200
+
+
+def test_being_out_of_file_descriptors_is_reported_with_the_mend() -> None:
+    reported: list[tuple[str, str]] = []
+    with serving(report=lambda kind, line: reported.append((kind, line))) as found, socket.socket() as client:
+        with no_more_files():
+            client.connect((HOST, found.port))
+            wait_until(lambda: reported, "the failed accept is reported")
+        client.settimeout(PATIENCE)
+        client.sendall(last_request("/-/healthy"))
+        assert status(client) == 200, "it accepts again when it can"
+    kind, line = reported[0]
+    assert kind == "accept"
+    assert line.startswith("no connection can be accepted (Too many open files): raise the limit of open files")
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process can open none."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_stop_is_bounded_although_clients_take_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
