@@ -69,6 +69,7 @@ class AcceptedConnection:
         self._life = anyio.CancelScope()
         self._response = anyio.CancelScope()
         self._finish_by = float("inf")
+        self._has_token = False
         self.was_admitted = False
         self.is_idle = True
         self.sending_since: float | None = None
@@ -108,6 +109,7 @@ class AcceptedConnection:
         if request is None:
             return False
         async with self._admitted(request.is_health_check, not (request.is_health_check or request.is_action)):
+            self.was_admitted = True
             with anyio.CancelScope(shield=True, deadline=self._finish_by) as self._response:
                 await self._send(request.method, await self._answer_or_bug(request))
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
@@ -121,8 +123,8 @@ class AcceptedConnection:
         # another one, because many clients may share the address of a proxy.
         key: Hashable = self if self.was_admitted else (self._address, is_health_check)
         self.is_idle = False
-        async with self._admission.admitted(self, key, wants_page):
-            self.was_admitted = True
+        has_token, self._has_token = self._has_token, False
+        async with self._admission.admitted(self, key, wants_page, has_token):
             yield
         self.is_idle = True
 
@@ -248,6 +250,7 @@ class AcceptedConnection:
             except tls_stream.ClientRefusedError as error:
                 self._report("client", f"a client was refused: {self._address}: {error}")
                 return False
+        self._has_token = True  # a handshake and the first request are one place in the pace
         return True
 
 

@@ -54,6 +54,13 @@ class FairQueue(Generic[Item]):
         """Reserves the next place in the pace, and returns in how many seconds `pop` is due."""
         return self._pace.reserve(now)
 
+    def give_back(self) -> None:
+        """The place that was reserved last was not needed."""
+        self._pace.give_back()
+
+    def count(self, wanted: Callable[[Item], bool]) -> int:
+        return sum(wanted(item) for queue in self._waiting.values() for item in queue.items)
+
     def has(self, may_go: Callable[[Item], bool]) -> bool:
         return any(_first(queue, may_go) is not None for queue in self._waiting.values())
 

@@ -38,8 +38,10 @@ class Clients:
         self._later = anyio.Event()
         await settled()
 
-    async def ask(self, name: str, wants_page: bool = False, until: anyio.Event | None = None) -> None:
-        async with self.admission.admitted(Client(), "address", wants_page):
+    async def ask(
+        self, name: str, wants_page: bool = False, until: anyio.Event | None = None, has_token: bool = False
+    ) -> None:
+        async with self.admission.admitted(Client(), "address", wants_page, has_token):
             self.answered.append(name)
             if until is not None:
                 await until.wait()
@@ -98,6 +100,32 @@ def test_an_action_does_not_wait_behind_a_page_from_the_same_address() -> None:
             tasks.start_soon(clients.ask, "action")
             await settled()
             assert clients.answered[-1] == "action"
+            assert clients.admission.waiting == 1
+
+    anyio.run(scene)
+
+
+def test_a_request_after_a_handshake_waits_for_a_place_only_and_takes_none_in_the_pace() -> None:
+    async def scene() -> None:
+        clients, end = Clients(), anyio.Event()
+        async with running(clients) as tasks:
+            for number in range(MAX_PAGES):
+                tasks.start_soon(clients.ask, f"page {number}", True, end)
+            await settled()
+            tasks.start_soon(clients.ask, "after a handshake", True, None, True)
+            await settled()
+            assert clients.admission.waiting == 1
+            end.set()
+            await settled()
+            assert clients.answered[-1] == "after a handshake"
+            for number in range(PACE_BURST - MAX_PAGES):
+                tasks.start_soon(clients.ask, f"rest of the burst {number}")
+            await settled()
+            assert clients.admission.waiting == 0
+            tasks.start_soon(clients.ask, "one more")
+            tasks.start_soon(clients.ask, "another one after a handshake", True, None, True)
+            await settled()
+            assert clients.answered[-1] == "another one after a handshake"
             assert clients.admission.waiting == 1
 
     anyio.run(scene)

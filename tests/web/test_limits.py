@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -511,12 +512,30 @@ def test_actions_are_answered_with_what_they_return() -> None:
         assert answer.text == "t w 1\n"
 
 
+def tls_web_file(authority: Authority) -> WebFileState:
+    pair = authority.sign("server", "IP:127.0.0.1")
+    web = authority.folder / "web.yml"
+    web.write_text(f"tls_server_config: {{cert_file: {pair.certificate}, key_file: {pair.key}}}\n")
+    return WebFileState(web)
+
+
+def test_over_tls_a_new_connection_counts_once_in_the_pace(tmp_path: Path, gate: Gate) -> None:
+    authority = Authority.found(tmp_path)
+    trusting = ssl.create_default_context(cafile=authority.own.certificate)
+    with serving(web_file=tls_web_file(authority), paced_by=gate.admission) as found, ExitStack() as stack:
+        stack.callback(gate.open)
+        for client in clients(stack, found, admission.PACE_BURST):
+            secure = stack.enter_context(trusting.wrap_socket(client, server_hostname=HOST))
+            secure.sendall(last_request())
+            assert status(secure) == 200
+        [one_more] = clients(stack, found, 1)
+        one_more.sendall(b"\x16\x03\x01")
+        gate.wait_for(1)
+
+
 def test_a_client_that_never_shakes_hands_keeps_no_one_from_tls(tmp_path: Path) -> None:
     authority = Authority.found(tmp_path)
-    pair = authority.sign("server", "IP:127.0.0.1")
-    web = tmp_path / "web.yml"
-    web.write_text(f"tls_server_config: {{cert_file: {pair.certificate}, key_file: {pair.key}}}\n")
-    with serving(web_file=WebFileState(web)) as found, ExitStack() as stack:
+    with serving(web_file=tls_web_file(authority)) as found, ExitStack() as stack:
         silent, half = clients(stack, found, 2)
         half.sendall(b"\x16\x03\x01")  # the beginning of a handshake
         answer = curl(f"https://{HOST}:{found.port}/", "--cacert", str(authority.own.certificate))
