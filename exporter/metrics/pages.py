@@ -38,8 +38,8 @@ def page(registry: Registry, form: Format, pause: Pause = no_pause) -> Iterator[
 
 
 def gzip_page(registry: Registry, form: Format, pause: Pause = no_pause) -> Iterator[bytes]:
-    """The same, as one gzip member."""
-    return _in_parts(gzip_member(_blocks(registry, form, pause)))
+    """The same, as one gzip member. Like `page` it does nothing before its first part is asked for."""
+    yield from _in_parts(gzip_member(_blocks(registry, form, pause)))
 
 
 def prepare(registry: Registry, pause: Pause = no_pause) -> None:

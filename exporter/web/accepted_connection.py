@@ -1,10 +1,12 @@
 """One client's connection: its requests are read and answered one after the other, each step with a deadline."""
 
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from email.utils import formatdate
-from itertools import islice
+from itertools import chain, islice
 from urllib.parse import unquote
 
 import anyio
@@ -34,12 +36,13 @@ BUG = text_response("500 Internal Server Error", "a bug of tgi-probe; its log sa
 PLAIN_ON_TLS = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\nthis port speaks HTTPS only; use https://\n"
 )
+ABSOLUTE_FORM = re.compile("https?://", re.IGNORECASE)
 # What reading or writing raises when the client has left or was too slow (TimeoutError is an OSError).
 GONE = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
 
 
 class AcceptedConnection:
-    """`answer` makes the response to a request. The parts of a body are made in the threads of `workers`.
+    """`answer` makes the response to a request. The parts of a body are made in the threads of `part_maker`.
 
     `report` gets a kind and a line for what a person should know.
     """
@@ -51,7 +54,7 @@ class AcceptedConnection:
         admission: Admission,
         web_file: WebFileState,
         answer: Callable[[ReceivedRequest], Awaitable[HttpResponse]],
-        workers: anyio.CapacityLimiter,
+        part_maker: anyio.CapacityLimiter,
         report: Callable[[str, str], None],
     ) -> None:
         self._socket = stream
@@ -60,12 +63,13 @@ class AcceptedConnection:
         self._admission = admission
         self._web_file = web_file
         self._answer = answer
-        self._workers = workers
+        self._part_maker = part_maker
         self._report = report
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=REQUEST_BYTES)
         self._life = anyio.CancelScope()
         self._response = anyio.CancelScope()
         self._finish_by = float("inf")
+        self._has_token = False
         self.was_admitted = False
         self.is_idle = True
         self.sending_since: float | None = None
@@ -105,6 +109,7 @@ class AcceptedConnection:
         if request is None:
             return False
         async with self._admitted(request.is_health_check, not (request.is_health_check or request.is_action)):
+            self.was_admitted = True
             with anyio.CancelScope(shield=True, deadline=self._finish_by) as self._response:
                 await self._send(request.method, await self._answer_or_bug(request))
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
@@ -118,17 +123,26 @@ class AcceptedConnection:
         # another one, because many clients may share the address of a proxy.
         key: Hashable = self if self.was_admitted else (self._address, is_health_check)
         self.is_idle = False
-        async with self._admission.admitted(self, key, wants_page):
-            self.was_admitted = True
+        has_token, self._has_token = self._has_token, False
+        async with self._admission.admitted(self, key, wants_page, has_token):
             yield
         self.is_idle = True
 
     async def _answer_or_bug(self, request: ReceivedRequest) -> HttpResponse:
         try:
-            return await self._answer(request)
+            response = await self._answer(request)
+            return response if request.method == "HEAD" else await self._begun(response)
         except Exception as error:
             self._report_bug(error)
             return BUG
+
+    async def _begun(self, response: HttpResponse) -> HttpResponse:
+        """With the first parts of its body made, so that a bug there is answered before a head is sent."""
+        body = response.body
+        if isinstance(body, bytes):
+            return response
+        first = await self._next_parts(body)
+        return replace(response, body=chain(first, body) if len(first) == PARTS_AT_ONCE else b"".join(first))
 
     def _report_bug(self, error: Exception) -> None:
         self._report("page", f"a page failed by a bug of tgi-probe: {type(error).__name__}: {error}")
@@ -194,10 +208,16 @@ class AcceptedConnection:
             return
         ended = False
         while not ended:
-            parts = await to_thread.run_sync(_made, body, limiter=self._workers, abandon_on_cancel=True)
+            parts = await self._next_parts(body)
             ended = len(parts) < PARTS_AT_ONCE
             for part in parts:
                 yield part
+
+    async def _next_parts(self, body: Iterator[bytes]) -> list[bytes]:
+        """Several, because each change of thread takes time. Fewer than PARTS_AT_ONCE are the last ones."""
+        return await to_thread.run_sync(
+            lambda: list(islice(body, PARTS_AT_ONCE)), limiter=self._part_maker, abandon_on_cancel=True
+        )
 
     async def _write(self, data: bytes | None) -> None:
         """Raises TimeoutError when the client does not take it in time."""
@@ -230,12 +250,8 @@ class AcceptedConnection:
             except tls_stream.ClientRefusedError as error:
                 self._report("client", f"a client was refused: {self._address}: {error}")
                 return False
+        self._has_token = True  # a handshake and the first request are one place in the pace
         return True
-
-
-def _made(body: Iterator[bytes]) -> list[bytes]:
-    """The next parts; several, because each change of thread takes time."""
-    return list(islice(body, PARTS_AT_ONCE))
 
 
 def _check_size(body_bytes: int) -> None:
@@ -249,6 +265,6 @@ def _request(head: h11.Request) -> ReceivedRequest:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     path, _, query = head.target.decode("latin-1").partition("?")
-    if "://" in path:  # the absolute form, as for a proxy
+    if ABSOLUTE_FORM.match(path):  # as for a proxy
         path = "/" + path.partition("://")[2].partition("/")[2]
     return ReceivedRequest(head.method.decode("latin-1"), unquote(path), query, headers)

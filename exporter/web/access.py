@@ -54,7 +54,7 @@ class Guard:
         self._bucket: Bucket | None = None
 
     async def __call__(self, request: ReceivedRequest) -> HttpResponse:
-        config = self._web_file.config
+        config = self._web_file.values.config
         response = await self._guarded(request, config.rate_limit, config.basic_auth_users)
         headers = config.http_server_config.headers
         return replace(response, more_headers=(*response.more_headers, *headers.items()))

@@ -36,6 +36,7 @@ class Client(Hashable, Protocol):
 class WaitingRequest:
     client: Client
     wants_page: bool
+    has_token: bool
     admitted: anyio.Event = field(default_factory=anyio.Event)
 
 
@@ -59,19 +60,26 @@ class Admission:
         return len(self._queue)
 
     @asynccontextmanager
-    async def admitted(self, client: Client, key: Hashable, wants_page: bool) -> AsyncIterator[None]:
+    async def admitted(
+        self, client: Client, key: Hashable, wants_page: bool, has_token: bool = False
+    ) -> AsyncIterator[None]:
         """Waits until the client's request may be answered; the answer is made and sent in the block.
 
         Clients with the same `key` share their turns. Only a request that wants a page counts for MAX_PAGES.
+        One that `has_token` counts in the pace already, with the handshake before it.
         """
-        waiting = WaitingRequest(client, wants_page)
+        waiting = WaitingRequest(client, wants_page, has_token)
         try:
-            if self._may_go(waiting) and self._queue.serve_now(key, self._clock()):
+            if self._passes(waiting, key):
                 self._admit(waiting)
             else:
                 self._queue.add(key, waiting, self._clock())
                 self._changed.set()
-                await waiting.admitted.wait()
+                try:
+                    await waiting.admitted.wait()
+                finally:
+                    if not waiting.admitted.is_set():
+                        self._queue.remove(key, waiting)
             yield
         finally:
             self._pages.pop(client, None)
@@ -87,7 +95,19 @@ class Admission:
             await self._sleep(self._queue.reserve(self._clock()))
             waiting = self._queue.pop(self._clock(), self._may_go)
             if waiting is not None:
+                if waiting.has_token:
+                    self._queue.give_back()
                 self._admit(waiting)
+
+    def _passes(self, waiting: WaitingRequest, key: Hashable) -> bool:
+        """Whether it need not wait; it then counts as served."""
+        if not waiting.has_token:
+            return self._may_go(waiting) and self._queue.serve_now(key, self._clock())
+        # It takes no place that another one waits for.
+        if waiting.wants_page and len(self._pages) + self._queue.count(lambda other: other.wants_page) >= MAX_PAGES:
+            return False
+        self._queue.served(key, self._clock())
+        return True
 
     def _may_go(self, waiting: WaitingRequest) -> bool:
         return not waiting.wants_page or len(self._pages) < MAX_PAGES

@@ -54,21 +54,34 @@ class FairQueue(Generic[Item]):
         """Reserves the next place in the pace, and returns in how many seconds `pop` is due."""
         return self._pace.reserve(now)
 
+    def give_back(self) -> None:
+        """The place that was reserved last was not needed."""
+        self._pace.give_back()
+
+    def count(self, wanted: Callable[[Item], bool]) -> int:
+        return sum(wanted(item) for queue in self._waiting.values() for item in queue.items)
+
     def has(self, may_go: Callable[[Item], bool]) -> bool:
-        return any(may_go(queue.items[0]) for queue in self._waiting.values())
+        return any(_first(queue, may_go) is not None for queue in self._waiting.values())
 
     def pop(self, now: float, may_go: Callable[[Item], bool] = lambda item: True) -> Item | None:
-        """Takes out the next item among those that may go; None where there is none."""
-        ready = [(queue.served_at, key) for key, queue in self._waiting.items() if may_go(queue.items[0])]
+        """Takes out the next item among those that may go, also from behind those that may not; None: there is none."""
+        found = ((queue, key, _first(queue, may_go)) for key, queue in self._waiting.items())
+        ready = [(queue.served_at, key, item) for queue, key, item in found if item is not None]
         if not ready:
             return None
-        _, key = min(ready, key=lambda pair: pair[0])
-        queue = self._waiting[key]
-        item, queue.served_at = queue.items.popleft(), now
-        if not queue.items:
-            del self._waiting[key]
+        _, key, item = min(ready, key=lambda one: one[0])
+        self._waiting[key].served_at = now
+        self.remove(key, item)
         self.served(key, now)
         return item
+
+    def remove(self, key: Hashable, item: Item) -> None:
+        """Raises KeyError or ValueError where it does not wait."""
+        items = self._waiting[key].items
+        items.remove(item)
+        if not items:
+            del self._waiting[key]
 
     def served(self, key: Hashable, now: float) -> None:
         """Remembers when this key was served last."""
@@ -79,3 +92,7 @@ class FairQueue(Generic[Item]):
 
     def forget(self, key: Hashable) -> None:
         self._served_at.pop(key, None)
+
+
+def _first(queue: KeyQueue[Item], may_go: Callable[[Item], bool]) -> Item | None:
+    return next((item for item in queue.items if may_go(item)), None)

@@ -1,9 +1,10 @@
 """The HTTP server: accepts connections at a bounded pace, keeps their number bounded, and makes pages in a few threads.
 
-Everything but the making of pages and the checking of passwords runs on the event loop, so a health check is answered
-while pages are being made, and a slow or silent client costs no thread.
+Pages are made, passwords checked and the web file read in other threads; the rest runs on the event loop. So a health
+check is answered meanwhile, and a slow or silent client costs no thread.
 """
 
+import errno
 import socket
 import time
 from collections.abc import Callable
@@ -27,12 +28,16 @@ MAX_CONNECTIONS = 2 * MAX_IDLE_CONNECTIONS
 # The pace of new connections: accepting takes time from the probes too. Scrapers are far below.
 ACCEPT_SECONDS = 0.005
 BACKLOG = 128
-# Threads that make pages. Large metrics pages are made one at a time; the status page must not wait for them.
-WORKERS = 4
+# Threads that make the pages /, /config and the like.
+WORKERS = 3
+# Threads that make the parts of /metrics, of which only one could work at a time; others wait without a thread.
+PART_MAKERS = 1
 # After a stop, for responses that were begun.
 GRACE_SECONDS = 2.0
 # After a failed accept: out of file descriptors, or the client has left again.
 ACCEPT_AGAIN_SECONDS = 0.1
+OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+MORE_FILES = "raise the limit of open files (ulimit -n, LimitNOFILE= of systemd), or probe fewer targets"
 
 
 class WebServer:
@@ -62,6 +67,7 @@ class WebServer:
         self._report = report
         self._admission = admission or Admission()
         self._workers = anyio.CapacityLimiter(WORKERS)
+        self._part_maker = anyio.CapacityLimiter(PART_MAKERS)
         self._pace = Bucket(ACCEPT_SECONDS, MAX_IDLE_CONNECTIONS)
         self._connections: dict[AcceptedConnection, None] = {}
 
@@ -76,7 +82,7 @@ class WebServer:
     async def serve(self) -> None:
         """Until cancelled; then it ends within GRACE_SECONDS, whatever its clients do."""
         async with anyio.create_task_group() as tasks:
-            with self._socket:
+            with self._socket, self._web_file.followed():
                 tasks.start_soon(self._admission.run)
                 try:
                     while True:
@@ -92,7 +98,9 @@ class WebServer:
         await anyio.wait_readable(self._socket)
         try:
             client, address = self._socket.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in OUT_OF_RESOURCES:
+                self._report("accept", f"no connection can be accepted ({error.strerror}): {MORE_FILES}")
             await anyio.sleep(ACCEPT_AGAIN_SECONDS)
             return
         tasks.start_soon(self._serve_client, client, address[0])
@@ -106,7 +114,7 @@ class WebServer:
             except (OSError, ValueError):
                 return  # it has left again
             connection = AcceptedConnection(
-                stream, address, self._admission, self._web_file, self._guard, self._workers, self._report
+                stream, address, self._admission, self._web_file, self._guard, self._part_maker, self._report
             )
             self._connections[connection] = None
             self._push_out()

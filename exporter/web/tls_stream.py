@@ -79,8 +79,9 @@ class ServerTlsStream(ByteStream):
 
 async def secured(socket: SocketStream, received: bytes, web_file: WebFileState) -> ServerTlsStream:
     """The connection after a handshake by the newest web file. Raises ClientRefusedError."""
-    context, tls = web_file.context, web_file.config.tls_server_config
+    config, context = web_file.values
     assert context is not None, "a server that speaks TLS always has a context"
+    tls = config.tls_server_config
     stream = ServerTlsStream(socket, context, received)
     await stream.handshake(tls.client_allowed_sans if tls is not None else ())
     return stream

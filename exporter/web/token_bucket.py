@@ -16,6 +16,10 @@ class Bucket:
         self._full_at = max(self._full_at, now) + self.interval
         return max(0.0, self._full_at - now - self.interval * max(1, self.burst))
 
+    def give_back(self) -> None:
+        """The token that was reserved last was not needed."""
+        self._full_at -= self.interval
+
     def allows(self, now: float) -> bool:
         """Takes a token if there is one now."""
         full_at = max(self._full_at, now) + self.interval

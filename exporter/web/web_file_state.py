@@ -1,61 +1,83 @@
 """The web file and its certificates: read again when a file changes; after an error the last good ones stay."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from ssl import SSLContext
+from typing import NamedTuple
 
 from exporter.config.errors import SettingsError
 from exporter.config.sources import Stamp, stamp
 from exporter.web.tls import context, problem
 from exporter.web.web_file import WebFile, load
 
+# How often the files are looked at: a `stat` for each.
+LOOK_SECONDS = 1.0
+
+
+class WebFileValues(NamedTuple):
+    """What one reading gave. `context` is None without TLS."""
+
+    config: WebFile
+    context: SSLContext | None
+
 
 class WebFileState:
-    """For one thread, and cheap enough for every request: without a change it costs one `stat` for each file.
+    """`values` are those of the last reading. While `followed`, a thread of its own reads changed files again: a file
+    system that hangs holds up neither requests nor the end of the process.
 
     Whether TLS is used is decided at the start: a file that loses its `tls_server_config` later does not turn it off.
-    Raises SettingsError at the start only. `report` gets a kind and a line.
+    Raises SettingsError at the start only. `report` gets a kind and a line, also from that thread.
     """
 
     def __init__(self, path: Path | None, report: Callable[[str, str], None] = lambda kind, line: None) -> None:
         self._path = path
         self._report = report
-        self._config = WebFile()
-        self._context: SSLContext | None = None
+        self.values = WebFileValues(WebFile(), None)
         self._stamp: Stamp = ()
         if path is not None:
             try:
-                self._config, self._context, self._stamp = _read(path)
+                self.values, self._stamp = _read(path)
             except SettingsError as error:
                 raise _named(error) from None
-        self.speaks_tls = self._context is not None
+        self.speaks_tls = self.values.context is not None
 
-    @property
-    def config(self) -> WebFile:
-        self._refresh()
-        return self._config
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """In the block, `values` follow the files. Waits for nothing at its end."""
+        ended = threading.Event()
+        if self._path is not None:
+            # Not a worker of anyio: those are no daemons, and one that hangs would keep the process alive.
+            threading.Thread(target=self._follow, args=(self._path, ended), name="web file", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
 
-    @property
-    def context(self) -> SSLContext | None:
-        self._refresh()
-        return self._context
+    def _follow(self, path: Path, ended: threading.Event) -> None:
+        while not ended.wait(LOOK_SECONDS):
+            try:
+                self._refresh(path)
+            except Exception as error:
+                self._report("web file", f"a bug of tgi-probe in reading the web file: {type(error).__name__}: {error}")
 
-    def _refresh(self) -> None:
-        path = self._path
-        if path is None or (now := stamp(_files(path, self._config))) == self._stamp:
+    def _refresh(self, path: Path) -> None:
+        now = stamp(_files(path, self.values.config))
+        if now == self._stamp:
             return
         try:
-            config, fresh, self._stamp = _read(path)
+            fresh, self._stamp = _read(path)
         except SettingsError as error:
             self._stamp = now
             for line in error.problems:
                 self._report("web file", f"the web file is wrong, what was read before stays in force: {line}")
             return
-        if (fresh is not None) != self.speaks_tls:
-            change = "now has" if fresh is not None else "no longer has"
+        if (fresh.context is not None) != self.speaks_tls:
+            change = "now has" if fresh.context is not None else "no longer has"
             self._report("web file", f"{path} {change} a tls_server_config: takes effect at the next start only")
-            fresh = self._context
-        self._config, self._context = config, fresh
+            fresh = fresh._replace(context=self.values.context)
+        self.values = fresh
 
 
 def check(path: Path, with_certificates: bool) -> None:
@@ -71,14 +93,14 @@ def _named(error: SettingsError) -> SettingsError:
     return SettingsError([f"web.config_file: {line}" for line in error.problems])
 
 
-def _read(path: Path) -> tuple[WebFile, SSLContext | None, Stamp]:
+def _read(path: Path) -> tuple[WebFileValues, Stamp]:
     config = load(path)
     # Taken before the certificates are read, so that a change in between is seen next time.
     seen = stamp(_files(path, config))
     if config.tls_server_config is None:
-        return config, None, seen
+        return WebFileValues(config, None), seen
     try:
-        return config, context(config.tls_server_config), seen
+        return WebFileValues(config, context(config.tls_server_config)), seen
     except (OSError, ValueError) as error:
         raise SettingsError([f"{path}: tls_server_config{problem(config.tls_server_config, error)}"]) from None
 

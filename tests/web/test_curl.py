@@ -152,10 +152,26 @@ def test_a_renewed_certificate_is_used_without_a_restart(tmp_path: Path, server:
         before = _served_certificate(daemon)
         renewed = authority.sign("server", "DNS:localhost", serial=2)
         key.write_bytes(renewed.key.read_bytes())
+        wait_until(lambda: "do not belong together" in daemon.log, "the mismatch is in the log")
         assert _served_certificate(daemon) == before, "while key and certificate do not match, the old pair serves"
         certificate.write_bytes(renewed.certificate.read_bytes())
-        assert _served_certificate(daemon) != before
-        wait_until(lambda: "do not belong together" in daemon.log, "the mismatch is in the log")
+        wait_until(lambda: _served_certificate(daemon) != before, "the new certificate is served")
+
+
+def test_a_file_system_that_hangs_stops_neither_health_nor_the_end(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "") as daemon:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        os.replace(pipe, daemon.web)
+        writer = wait_until(lambda: _opened_by_a_reader(daemon.web), "the daemon reads the web file")
+        assert writer is not None
+        assert daemon.process is not None
+        try:
+            assert curl(f"{daemon.http}/-/healthy").status == 200
+            daemon.process.terminate()
+            assert daemon.process.wait() == 0
+        finally:
+            os.close(writer)
 
 
 @pytest.fixture(scope="module")
@@ -229,15 +245,16 @@ class TestPasswords:
         assert "$2b$" not in guarded.log
         assert "open-sesame" not in guarded.log
 
-    def test_a_changed_password_counts_at_once_and_a_broken_file_changes_nothing(self, tmp_path: Path) -> None:
+    def test_a_changed_password_counts_soon_and_a_broken_file_changes_nothing(self, tmp_path: Path) -> None:
         with Daemon(tmp_path, f"basic_auth_users: {{alice: {hashed('old')}}}\n") as daemon:
             assert curl(f"{daemon.http}/metrics", "--user", "alice:old").status == 200
             daemon.rewrite(f"basic_auth_users: {{alice: {hashed('new')}}}\n")
+            new = ("--user", "alice:new")
+            wait_until(lambda: curl(f"{daemon.http}/metrics", *new).status == 200, "the new password opens")
             assert curl(f"{daemon.http}/metrics", "--user", "alice:old").status == 401
-            assert curl(f"{daemon.http}/metrics", "--user", "alice:new").status == 200
             daemon.rewrite("basic_auth_users: {alice: plain-text}\n")
-            assert curl(f"{daemon.http}/metrics", "--user", "alice:new").status == 200
             wait_until(lambda: "must be a bcrypt hash" in daemon.log, "the broken file is in the log")
+            assert curl(f"{daemon.http}/metrics", *new).status == 200
             assert "plain-text" not in daemon.log
 
 
@@ -309,6 +326,14 @@ def _until_expired(pair: Pair) -> None:
         return done.returncode != 0
 
     wait_until(expired, "the certificate has expired")
+
+
+def _opened_by_a_reader(pipe: Path) -> int | None:
+    """The other end, kept open: the reader then waits for its data."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
 
 
 def _served_certificate(daemon: Daemon) -> bytes:

@@ -95,6 +95,23 @@ def test_those_with_one_key_are_let_in_as_they_came() -> None:
     assert [queue.pop(2.0) for _ in range(3)] == ["first", "second", "third"]
 
 
+def test_one_that_may_not_go_yet_holds_back_none_behind_it() -> None:
+    queue: FairQueue[str] = FairQueue(PACE, BURST)
+    for one in ("page", "action", "page again"):
+        queue.add("key", one, 1.0)
+    assert queue.has(lambda item: item == "action")
+    assert queue.pop(2.0, lambda item: item == "action") == "action"
+    assert [queue.pop(2.0) for _ in range(3)] == ["page", "page again", None]
+
+
+def test_one_that_was_taken_out_is_not_served() -> None:
+    queue: FairQueue[str] = FairQueue(PACE, BURST)
+    for one in ("first", "second"):
+        queue.add("key", one, 1.0)
+    queue.remove("key", "first")
+    assert (len(queue), queue.pop(2.0)) == (1, "second")
+
+
 def test_strangers_go_before_who_asked_lately_and_after_who_is_known_and_waited_longer() -> None:
     queue: FairQueue[str] = FairQueue(PACE, BURST)
     queue.served("known", 100.0 - NEW_KEY_SECONDS - 1)

@@ -1,92 +1,42 @@
 """Slow, silent and greedy clients against a server: others still get their page."""
 
+import os
 import re
-import select
+import resource
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from exporter.config.settings import Settings
-from exporter.metrics.catalogue import layout
 from exporter.metrics.collector import Registry
-from exporter.metrics.record import Metrics
-from exporter.plan.targets import plans
 from exporter.web import accepted_connection, admission, server
-from exporter.web.admission import Admission
 from exporter.web.routes import Views
 from exporter.web.server import WebServer
-from exporter.web.web_file_state import WebFileState
 from tests.processes import PATIENCE, ask, wait_until
 from tests.web.certificates import Authority
+from tests.web.clients import (
+    HOST,
+    clients,
+    last_request,
+    pages,
+    request,
+    serving,
+    status,
+    tls_web_file,
+    until_closed,
+    whole,
+)
 from tests.web.test_curl import curl
-
-HOST = "127.0.0.1"
-SMALL, LARGE = "x" * 5, "x" * 16_000_000
-
-
-def pages(status: Callable[[], str] = lambda: SMALL, **more: Any) -> Views:
-    """`/` is a small page, `/config` a large one."""
-    return Views(Registry, lambda: None, lambda: None, None, lambda: LARGE, status, **more)
-
-
-@contextmanager
-def serving(
-    views: Views | None = None, web_file: WebFileState | None = None, paced_by: Admission | None = None
-) -> Iterator[WebServer]:
-    found = WebServer(f"{HOST}:0", views or pages(), web_file, admission=paced_by)
-    with start_blocking_portal() as portal:
-        life = portal.start_task_soon(found.serve)
-        try:
-            yield found
-        finally:
-            life.cancel()
 
 
 @pytest.fixture
 def running() -> Iterator[WebServer]:
     with serving() as found:
         yield found
-
-
-def clients(stack: ExitStack, found: WebServer, number: int) -> list[socket.socket]:
-    return [stack.enter_context(socket.create_connection((HOST, found.port), PATIENCE)) for _ in range(number)]
-
-
-def request(path: str = "/", *headers: str, method: str = "GET") -> bytes:
-    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: x", *headers, "\r\n")).encode()
-
-
-def last_request(path: str = "/") -> bytes:
-    return request(path, "Connection: close")
-
-
-def status(client: socket.socket) -> int:
-    return int(client.recv(12).split()[1])
-
-
-def whole(client: socket.socket, ends_with: bytes) -> bytes:
-    answered = bytearray()
-    while not answered.endswith(ends_with):
-        part = client.recv(65536)
-        assert part, f"closed after {len(answered)} bytes"
-        answered += part
-    return bytes(answered)
-
-
-def until_closed(client: socket.socket) -> None:
-    client.settimeout(PATIENCE)
-    try:
-        while client.recv(65536):
-            pass
-    except ConnectionError:
-        pass
 
 
 def test_clients_that_say_nothing_keep_no_one_from_a_page(running: WebServer) -> None:
@@ -196,156 +146,51 @@ def test_requests_that_come_together_are_answered_one_after_the_other(running: W
         assert re.findall(rb"HTTP/1.1 (\d+)", answered) == [b"405", b"200", b"404"]
 
 
-class Gate:
-    """Time stands still at the server's admission: after the burst each turn waits until it is opened."""
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_path_that_only_contains_an_address_names_no_other_page(method: str) -> None:
+    async def reload() -> list[str]:
+        raise AssertionError("not asked for")
 
-    def __init__(self, now: float = 100.0) -> None:
-        self.now = now
-        self.admission = Admission(lambda: self.now, self._sleep)
-        self._turns = threading.Semaphore(0)
-        self._open = False
-
-    async def _sleep(self, seconds: float) -> None:
-        if seconds > 0 and not self._open:
-            await anyio.to_thread.run_sync(self._turns.acquire, True, PATIENCE)
-
-    def use_up_the_burst(self, found: WebServer) -> None:
-        for _ in range(admission.PACE_BURST):
-            assert ask(f"http://{HOST}:{found.port}/").status == 200
-
-    def wait_for(self, number: int) -> None:
-        wait_until(lambda: self.admission.waiting == number, f"{number} requests wait")
-
-    def let_one_in(self) -> None:
-        self._turns.release()
-
-    def open(self) -> None:
-        self._open = True
-        self._turns.release()
-
-    def rude_and_polite(self, found: WebServer, stack: ExitStack, polite: socket.socket, sent: bytes) -> None:
-        """Many new connections ask, and after them a polite client."""
-        rude = clients(stack, found, 20)
-        for client in rude:
-            client.sendall(last_request())
-        self.wait_for(len(rude))
-        polite.sendall(sent)
-        self.wait_for(len(rude) + 1)
+    with serving(Views(Registry, lambda: None, lambda: None, reload, str)) as found, ExitStack() as stack:
+        for path in ("/metrics://x/config", "/metrics://x/-/reload", "metrics://x/config"):
+            [client] = clients(stack, found, 1)
+            client.sendall(request(path, method=method))
+            assert status(client) == (404 if method == "GET" else 405)
 
 
-@pytest.fixture
-def gate() -> Gate:
-    return Gate()
-
-
-@pytest.fixture
-def gated(gate: Gate) -> Iterator[WebServer]:
-    with serving(paced_by=gate.admission) as found:
-        yield found
-        gate.open()
-
-
-def test_a_flood_is_let_in_at_the_pace_only(gate: Gate, gated: WebServer) -> None:
-    gate.use_up_the_burst(gated)
+@pytest.mark.parametrize("path", ["http://x/config?a", "HTTPS://x/config", "http://x"])
+def test_a_request_may_name_the_whole_address(running: WebServer, path: str) -> None:
     with ExitStack() as stack:
-        [client] = clients(stack, gated, 1)
-        client.sendall(request())
-        gate.wait_for(1)
-        gate.open()
+        [client] = clients(stack, running, 1)
+        client.sendall(request(path))
         assert status(client) == 200
 
 
-def test_a_health_check_is_let_in_before_a_crowd_from_the_same_address(gate: Gate, gated: WebServer) -> None:
-    gate.use_up_the_burst(gated)
-    with ExitStack() as stack:
-        [polite] = clients(stack, gated, 1)
-        gate.rude_and_polite(gated, stack, polite, last_request("/-/healthy"))
-        gate.let_one_in()
-        assert status(polite) == 200
-        assert gate.admission.waiting == 20, "all others still wait"
-        gate.open()
-
-
-def test_a_connection_that_stayed_open_is_let_in_before_a_crowd_of_new_ones(gate: Gate, gated: WebServer) -> None:
-    with ExitStack() as stack:
-        [polite] = clients(stack, gated, 1)
-        gate.now = 50.0
-        polite.sendall(request())
-        whole(polite, b"xxxxx")
-        gate.now = 100.0
-        gate.use_up_the_burst(gated)
-        gate.rude_and_polite(gated, stack, polite, request())
-        gate.let_one_in()
-        assert status(polite) == 200
-        assert gate.admission.waiting == 20, "all others still wait"
-        gate.open()
-
-
-def test_those_who_wait_for_their_turn_are_not_pushed_out_but_the_silent_are(gate: Gate, gated: WebServer) -> None:
-    gate.use_up_the_burst(gated)
-    with ExitStack() as stack:
-        waiting = clients(stack, gated, server.MAX_IDLE_CONNECTIONS)
-        for client in waiting:
-            client.sendall(last_request())
-        gate.wait_for(len(waiting))
-        silent, *_ = clients(stack, gated, server.MAX_IDLE_CONNECTIONS + 1)
-        until_closed(silent)
-        gate.open()
-        assert all(status(client) == 200 for client in waiting)
+def test_being_out_of_file_descriptors_is_reported_with_the_mend() -> None:
+    reported: list[tuple[str, str]] = []
+    with serving(report=lambda kind, line: reported.append((kind, line))) as found, socket.socket() as client:
+        with no_more_files():
+            client.connect((HOST, found.port))
+            wait_until(lambda: reported, "the failed accept is reported")
+        client.settimeout(PATIENCE)
+        client.sendall(last_request("/-/healthy"))
+        assert status(client) == 200, "it accepts again when it can"
+    kind, line = reported[0]
+    assert kind == "accept"
+    assert line.startswith("no connection can be accepted (Too many open files): raise the limit of open files")
 
 
 @contextmanager
-def pages_under_way() -> Iterator[tuple[WebServer, threading.Semaphore]]:
-    """A server whose every worker makes a page that does not end before the block does."""
-    begun, may_end = threading.Semaphore(0), threading.Event()
-
-    def status() -> str:
-        begun.release()
-        may_end.wait(PATIENCE)
-        return SMALL
-
-    with serving(pages(status)) as found:
-        try:
-            yield found, begun
-        finally:
-            may_end.set()
-
-
-def test_health_is_answered_while_as_many_pages_are_made_as_can_be() -> None:
-    with pages_under_way() as (found, begun), ExitStack() as stack:
-        for client in clients(stack, found, admission.MAX_PAGES + 5):
-            client.sendall(last_request())
-        for _ in range(server.WORKERS):
-            assert begun.acquire(timeout=PATIENCE)
-        assert ask(f"http://{HOST}:{found.port}/-/healthy").status == 200
-
-
-def test_health_is_answered_while_the_page_of_256_targets_is_made() -> None:
-    settings = Settings.model_validate(
-        {
-            "targets": [{"name": f"t{number}", "address": f"h:{number}"} for number in range(1, 257)],
-            "workloads": [{"name": "chat", "batch_sizes": [1, 2, 4, 8]}],
-        }
-    )
-    metrics = Metrics(layout(settings))
-    metrics.configure(settings)
-    for plan in plans(settings).values():
-        metrics.announce(plan)
-    begun = threading.Event()
-
-    def registry() -> Registry:
-        begun.set()
-        return metrics.registry
-
-    with serving(Views(registry, lambda: None, lambda: None, None, str)) as found, ExitStack() as stack:
-        scraper, kubelet = clients(stack, found, 2)
-        scraper.sendall(request("/metrics", "Accept-Encoding: gzip"))
-        assert begun.wait(PATIENCE)
-        kubelet.sendall(last_request("/-/healthy"))
-        readable, _, _ = select.select([scraper, kubelet], [], [], PATIENCE)
-        assert readable == [kubelet], "health comes before the page's first byte"
-        assert status(kubelet) == 200
-        assert len(whole(scraper, b"\r\n0\r\n\r\n")) > 1_000_000
+def no_more_files() -> Iterator[None]:
+    """This process can open none."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_stop_is_bounded_although_clients_take_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,43 +202,6 @@ def test_a_stop_is_bounded_although_clients_take_nothing(monkeypatch: pytest.Mon
             assert status(slow) == 200
         assert found.open_connections == 0
         until_closed(silent)
-
-
-def test_a_page_under_way_is_sent_whole_after_the_stop() -> None:
-    begun, may_end = threading.Event(), threading.Event()
-
-    def page() -> str:
-        begun.set()
-        may_end.wait(PATIENCE)
-        return SMALL
-
-    with start_blocking_portal() as portal, ExitStack() as stack:
-        found = WebServer(f"{HOST}:0", pages(page))
-        life = portal.start_task_soon(found.serve)
-        [client] = clients(stack, found, 1)
-        client.sendall(last_request())
-        assert begun.wait(PATIENCE)
-        life.cancel()
-        wait_until(lambda: _refused(found.port), "no one is accepted any more")
-        may_end.set()
-        assert whole(client, b"xxxxx")
-
-
-def _refused(port: int) -> bool:
-    try:
-        socket.create_connection((HOST, port), PATIENCE).close()
-    except ConnectionRefusedError:
-        return True
-    return False
-
-
-def test_a_page_that_fails_by_a_bug_is_an_error_and_the_server_goes_on() -> None:
-    def broken() -> str:
-        raise ValueError("a bug")
-
-    with serving(pages(broken)) as found:
-        assert ask(f"http://{HOST}:{found.port}/").status == 500
-        assert ask(f"http://{HOST}:{found.port}/-/healthy").status == 200
 
 
 def test_actions_are_answered_with_what_they_return() -> None:
@@ -412,10 +220,7 @@ def test_actions_are_answered_with_what_they_return() -> None:
 
 def test_a_client_that_never_shakes_hands_keeps_no_one_from_tls(tmp_path: Path) -> None:
     authority = Authority.found(tmp_path)
-    pair = authority.sign("server", "IP:127.0.0.1")
-    web = tmp_path / "web.yml"
-    web.write_text(f"tls_server_config: {{cert_file: {pair.certificate}, key_file: {pair.key}}}\n")
-    with serving(web_file=WebFileState(web)) as found, ExitStack() as stack:
+    with serving(web_file=tls_web_file(authority)) as found, ExitStack() as stack:
         silent, half = clients(stack, found, 2)
         half.sendall(b"\x16\x03\x01")  # the beginning of a handshake
         answer = curl(f"https://{HOST}:{found.port}/", "--cacert", str(authority.own.certificate))

@@ -64,4 +64,4 @@ def test_an_empty_file_means_plain_http_open_to_all(tmp_path: Path) -> None:
     file.write_text("")
     state = WebFileState(file)
     assert not state.speaks_tls
-    assert not state.config.basic_auth_users
+    assert not state.values.config.basic_auth_users
