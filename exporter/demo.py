@@ -36,8 +36,8 @@ def run(port: int) -> int:
         # They listen before the daemon starts. Otherwise the demo would begin with a failed probe.
         stack.enter_context(_simulated("--listen", f"unix://{socket}", "--ranks", "2", lines=2))
         targets = [SHARD.format(socket=socket)]
-        [said] = stack.enter_context(_simulated("--router-http", "127.0.0.1:0", "--ranks", "2", lines=1))
-        targets.append(ROUTER.format(router=said.rpartition(" ")[2]))
+        [line] = stack.enter_context(_simulated("--router-http", "127.0.0.1:0", "--ranks", "2", lines=1))
+        targets.append(ROUTER.format(router=line.rpartition(" ")[2]))
         config = folder / "demo.yaml"
         config.write_text(CONFIG.format(targets="\n".join(targets), port=port))
         return app.run(config, on_ready=_show)
@@ -51,9 +51,9 @@ def _simulated(*words: str, lines: int) -> Iterator[list[str]]:
     with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
-            said = [server.stdout.readline().strip() for _ in range(lines)]
-            print("\n".join(said), flush=True)
-            yield said
+            first_lines = [server.stdout.readline().strip() for _ in range(lines)]
+            print("\n".join(first_lines), flush=True)
+            yield first_lines
         finally:
             server.terminate()
             print(server.stdout.read(), end="")

@@ -16,7 +16,7 @@ from exporter.daemon.journal import set_up
 from exporter.daemon.ledger import Recorder
 from exporter.daemon.manual_probe import STOPPING
 from exporter.daemon.probed_targets import ProbedTargets
-from exporter.plan.targets import Plan, change, plans
+from exporter.plan.targets import Change, Plan, change, plans
 
 logger = logging.getLogger("tgi_probe")
 # How long somebody waits for the answer over HTTP.
@@ -89,6 +89,7 @@ class Reloads:
             return await self._reload()
         except Exception as error:
             logger.critical("the reload ended by a bug of tgi-probe; restart it", exc_info=True)
+            # Not in a worker thread: that there is none may be the bug.
             self._recorder.metrics.reloaded(False)
             return [f"the reload ended by a bug of tgi-probe ({type(error).__name__}: {error}); restart it"]
 
@@ -98,7 +99,7 @@ class Reloads:
         except SettingsError as error:
             for problem in error.problems:
                 logger.error("reload refused, the old configuration stays in force: %s", problem)
-            self._recorder.metrics.reloaded(False)
+            await to_thread.run_sync(self._recorder.metrics.reloaded, False)
             return error.problems
         if settings.web != self._recorder.settings.web:
             logger.warning("web: takes effect at the next start only")
@@ -109,14 +110,7 @@ class Reloads:
         await self._targets.drain(leaving, anyio.current_time())
         if self._closed:
             return [STOPPING]
-        for name in what.leaving:
-            if name in new:
-                self._recorder.metrics.narrow(new[name], old[name])
-            else:
-                self._recorder.metrics.forget(name)
-            self._recorder.forget(name)
-        self._change_objectives(settings, [plan for name, plan in new.items() if name not in what.arriving])
-        self._recorder.settings = settings
+        await to_thread.run_sync(self._take_over, settings, old, new, what)
         set_up(settings.log_level, settings.log_format)
         await self._targets.start(new[name] for name in what.arriving)
         logger.info(
@@ -127,6 +121,17 @@ class Reloads:
             len(what.leaving),
         )
         return []
+
+    def _take_over(self, settings: Settings, old: dict[str, Plan], new: dict[str, Plan], what: Change) -> None:
+        """In a worker thread: a page that is being made holds it up, and with hundreds of targets it takes a while."""
+        for name in what.leaving:
+            if name in new:
+                self._recorder.metrics.narrow(new[name], old[name])
+            else:
+                self._recorder.metrics.forget(name)
+            self._recorder.forget(name)
+        self._change_objectives(settings, [plan for name, plan in new.items() if name not in what.arriving])
+        self._recorder.settings = settings
 
     def _change_objectives(self, settings: Settings, staying: Sequence[Plan]) -> None:
         """New objectives on the old instruments; everything that still exists goes on counting."""

@@ -165,9 +165,10 @@ class Family(Generic[ChildType]):
     def clear(self) -> None:
         self.groups.clear()
 
-    def keep(self, wanted: Callable[[Mapping[str, str]], bool]) -> None:
-        """Remove every child whose labels are not wanted."""
-        for group in self.groups.values():
+    def keep(self, wanted: Callable[[Mapping[str, str]], bool], target: str | None = None) -> None:
+        """Remove every child whose labels are not wanted; with `target`, only among that target's children."""
+        for name in self.groups if target is None else self.groups.keys() & {target}:
+            group = self.groups[name]
             for values in list(group.children):
                 if not wanted(dict(zip(self.label_names, values, strict=True))):
                     del group.children[values]

@@ -171,11 +171,9 @@ class Metrics:
         workloads = {workload.name for workload in plan.workloads}
         for family in self.registry.probes.families:
             if "batch_size" in family.label_names:
-                family.keep(
-                    lambda labels: labels["target"] != name or (labels["workload"], labels["batch_size"]) in planned
-                )
+                family.keep(lambda labels: (labels["workload"], labels["batch_size"]) in planned, name)
         for family in (self.families.corrections, self.families.estimated):
-            family.keep(lambda labels: labels["target"] != name or labels["workload"] in workloads)
+            family.keep(lambda labels: labels["workload"] in workloads, name)
 
     # --- what happens
 
@@ -283,9 +281,9 @@ class Metrics:
         if facts is None or self._facts.get(target) == facts:
             return
         self._facts[target] = facts
-        said = (kind, facts.protocol, facts.model, facts.dtype, facts.device, facts.attention, str(facts.ranks))
+        values = (kind, facts.protocol, facts.model, facts.dtype, facts.device, facts.attention, str(facts.ranks))
         self.families.target_info.remove(target)
-        self._child(self.families.target_info, target, *said).set(1)
+        self._child(self.families.target_info, target, *values).set(1)
 
     @queued
     def reloaded(self, ok: bool) -> None:

@@ -1,5 +1,6 @@
 """What a reload does to series that were already counting."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,3 +76,16 @@ def test_corrections_and_estimates_are_recorded_by_workload_and_leave_with_it() 
     metrics.narrow(replace(plan, workloads=()), plan)
     assert read("tgi_probe_correction_requests_total") is None
     assert read("tgi_probe_token_counts_estimated", count="prompt") is None
+
+
+def test_what_a_changed_target_keeps_is_asked_of_its_own_series_only() -> None:
+    metrics = counting(settings([1, 2]))
+    asked: list[str] = []
+
+    def wanted(labels: Mapping[str, str]) -> bool:
+        asked.append(labels["target"])
+        return True
+
+    metrics.families.success.keep(wanted, "a")
+    metrics.families.success.keep(wanted, "of no series")
+    assert asked == ["a", "a"]
