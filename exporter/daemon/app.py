@@ -29,6 +29,7 @@ from exporter.web.web_file_state import WebFileState
 
 logger = logging.getLogger("tgi_probe")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
 SWITCH_SECONDS = 0.0001
 
 
@@ -55,7 +56,7 @@ class Daemon:
         self.recorder = Recorder(metrics, settings)
 
     def run(self) -> int:
-        """Blocks the main thread, which the signals need. Answers the exit code."""
+        """Blocks the main thread, which the signals need. Answers the exit code. Later signals are ignored."""
         anyio.run(self.serve)
         return 0
 
@@ -66,7 +67,7 @@ class Daemon:
         reloads = Reloads(self._read, self.recorder, targets, tasks)
         stopped_at = None
         with (
-            anyio.open_signal_receiver(*STOP_SIGNALS, signal.SIGHUP) as signals,
+            anyio.open_signal_receiver(*SIGNALS) as signals,
             contextlib.closing(self._bind(PageData(self.recorder, targets), reloads)) as server,
         ):
             async with http, probing:
@@ -87,6 +88,7 @@ class Daemon:
                         await targets.drain(targets.names, stopped_at or anyio.current_time())
                 probing.cancel_scope.cancel()
                 http.cancel_scope.cancel()
+        ignore(*SIGNALS)  # their handlers are gone, and another signal must change neither the end nor the exit code
         logger.info("stopped")
 
     def _bind(self, data: PageData, reloads: Reloads) -> WebServer:
@@ -125,10 +127,13 @@ async def _until_stop(signals: AsyncIterator[signal.Signals], tasks: TaskGroup, 
 def run(config: Path | None, on_ready: Callable[[int], None] = lambda port: None) -> int:
     """The daemon, until a signal. 0 after a graceful stop; SettingsError before it has begun."""
     tune_interpreter()
-    code = Daemon(lambda: load(config), on_ready, config).run()
-    for number in STOP_SIGNALS:  # another one must not end the process sooner, nor with another code
+    return Daemon(lambda: load(config), on_ready, config).run()
+
+
+def ignore(*numbers: signal.Signals) -> None:
+    """For the rest of the process."""
+    for number in numbers:
         signal.signal(number, signal.SIG_IGN)
-    return code
 
 
 def tune_interpreter() -> None:

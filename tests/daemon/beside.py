@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from exporter.config.settings import Settings
-from exporter.daemon.app import Daemon
+from exporter.daemon.app import SIGNALS, Daemon
 from tests.processes import PATIENCE
 
 
@@ -22,8 +22,13 @@ def run_beside(read: Callable[[], Settings], body: Callable[[int], None]) -> int
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run_body)
-        code = Daemon(read, ports.put).run()
-        running.result()
-    return code
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(run_body)
+            code = Daemon(read, ports.put).run()
+            running.result()
+        return code
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

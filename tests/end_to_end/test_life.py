@@ -1,5 +1,6 @@
 """The daemon's life: start, health, reload, a target that comes later, the stop; with real signals."""
 
+import itertools
 import json
 import signal
 from collections.abc import Iterator
@@ -131,6 +132,20 @@ def test_a_second_signal_during_the_stop_does_no_harm(tmp_path: Path, shard: Sim
         shard.command("fault?kind=none")
         assert daemon.process.wait() == 0, daemon.process.output
     assert shard.batches() == 0
+
+
+def test_signals_after_the_stop_until_the_process_is_gone_do_not_change_its_exit_code(tmp_path: Path) -> None:
+    with daemon_running(write_config(tmp_path / "config.yaml", "127.0.0.1:1")) as daemon:
+        daemon.process.terminate()
+        wait_until(lambda: "INFO stopped" in daemon.process.stderr, "the stop", every=0.001)
+        numbers = itertools.cycle((signal.SIGTERM, signal.SIGHUP))
+
+        def is_gone() -> bool:
+            daemon.process.send(next(numbers))
+            return daemon.process.returncode is not None
+
+        wait_until(is_gone, "the end", every=0.001)
+        assert daemon.process.wait() == 0, daemon.process.output
 
 
 def test_a_port_in_use_is_one_line_and_exit_code_2(tmp_path: Path, shard: SimulatedShard) -> None:
