@@ -80,12 +80,14 @@ class Daemon:
                         self._on_ready(server.port)
                         await _until_stop(signals, tasks, reloads)
                         stopped_at = anyio.current_time()
-                        await reloads.close()
+                        reloads.close()
+                        targets.stop(targets.names)
                         tasks.cancel_scope.cancel()
                 finally:
                     # Whatever ends it, no batch stays behind.
                     with anyio.CancelScope(shield=True):
-                        await targets.drain(targets.names, stopped_at or anyio.current_time())
+                        targets.stop(targets.names)  # one may have been started meanwhile
+                        await targets.drain(stopped_at or anyio.current_time())
                 probing.cancel_scope.cancel()
                 http.cancel_scope.cancel()
         ignore(*SIGNALS)  # their handlers are gone, and another signal must change neither the end nor the exit code

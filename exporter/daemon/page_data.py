@@ -3,6 +3,7 @@
 import json
 
 import anyio
+from anyio import to_thread
 
 from exporter import __version__
 from exporter.config import dump
@@ -69,7 +70,7 @@ class PageData:
                 answer = await result_of(runner.manual_probes.request(series))
                 if isinstance(answer, str):
                     return "503 Service Unavailable", answer
-                return "200 OK", transcript(answer, sent)
+                return "200 OK", await to_thread.run_sync(transcript, answer, sent)
         finally:
             self._manual_probes.release()
         return "503 Service Unavailable", f"not within {MANUAL_PROBE_SECONDS:g} s: the target is busy with other probes"

@@ -9,9 +9,9 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import anyio
-from anyio import from_thread, to_thread
 from anyio.abc import TaskGroup
 
 from exporter.config.target import Target
@@ -48,13 +48,13 @@ class ProbedTarget:
         self.ended = anyio.Event()
         self._began = self._stopped = self._failed = False
 
-    async def run(self, alone: anyio.Lock) -> None:
-        """Until all runners have ended. They run while it holds `alone`; a predecessor whose thread hangs has it still.
+    async def run(self, target_lock: anyio.Lock) -> None:
+        """Until all runners have ended. The lock belongs to the target's name: its holder alone probes the target.
 
-        What was due while a predecessor had the target is skipped as busy.
+        A predecessor whose thread hangs still holds it. What was due meanwhile is skipped as busy.
         """
-        had_to_wait = alone.locked()
-        async with alone:
+        had_to_wait = target_lock.locked()
+        async with target_lock:
             if self._stopped:
                 return
             self._began = True
@@ -66,7 +66,7 @@ class ProbedTarget:
         self.ended.set()
 
     async def _run_thread(self, runner: Runner | LoadRunner) -> None:
-        """A thread must never end unseen."""
+        """A bug that ends the thread is logged, and makes the daemon unhealthy."""
         try:
             await run_in_daemon_thread(runner.run, f"probe-{self.name}")
         except Exception:
@@ -112,8 +112,9 @@ class ProbedTargets:
         self._tasks = tasks
         self._targets: dict[str, ProbedTarget] = {}
         # Only one at a time probes a target of this name.
-        self._alone: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._target_locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._quarantines: dict[str, Quarantine] = {}
+        self._leaving: list[ProbedTarget] = []
         self._started = 0
 
     @property
@@ -136,10 +137,14 @@ class ProbedTargets:
     # --- start
 
     async def start(self, arriving: Iterable[Plan]) -> None:
-        """In a worker thread, so that the event loop goes on: with hundreds of targets it takes seconds."""
-        await to_thread.run_sync(self._start, list(arriving))
+        """In threads, so that the event loop goes on: with hundreds of targets it takes seconds."""
+        plans = list(arriving)
+        await run_in_daemon_thread(lambda: self._announce(plans), "announce")
+        # Only now: the first probes would be late while the series and lines of hundreds of targets are made.
+        for plan in plans:
+            self._begin(await run_in_daemon_thread(partial(self._open, plan), f"open-{plan.target.name}"))
 
-    def _start(self, arriving: Sequence[Plan]) -> None:
+    def _announce(self, arriving: Sequence[Plan]) -> None:
         for line in (*too_large(arriving), *doubled_paths(self._recorder.settings)):
             logger.warning("%s", line)
         for plan in arriving:
@@ -149,9 +154,6 @@ class ProbedTargets:
                 logger.warning("target %s has no workload: it is only checked for being up", plan.target.name)
         prepare(self._recorder.metrics.registry, Pauses())
         spare_collector()
-        # Only now: the first probes would be late while the series and lines of hundreds of targets are made.
-        for plan in arriving:
-            from_thread.run_sync(self._begin, self._open(plan))
 
     def _open(self, plan: Plan) -> ProbedTarget:
         own_requests = OwnRequests()
@@ -175,22 +177,29 @@ class ProbedTargets:
 
     def _begin(self, target: ProbedTarget) -> None:
         self._targets[target.name] = target
-        self._tasks.start_soon(target.run, self._alone[target.name])
+        self._tasks.start_soon(target.run, self._target_locks[target.name])
 
     # --- stop
 
-    async def drain(self, names: Iterable[str], since: float) -> None:
-        """Stop these targets: all are told first, so that it takes as long as the slowest.
+    def stop(self, names: Iterable[str]) -> None:
+        """Tell these targets to stop; `drain` waits for them."""
+        for name in names:
+            target = self._targets.pop(name)
+            target.stop()
+            self._leaving.append(target)
+
+    async def drain(self, since: float) -> None:
+        """Until all that were told to stop have ended, also those of a drain that was cancelled.
 
         `since` is when the stop was asked for (`anyio.current_time`). DRAIN_SECONDS after it their calls are ended. A
         thread that hangs even then is left behind.
         """
-        leaving = [self._targets.pop(name) for name in names]
-        for target in leaving:
-            target.stop()
         with anyio.CancelScope(deadline=since + DRAIN_SECONDS):
-            await _all_ended(leaving)
-        stuck = [target for target in leaving if not target.ended.is_set()]
+            await _all_ended(self._leaving)
+        await self._cut([target for target in self._leaving if not target.ended.is_set()])
+        self._leaving.clear()
+
+    async def _cut(self, stuck: Sequence[ProbedTarget]) -> None:
         if not stuck:
             return
         stuck_names = ", ".join(target.name for target in stuck)

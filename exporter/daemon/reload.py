@@ -16,6 +16,7 @@ from exporter.daemon.journal import set_up
 from exporter.daemon.ledger import Recorder
 from exporter.daemon.manual_probe import STOPPING
 from exporter.daemon.probed_targets import ProbedTargets
+from exporter.daemon.threads import run_in_daemon_thread
 from exporter.plan.targets import Change, Plan, change, plans
 
 logger = logging.getLogger("tgi_probe")
@@ -56,32 +57,36 @@ class Reloads:
         """
         if self._closed:
             return [STOPPING]
-        answer = [f"the reload is still under way after {ANSWER_SECONDS:g} s; see the log"]
+        answer = [STOPPING]
         done = anyio.Event()
 
         async def run() -> None:
             nonlocal answer
-            async with self._one_at_a_time:
-                answer = [STOPPING] if self._closed else await self._guarded_reload()
-            done.set()
+            try:
+                async with self._one_at_a_time:
+                    answer = await self._guarded_reload()
+            finally:
+                done.set()
 
         self._tasks.start_soon(run)
         with anyio.move_on_after(ANSWER_SECONDS):
             await done.wait()
-        return answer
+            return answer
+        return [f"the reload is still under way after {ANSWER_SECONDS:g} s; see the log"]
 
-    async def close(self) -> None:
-        """Refuse what is still to come, and wait for the reload under way."""
+    def close(self) -> None:
+        """Refuse what is still to come. The reload under way ends when its tasks are cancelled."""
         self._closed = True
-        async with self._one_at_a_time:
-            pass
 
     async def watch(self, file: ConfigurationFile) -> None:
         """Reload when the file changes, as long as the settings ask for it."""
         while True:
             await anyio.sleep(LOOK_AT_FILE_SECONDS)
-            if self._recorder.settings.reload_on_change and await to_thread.run_sync(file.changed):
-                await self.reload()
+            try:
+                if self._recorder.settings.reload_on_change and await run_in_daemon_thread(file.changed, "stat"):
+                    await self.reload()
+            except Exception:  # such as no thread to be had at the moment
+                logger.exception("tgi-probe failed while it looked whether the configuration file changed")
 
     async def _guarded_reload(self) -> list[str]:
         """A bug in a reload must not end the daemon."""
@@ -95,7 +100,8 @@ class Reloads:
 
     async def _reload(self) -> list[str]:
         try:
-            settings = await to_thread.run_sync(self._read)
+            # It may hang, as a file on a network does. That must not keep the daemon from stopping.
+            settings = await run_in_daemon_thread(self._read, "read-configuration")
         except SettingsError as error:
             for problem in error.problems:
                 logger.error("reload refused, the old configuration stays in force: %s", problem)
@@ -107,9 +113,8 @@ class Reloads:
         what = change(old, new)
         running = set(self._targets.names)
         leaving = [name for name in what.leaving if name in running]
-        await self._targets.drain(leaving, anyio.current_time())
-        if self._closed:
-            return [STOPPING]
+        self._targets.stop(leaving)
+        await self._targets.drain(anyio.current_time())
         await to_thread.run_sync(self._take_over, settings, old, new, what)
         set_up(settings.log_level, settings.log_format)
         await self._targets.start(new[name] for name in what.arriving)

@@ -10,10 +10,11 @@ import pytest
 
 from exporter.config.settings import Settings
 from exporter.daemon import probed_targets, reload
+from exporter.daemon.probed_targets import ProbedTarget
 from exporter.probes.shard import prober as shard_prober
 from exporter.simulator import Fault, Shard
 from tests.daemon.beside import run_beside
-from tests.processes import Reply, ask, wait_until
+from tests.processes import PATIENCE, Reply, ask, wait_until
 from tests.simulator.caller import fast
 
 
@@ -103,6 +104,31 @@ def test_a_stop_during_a_reloads_drain_is_not_followed_by_another_whole_drain(mo
         finally:
             other.fault(None)
     assert time.monotonic() - asked[0] < 2 * 3.0
+
+
+def test_a_stop_during_a_reloads_drain_gives_the_other_targets_their_time_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(probed_targets, "DRAIN_SECONDS", 2.0)
+    stopped = threading.Event()
+    stop = ProbedTarget.stop
+
+    def watched(target: ProbedTarget) -> None:
+        stop(target)
+        stopped.set()
+
+    monkeypatch.setattr(ProbedTarget, "stop", watched)
+    with Shard(fast()) as shard, Shard(fast()) as healthy:
+        read = [settings(shard, healthy)]
+
+        def body(port: int) -> None:
+            read.append(settings(shard, healthy, interval="1s"))
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stopped.wait(PATIENCE)
+
+        assert run_while_hanging(shard, read, body) == 0
+    [warning] = [line for line in capsys.readouterr().err.splitlines() if "outlasts" in line]
+    assert warning.endswith("ending it: a")
 
 
 @pytest.mark.parametrize("path", ["/probe?target=a&workload=w&batch_size=1", "/-/reload"])

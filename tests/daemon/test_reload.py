@@ -1,5 +1,7 @@
 """A reload beside the event loop: while it works on the metrics of a fleet, health checks are answered."""
 
+import os
+import signal
 import threading
 from typing import Any
 
@@ -7,10 +9,11 @@ import pytest
 
 from exporter.config.errors import SettingsError
 from exporter.config.settings import Settings
+from exporter.daemon import reload
 from exporter.daemon.ledger import Recorder
 from exporter.metrics.record import Metrics
 from tests.daemon.beside import run_beside
-from tests.processes import ask
+from tests.processes import PATIENCE, ask
 
 
 def settings(*names: str, batch_size: int = 1) -> Settings:
@@ -59,3 +62,46 @@ def test_a_reload_does_nothing_to_metrics_on_the_event_loop(monkeypatch: pytest.
     assert run_beside(read, body) == 0
     assert {method for method, _ in called} == {"configure", "narrow", "forget", "reloaded", "announce_objectives"}
     assert [method for method, in_event_loop in called if in_event_loop] == []
+
+
+def test_a_configuration_that_cannot_be_read_to_its_end_does_not_keep_the_daemon_from_stopping() -> None:
+    hangs, go_on = threading.Event(), threading.Event()
+    reads = 0
+
+    def read() -> Settings:
+        nonlocal reads
+        reads += 1
+        if reads > 1:
+            hangs.set()
+            go_on.wait(3 * PATIENCE)
+        return settings("a")
+
+    def body(port: int) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert hangs.wait(PATIENCE)
+
+    killer = threading.Timer(PATIENCE / 3, go_on.set)  # so that a failing test ends
+    killer.start()
+    try:
+        assert run_beside(read, body) == 0
+        assert not go_on.is_set()
+    finally:
+        killer.cancel()
+        go_on.set()
+
+
+def test_a_failure_to_look_at_the_file_does_not_end_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = [threading.Event(), threading.Event()]
+
+    def changed(file: reload.ConfigurationFile) -> bool:
+        looked[looked[0].is_set()].set()
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(reload, "LOOK_AT_FILE_SECONDS", 0.01)
+    monkeypatch.setattr(reload.ConfigurationFile, "changed", changed)
+    watched = settings("a").model_copy(update={"reload_on_change": True})
+
+    def body(port: int) -> None:
+        assert all(event.wait(PATIENCE) for event in looked)
+
+    assert run_beside(lambda: watched, body) == 0
