@@ -24,7 +24,7 @@ SETTLE_TIMEOUT = 10.0
 class Attempts:
     """Makes the attempts at one target, in its runner's thread, and remembers what they have shown.
 
-    `facts`: what the target said of itself at the newest connection, None while it is away. `connected`: whether the
+    `facts`: what the target reported at the newest connection, None while it is away. `connected`: whether the
     newest attempt got past connecting. `never_sent`: the series that the target's limits or its quarantine forbid.
     """
 
@@ -168,7 +168,7 @@ class Attempts:
             self._apply_limits(self.facts)
 
     def _apply_limits(self, facts: Facts) -> None:
-        """Now that the target has said what it is: which series are never sent."""
+        """Now that the target has reported what it is: which series are never sent."""
         for line in too_large([self._plan], facts):
             if line not in self._logged_limits:
                 self._logged_limits.add(line)

@@ -138,6 +138,7 @@ class ProbedTargets:
 
     async def start(self, arriving: Iterable[Plan]) -> None:
         """In threads, so that the event loop goes on: with hundreds of targets it takes seconds."""
+        self._forget_those_gone()
         plans = list(arriving)
         await run_in_daemon_thread(lambda: self._announce(plans), "announce")
         # Only now: the first probes would be late while the series and lines of hundreds of targets are made.
@@ -174,6 +175,14 @@ class ProbedTargets:
         if known is None or not known.applies_to(target):
             known = self._quarantines[target.name] = Quarantine(target)
         return known
+
+    def _forget_those_gone(self) -> None:
+        """What is kept by name, of targets that have left. A quarantine that holds something is for their return."""
+        for name in [name for name, lock in self._target_locks.items() if not lock.locked()]:
+            if name not in self._targets:
+                del self._target_locks[name]
+                if self._quarantines[name].is_empty:
+                    del self._quarantines[name]
 
     def _begin(self, target: ProbedTarget) -> None:
         self._targets[target.name] = target

@@ -274,7 +274,7 @@ class Metrics:
 
     @queued
     def up(self, target: str, kind: str, facts: Facts | None) -> None:
-        """None: it does not answer. What it said last time stays in target_info, for the joins of dashboards."""
+        """None: it does not answer. What it reported last stays in target_info, for the joins of dashboards."""
         if target not in self._labels:
             return
         self._child(self.families.target_up, target).set(facts is not None)

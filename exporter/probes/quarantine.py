@@ -69,6 +69,11 @@ class Quarantine:
     def suspected(self) -> bool:
         return self._suspicion is not None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether a new one would be the same."""
+        return self.death is None and not self.suspected and not self.calibration_ended_server
+
     def suspect(self, death: Death, connection: tuple[int, ...], now: float) -> None:
         """A call has failed that the server had received. The next connection shows whether it ended."""
         self._suspicion = Suspicion(death, connection, now)

@@ -13,11 +13,13 @@ from exporter.config.settings import Settings
 from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.daemon.ledger import Recorder
-from exporter.daemon.probed_targets import ProbedTarget
+from exporter.daemon.probed_targets import ProbedTarget, ProbedTargets
 from exporter.daemon.runner import Runner
 from exporter.daemon.timing import Clock
+from exporter.metrics.catalogue import layout
+from exporter.metrics.record import Metrics
 from exporter.observation import SkipReason
-from exporter.plan.targets import Plan
+from exporter.plan.targets import Plan, plans
 from exporter.probes.interface import Result
 from exporter.simulator import Shard
 from tests.daemon.beside import run_beside
@@ -113,3 +115,30 @@ def test_a_thread_that_dies_by_a_bug_makes_the_daemon_unhealthy(monkeypatch: pyt
             assert ask(f"http://127.0.0.1:{port}/-/healthy").text == "standing still: a\n"
 
         assert run_beside(lambda: settings, body) == 0
+
+
+def test_what_is_kept_by_name_goes_with_targets_that_have_left() -> None:
+    def settings(name: str) -> Settings:
+        return Settings.model_validate(
+            {
+                "targets": [{"name": name, "address": "127.0.0.1:1"}],
+                "workloads": [{"name": "w", "batch_sizes": [1], "interval": "1h"}],
+            }
+        )
+
+    async def main() -> None:
+        first = settings("left")
+        async with anyio.create_task_group() as tasks:
+            targets = ProbedTargets(Recorder(Metrics(layout(first)), first), tasks)
+            for name in ("left", "held", "stays"):
+                await targets.start(plans(settings(name)).values())
+                await anyio.wait_all_tasks_blocked()
+                if name == "held":
+                    targets._quarantines[name].calibration_ended_server = True
+                targets.stop(targets.names)
+                await targets.drain(anyio.current_time())
+            await targets.start([])
+            assert set(targets._target_locks) == set()
+            assert set(targets._quarantines) == {"held"}
+
+    anyio.run(main)
