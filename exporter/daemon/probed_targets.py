@@ -34,8 +34,7 @@ logger = logging.getLogger("tgi_probe")
 # must fit into the 30 s that Kubernetes gives.
 DRAIN_SECONDS = 15.0
 CUT_SECONDS = 6.0
-# A reload's drain may be under way when the stop comes: what hangs in it is cut first.
-LONGEST_STOP_SECONDS = DRAIN_SECONDS + 2 * CUT_SECONDS
+LONGEST_STOP_SECONDS = DRAIN_SECONDS + CUT_SECONDS
 
 
 class ProbedTarget:

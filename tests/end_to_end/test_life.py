@@ -127,7 +127,7 @@ def test_a_second_signal_during_the_stop_does_no_harm(tmp_path: Path, shard: Sim
         wait_until(lambda: shard.batches() == 1 and shard.holds_a_call(), "a Decode that hangs")
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             daemon.process.send(number)
-        said = "stopping: waiting for the calls in flight, clearing our batches; this takes at most 27 s\n"
+        said = "stopping: waiting for the calls in flight, clearing our batches; this takes at most 21 s\n"
         wait_until(lambda: said in daemon.process.stderr, "the stop has begun", daemon.process)
         shard.command("fault?kind=none")
         assert daemon.process.wait() == 0, daemon.process.output
