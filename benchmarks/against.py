@@ -20,7 +20,7 @@ from benchmarks.report import Table, median
 LIMIT = 1.05
 # In milliseconds: a smaller difference is noise of the clock and of rounding.
 FLOOR_MS = 0.01
-# Figures of what stands beside ours: shown, not judged.
+# Rows of clients and libraries that are not ours: shown, not judged.
 BESIDE = ("bare ", "the libraries alone", "prometheus_client")
 # A number with a point or a unit. Counts have neither, and are no figures.
 FIGURE = re.compile(r"(-?[\d,]+(?:\.\d+)?) ?(ms|s|MiB|MB|%|threads|times)?(?![\w.])")
@@ -102,8 +102,8 @@ def table(part: str, before: Sequence[Mapping[str, Figure]], now: Sequence[Mappi
     notes = (
         f"{len(now)} runs of this checkout, each between two of the other. Before and now: medians. Ratio: now to the "
         "mean of the two runs around it. Before against before: of two successive runs, the worse to the better. Both: "
-        f"median of all. ✗: the ratio is above {LIMIT:g} and above before against before. Figures of what "
-        "stands beside ours have no mark: they show what the machine did.",
+        f"median of all. ✗: the ratio is above {LIMIT:g} and above before against before. Rows of clients "
+        "and libraries that are not ours have no mark: they show what the machine did.",
     )
     return Table(f"{part}: before and now", ("figure", "before", "now", "ratio", "before against before"), rows, notes)
 

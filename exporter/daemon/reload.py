@@ -53,7 +53,8 @@ class Reloads:
     async def reload(self) -> list[str]:
         """The problems that kept the new configuration from being taken, none when it is in force.
 
-        The reload goes on where the caller is cancelled, and after ANSWER_SECONDS, when he gets an answer in any case.
+        After ANSWER_SECONDS the answer says that the reload is still under way. The reload goes on then, and also when
+        its caller is cancelled.
         """
         if self._closed:
             return [STOPPING]

@@ -61,6 +61,13 @@ async def running(clients: Clients) -> AsyncIterator[TaskGroup]:
         tasks.cancel_scope.cancel()
 
 
+async def take_all_places(clients: Clients, tasks: TaskGroup, end: anyio.Event) -> None:
+    """As many pages as may be made at once, until `end`."""
+    for number in range(MAX_PAGES):
+        tasks.start_soon(clients.ask, f"page {number}", True, end)
+    await settled()
+
+
 def test_who_leaves_while_waiting_is_taken_out_and_keeps_no_page() -> None:
     async def scene() -> None:
         clients = Clients()
@@ -80,9 +87,7 @@ def test_who_leaves_while_waiting_is_taken_out_and_keeps_no_page() -> None:
             assert clients.admission.waiting == 0
             end = anyio.Event()
             await clients.pass_time()
-            for number in range(MAX_PAGES):
-                tasks.start_soon(clients.ask, f"page {number}", True, end)
-            await settled()
+            await take_all_places(clients, tasks, end)
             assert clients.answered[PACE_BURST:] == [f"page {number}" for number in range(MAX_PAGES)]
 
     anyio.run(scene)
@@ -92,9 +97,7 @@ def test_an_action_does_not_wait_behind_a_page_from_the_same_address() -> None:
     async def scene() -> None:
         clients, end = Clients(), anyio.Event()
         async with running(clients) as tasks:
-            for number in range(MAX_PAGES):
-                tasks.start_soon(clients.ask, f"page {number}", True, end)
-            await settled()
+            await take_all_places(clients, tasks, end)
             tasks.start_soon(clients.ask, "waits", True)
             await settled()
             tasks.start_soon(clients.ask, "action")
@@ -109,9 +112,7 @@ def test_a_request_after_a_handshake_waits_for_a_place_only_and_takes_none_in_th
     async def scene() -> None:
         clients, end = Clients(), anyio.Event()
         async with running(clients) as tasks:
-            for number in range(MAX_PAGES):
-                tasks.start_soon(clients.ask, f"page {number}", True, end)
-            await settled()
+            await take_all_places(clients, tasks, end)
             tasks.start_soon(clients.ask, "after a handshake", True, None, True)
             await settled()
             assert clients.admission.waiting == 1
