@@ -510,8 +510,9 @@ def test_a_server_that_takes_no_streams_at_all_is_unreachable_in_time_and_says_w
 def test_a_kept_connection_that_takes_no_streams_any_more_is_left_for_a_new_one() -> None:
     def script(peer: Peer, stream: int) -> None:
         peer.body(stream)
-        peer.send(*peer.answer(stream))
-        peer.settings(MAX_CONCURRENT_STREAMS=0)
+        no_more_streams = SettingsFrame(0, settings={SettingsFrame.MAX_CONCURRENT_STREAMS: 0})
+        # Before the answer, so that whoever has read the answer has read this too.
+        peer.send(no_more_streams, *peer.answer(stream))
 
     with http2_server(script) as server:
         with probing(server.port) as prober:
