@@ -28,6 +28,7 @@ PLAIN = {
     "workloads": "what to send, and how often",
     "slos": "what the answers must meet",
     "web": "the HTTP server",
+    "histograms": "the forms in which histograms are offered; see [series.md](series.md)",
     "log_level": "the least severe messages that are logged",
     "name": "its name in labels and messages",
     "workload": "name of the workload that is judged",
@@ -93,11 +94,21 @@ settings when you use it. You only have to put in again what it hides in `extra_
 METRICS = """\
 # Metrics
 
-Only successful probes enter the histograms of latency and throughput; a failure is counted with its outcome. All
-series of a target exist from its start and go when it leaves. The labels of a target (`targets.labels`) stand on
-each of its series. Histograms in seconds have every SLO threshold as an exact bucket edge.
-`tgi_probe_time_to_first_token_seconds` carries trace ids as exemplars in OpenMetrics. The metrics `process_*` and
-`python_*` are those that prometheus_client gives every program.
+Only successful probes enter the histograms of latency and throughput; a failure is counted with its outcome. The
+series of a target exist from its start and go when it leaves. Some come when they are first needed: codes that an
+outcome rarely has, values that were withheld, and the times that a server reports. The labels of a target
+(`targets.labels`) stand on each of its series. `tgi_probe_time_to_first_token_seconds` carries trace ids as exemplars
+in OpenMetrics and protobuf. The metrics `process_*` and `python_*` are those that prometheus_client gives every
+program.
+
+`/metrics` is offered in Prometheus' text format, in OpenMetrics and in protobuf; Prometheus chooses. Counters,
+histograms and summaries say when they started: `…_created` in text, `created_timestamp` in protobuf.
+
+In protobuf each histogram also has native buckets, each 4.4 % wide, and a Prometheus that asks for them stores one
+series for all of them. The classic buckets have few edges, and each SLO threshold is an exact edge of the histogram that
+it is for. [series.md](series.md) says what each form costs, and how to choose (`histograms` in the configuration).
+A reload that changes thresholds resets nothing: the bucket of a new edge starts at the count of the edge below it, and
+its increase is exact from then on.
 """
 OTHER_REGISTRY = """\
 ## In another program's registry

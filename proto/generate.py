@@ -19,6 +19,7 @@ SOURCES = {
     "fmaas": "proto/fmaas/generation.proto",
     "generate_v2": "proto/generate/v2/generate.proto",
     "generate_v3": "proto/generate/v3/generate.proto",
+    "prometheus": "proto/prometheus/metrics.proto",
 }
 
 

@@ -32,6 +32,7 @@ class PrometheusServer:
         data = self._api("query", {"query": promql} | ({} if at is None else {"time": repr(at)}))
         if data["resultType"] == "scalar":
             return [Sample({}, float(data["result"][1]))]
+        # A native histogram has another key than `value`: ask for its count, its sum or a quantile.
         return [Sample(element["metric"], float(element["value"][1])) for element in data["result"]]
 
     def value(self, promql: str, at: float | None = None) -> float:
@@ -58,14 +59,22 @@ class PrometheusServer:
         return active
 
     def scraped_since(self, unix_time: float) -> bool:
-        """Whether every target was scraped, with success, by a scrape that began after this instant."""
-        began = [sample.value for sample in self.query("timestamp(up == 1)")]
+        """Whether every target was scraped, with success, by a scrape that began after this instant.
+
+        `timestamp` gives the time of a sample only when it is asked for the metric itself.
+        """
+        began = [sample.value for sample in self.query("timestamp(up) and up == 1")]
         return 0 < len(self.query("up")) == len(began) and min(began) >= unix_time
 
     def await_scrape(self) -> None:
         """Return when everything that a target showed at the moment of the call is in the database."""
         began = time.time()
         wait_until(lambda: self.scraped_since(began), "a new scrape", self.process)
+
+    def exemplars(self, promql: str, since: float) -> list[dict[str, Any]]:
+        """Those of a selector from a Unix time until now: `labels`, `value`, `timestamp`."""
+        found = self._api("query_exemplars", {"query": promql, "start": repr(since), "end": repr(time.time() + 1)})
+        return [exemplar for series in found for exemplar in series["exemplars"]]
 
     def _api(self, name: str, query: Mapping[str, str]) -> Any:
         reply: Reply = ask(f"{self.url}/api/v1/{name}?{urlencode(query)}")
@@ -75,9 +84,11 @@ class PrometheusServer:
 
 @contextlib.contextmanager
 def prometheus_scraping(
-    folder: Path, ports: Sequence[int] = (), interval: str = "1s", **config: Any
+    folder: Path, ports: Sequence[int] = (), interval: str = "1s", *, native: bool = False, **config: Any
 ) -> Iterator[PrometheusServer]:
     """Prometheus on a free port, its database under `folder`, scraping the ports of 127.0.0.1 every `interval`.
+
+    `native`: it asks for native histograms, and keeps them instead of the classic ones.
 
     `config` adds or replaces top-level keys of its configuration, such as `rule_files`. JSON is YAML.
     """
@@ -99,6 +110,7 @@ def prometheus_scraping(
         f"--storage.tsdb.path={folder / 'tsdb'}",
         f"--web.listen-address=127.0.0.1:{port}",
         "--log.level=warn",
+        f"--enable-feature=exemplar-storage{',native-histograms' if native else ''}",
     ]
     with running(command) as process:
         server = PrometheusServer(f"http://127.0.0.1:{port}", process)

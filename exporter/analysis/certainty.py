@@ -38,11 +38,6 @@ class Measure(StrEnum):
     SETUP = "connection_setup"
 
 
-# The measures of shards only, and of routers only.
-OF_SHARDS = frozenset({Measure.OVERHEAD})
-OF_ROUTERS = frozenset({Measure.SPREAD, Measure.SETUP})
-
-
 @dataclass(frozen=True, slots=True)
 class UncertainDuration:
     """Seconds. The true duration may be up to `less` shorter or `more` longer. It is a sum of that many `calls`."""

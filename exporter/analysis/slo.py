@@ -29,9 +29,13 @@ def series_of(slo: Slo, settings: Settings) -> Iterator[Series]:
             yield Series(target.name, workload.name, batch_size)
 
 
-def thresholds(settings: Settings) -> tuple[float, ...]:
-    """Seconds at which a histogram must have an edge, so that a judged share can be read off it exactly."""
-    return tuple(sorted({slo.threshold for slo in settings.slos if slo.threshold is not None}))
+def thresholds(settings: Settings) -> dict[str, tuple[float, ...]]:
+    """By measure: seconds at which its histogram must have an edge, so that a judged share can be read off exactly."""
+    found: dict[str, set[float]] = {}
+    for slo in settings.slos:
+        if slo.threshold is not None:
+            found.setdefault(slo.measure, set()).add(slo.threshold)
+    return {measure: tuple(sorted(seconds)) for measure, seconds in found.items()}
 
 
 def judge(slo: Slo, observation: Observation) -> Verdicts:

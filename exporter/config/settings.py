@@ -31,6 +31,33 @@ class Web(SettingsBlock):
         return self
 
 
+ClassicBuckets = Literal["lean", "fine", "off"]
+
+
+def _off(value: object) -> object:
+    """YAML reads `off` as false."""
+    return "off" if value is False else value
+
+
+class Histograms(SettingsBlock):
+    """The forms in which latencies and throughput are offered; docs/series.md says what each costs."""
+
+    classic: Annotated[ClassicBuckets, BeforeValidator(_off)] = Field(
+        "lean",
+        description="classic buckets: lean = about ten edges in each histogram, fine = up to 131, off = none",
+    )
+    native: bool = Field(
+        True, description="whether a Prometheus that asks for native histograms (in protobuf) gets them"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.classic == "off" and not self.native:
+            mend = "off with native: false leaves no histogram; set classic: lean or native: true"
+            raise_problems([(("classic",), mend)], "histograms", "reference")
+        return self
+
+
 class Settings(SettingsBlock):
     """The whole configuration of one daemon."""
 
@@ -41,6 +68,7 @@ class Settings(SettingsBlock):
         0.5, gt=0, le=1, description="share of a target's time that probes may take; 1 = no limit"
     )
     web: Web = Web()
+    histograms: Histograms = Histograms()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     reload_on_change: bool = Field(False, description="whether a changed configuration file is read anew by itself")
     log_format: Literal["text", "json"] = Field(

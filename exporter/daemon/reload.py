@@ -141,8 +141,7 @@ class Reloads:
 
     def _change_objectives(self, settings: Settings, staying: Sequence[Plan]) -> None:
         """New objectives on the old instruments; everything that still exists goes on counting."""
-        if self._recorder.metrics.configure(settings):
-            logger.info("SLO thresholds changed, and with them bucket edges: histograms in seconds start again at 0")
+        self._recorder.metrics.configure(settings)
         self._recorder.metrics.reloaded(True)
         for plan in staying:
             self._recorder.metrics.announce_objectives(plan)

@@ -3,11 +3,12 @@
 catalogue     every metric: name, help, labels, bucket edges
 record        observations -> values: the only module that records
 families      counters, gauges and summaries, by family, target and series
-histogram     histograms with classic buckets
-bucket_edges  their edges, and why they are these
+histogram     histograms, with classic and native buckets
+native        the exponential buckets of native histograms
+bucket_edges  the edges of the classic ones, and why they are these
 write_queue   writes that a page shows as of one instant
 collector     the families as a `Collector` of prometheus_client, and the daemon's registry
 formats       the formats of the page
-pages         the page in each format: `lines` are its text, `blocks` keep it compressed
+pages         the page in each format: `lines` of text or protobuf `messages`; `blocks` keep them compressed
 pauses        pauses in long work
 """

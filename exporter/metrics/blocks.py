@@ -40,15 +40,6 @@ def decompress(block: Block, part_bytes: int) -> Iterator[bytes]:
         rest = stream.unconsumed_tail
 
 
-def joined(version: int, blocks: list[Block]) -> Block:
-    """One block for all."""
-    checksum = length = 0
-    for block in blocks:
-        checksum = combined(checksum, block.checksum, block.length)
-        length += block.length
-    return Block(version, b"".join([block.data for block in blocks]), checksum, length)
-
-
 def gzip_member(blocks: Iterable[Block]) -> Iterator[bytes]:
     """The parts of one gzip member (RFC 1952)."""
     yield GZIP_HEADER

@@ -1,24 +1,21 @@
-"""The bucket edges of the histograms, and why they are these. Pure.
+"""The edges of the classic buckets, and why they are these. Pure.
 
-Prometheus computes a quantile from the bucket that holds it, as if the values were spread evenly in that bucket. Where
-times hardly vary, as those of decode steps, all values are in one bucket. They may all be at its lower edge, and
-Prometheus still computes a 99th percentile near its upper edge. So the error is up to the width of the bucket.
+Quantiles are read off the native buckets (`native`). The classic ones are for a Prometheus that does not take those.
+Each edge of each histogram is a series in Prometheus, for every target, workload and batch size. So there are two sets:
 
-- FINE: 25 edges in each factor of ten, each at most 10 % above the one before. So the error of p50, p90 and p99 is at
-  most 10 %, from 1 ms to 100 s. For time to first token, inter-token latency and time per output token.
-- COARSE: 6 edges in each factor of ten. Where times hardly vary, the error is up to 50 %. For durations of whole probes
-  and requests, which follow from the others.
-- RATES: 4 edges in each factor of ten. For throughput, which is tokens divided by such a duration; a gauge holds the
-  newest value.
-- OWN: 1, 2 and 5 in each factor of ten, from 0.1 ms. For the daemon's overhead and lateness: enough to tell healthy
-  from not.
+- lean: few edges at round values, enough to see how times are spread. Prometheus computes a quantile from the bucket
+  that holds it, as if the values were spread evenly in that bucket: it may be wrong by the bucket's width.
+- fine: FINE has 25 edges in each factor of ten, each at most 10 % above the one before. So the error of p50, p90 and
+  p99 is at most 10 %, from 1 ms to 100 s. It is for time to first token, inter-token latency and time per output token.
+  COARSE has 6, for durations of whole probes and requests. RATES has 4, for throughput. OWN has 1, 2 and 5 in each
+  factor of ten, for the daemon's overhead and lateness.
 
-Twelve edges in each factor of ten for all histograms would be as many series, with errors of up to 20 % where it
-matters. `python -m benchmarks buckets` measures this; its figures are in benchmarks/RESULTS.md. Every SLO threshold
-is one more edge of every histogram in seconds, so that shares at a threshold are exact.
+`python -m benchmarks buckets` measures the errors; its figures are in benchmarks/RESULTS.md. Every SLO threshold is one
+more edge of the histogram that it is for, so that shares at a threshold are exact.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 FINE_DECADE = (
     *(1.0, 1.1, 1.2, 1.32, 1.45, 1.59, 1.74, 1.91, 2.1, 2.3, 2.52, 2.76, 3.03),
@@ -39,7 +36,24 @@ FINE = scale(FINE_DECADE, -3, 2, 110.0, 121.0, 133.0, 146.0, 160.0)
 COARSE = scale(COARSE_DECADE, -3, 2, 160.0)
 RATES = scale(RATE_DECADE, 0, 6)
 OWN = scale(OWN_DECADE, -4, 2, 160.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The two sets of edges of a histogram."""
+
+    lean: tuple[float, ...]
+    fine: tuple[float, ...]
+
+
+LEAN = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+TOKENS = Scale(LEAN, FINE)
+DURATIONS = Scale(LEAN, COARSE)
+THROUGHPUT = Scale((10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 100000.0), RATES)
+OVERHEAD = Scale((0.0005, 0.001, 0.005, 0.01, 0.1, 1.0), OWN)
+# One for each target.
+DELAYS = Scale(OWN, OWN)
 # How late answers are read: well, within the tolerance of `certainty`, and beyond it.
-READ_DELAY = (0.001, 0.0025, 0.01, 0.1, 1.0)
+READ_DELAY = Scale((0.001, 0.0025, 0.01, 0.1, 1.0), (0.001, 0.0025, 0.01, 0.1, 1.0))
 # Requests that are to start at once.
-SPREAD = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0)
+SPREAD = Scale((0.001, 0.01, 0.1, 1.0), (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0))

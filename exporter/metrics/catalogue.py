@@ -5,14 +5,15 @@ Only `record` records to them.
 
 import math
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from exporter import __version__
 from exporter.analysis import slo
-from exporter.config.settings import Settings
+from exporter.config.settings import ClassicBuckets, Settings
 from exporter.metrics import bucket_edges
+from exporter.metrics.bucket_edges import Scale
 from exporter.metrics.collector import ProbeCollector
 from exporter.metrics.families import Family, NumberChild
 from exporter.metrics.histogram import HistogramChild
@@ -22,47 +23,44 @@ from exporter.observation import Outcome
 COUNTS = ("prompt", "generated")
 PHASES = ("forward", "decode", "concat", "total")
 SERIES = ("target", "workload", "batch_size")
-# The codes that each outcome usually has; they exist from the start, so that a first failure is an increase from 0.
+# The code that each outcome has most often. These series exist from the start, so that a first failure is an increase
+# from 0. Other codes of an outcome come when they are seen: each series costs a Prometheus memory, also at 0.
 CODES = {
-    Outcome.OK: ("OK",),
-    Outcome.TIMEOUT: ("DEADLINE_EXCEEDED",),
-    Outcome.UNREACHABLE: ("UNAVAILABLE", "CANCELLED"),
-    Outcome.REJECTED: ("INTERNAL", "INVALID_ARGUMENT", "UNIMPLEMENTED", "UNKNOWN"),
-    Outcome.OVERLOADED: ("RESOURCE_EXHAUSTED",),
-    Outcome.MALFORMED: ("OK", "INTERNAL"),
-    Outcome.REFUSED: ("REFUSED",),
-    Outcome.QUARANTINED: ("QUARANTINED",),
-    Outcome.NOT_READY: ("INTERNAL",),
-    Outcome.DISTURBED: ("OK",),
+    Outcome.OK: "OK",
+    Outcome.TIMEOUT: "DEADLINE_EXCEEDED",
+    Outcome.UNREACHABLE: "UNAVAILABLE",
+    Outcome.REJECTED: "INTERNAL",
+    Outcome.OVERLOADED: "RESOURCE_EXHAUSTED",
+    Outcome.MALFORMED: "OK",
+    Outcome.REFUSED: "REFUSED",
+    Outcome.QUARANTINED: "QUARANTINED",
+    Outcome.NOT_READY: "INTERNAL",
+    Outcome.DISTURBED: "OK",
 }
 # What differs over HTTP.
 HTTP_CODES = CODES | {
-    Outcome.TIMEOUT: (*CODES[Outcome.TIMEOUT], "GATEWAY_TIMEOUT"),
-    Outcome.UNREACHABLE: (*CODES[Outcome.UNREACHABLE], "BAD_GATEWAY", "SERVICE_UNAVAILABLE"),
-    Outcome.REJECTED: (
-        "BAD_REQUEST",
-        "INTERNAL_SERVER_ERROR",
-        "NOT_FOUND",
-        "UNAUTHORIZED",
-        "UNPROCESSABLE_ENTITY",
-    ),
-    Outcome.OVERLOADED: ("TOO_MANY_REQUESTS", "SERVICE_UNAVAILABLE"),
+    Outcome.REJECTED: "INTERNAL_SERVER_ERROR",
+    Outcome.OVERLOADED: "TOO_MANY_REQUESTS",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the bucket edges depend on. After a reload with another one, histograms in seconds start again at 0."""
+    """What the classic buckets depend on. `thresholds` are seconds, by the measure that an SLO judges."""
 
-    thresholds: tuple[float, ...] = ()
+    classic: ClassicBuckets = "lean"
+    thresholds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
-    def edges(self, scale: Sequence[float]) -> tuple[float, ...]:
-        """A scale with every SLO threshold among its edges."""
-        return tuple(sorted({*scale, *self.thresholds}))
+    def edges(self, scale: Scale, measure: str = "") -> tuple[float, ...]:
+        """The edges of a histogram; `measure` is the one that SLOs may set a threshold for."""
+        if self.classic == "off":
+            return ()
+        edges = scale.lean if self.classic == "lean" else scale.fine
+        return tuple(sorted({*edges, *self.thresholds.get(measure, ())}))
 
 
 def layout(settings: Settings) -> Layout:
-    return Layout(slo.thresholds(settings))
+    return Layout(settings.histograms.classic, slo.thresholds(settings))
 
 
 class Catalogue:
@@ -71,8 +69,7 @@ class Catalogue:
     def __init__(self, collector: ProbeCollector, layout: Layout) -> None:
         self.collector = collector
         self.layout = layout
-        # The histograms in seconds, with their scale: to it the thresholds are added.
-        self._scales: list[tuple[Family[HistogramChild], tuple[float, ...]]] = []
+        self._scales: list[tuple[Family[HistogramChild], Scale, str]] = []
         self._make_latency()
         self._make_delays()
         self._make_counters()
@@ -85,12 +82,10 @@ class Catalogue:
             *(self.success, self.last_success, *self.last.values()),
         )
 
-    def change_layout(self, layout: Layout) -> bool:
-        """Take over other thresholds. True when they have changed: the histograms in seconds then start again at 0."""
-        before, self.layout = self.layout, layout
-        for family, scale in self._scales:
-            family.change_edges(layout.edges(scale))
-        return before != layout
+    def change_layout(self, layout: Layout) -> None:
+        self.layout = layout
+        for family, scale, measure in self._scales:
+            family.change_edges(layout.edges(scale, measure))
 
     def _gauge(self, name: str, text: str, labels: tuple[str, ...] = SERIES) -> Family[NumberChild]:
         return self.collector.gauge(name, text, labels)
@@ -98,76 +93,80 @@ class Catalogue:
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = SERIES) -> Family[NumberChild]:
         return self.collector.counter(name, text, labels)
 
-    def _seconds(
-        self, name: str, text: str, labels: tuple[str, ...] = SERIES, scale: tuple[float, ...] = bucket_edges.FINE
+    def _histogram(
+        self, name: str, text: str, scale: Scale, labels: tuple[str, ...] = SERIES, *, measure: str = ""
     ) -> Family[HistogramChild]:
-        family = self.collector.histogram(name, text, self.layout.edges(scale), labels)
-        self._scales.append((family, scale))
+        family = self.collector.histogram(name, text, self.layout.edges(scale, measure), labels)
+        self._scales.append((family, scale, measure))
         return family
 
     def _make_latency(self) -> None:
-        self.ttft = self._seconds(
+        self.ttft = self._histogram(
             "tgi_probe_time_to_first_token_seconds",
             "Wall time from sending a request to its first token (shard: of Prefill).",
+            bucket_edges.TOKENS,
+            measure="ttft",
         )
-        self.inter_token = self._seconds(
+        self.inter_token = self._histogram(
             "tgi_probe_inter_token_latency_seconds",
             "Wait for each token after the first (shard: wall time of each Decode).",
+            bucket_edges.TOKENS,
+            measure="inter_token_latency",
         )
-        self.per_output_token = self._seconds(
+        self.per_output_token = self._histogram(
             "tgi_probe_time_per_output_token_seconds",
             "Time from the first to the last token (shard: sum of the Decodes), divided by the tokens after the first.",
+            bucket_edges.TOKENS,
+            measure="time_per_output_token",
         )
-        self.decode = self._seconds(
+        self.decode = self._histogram(
             "tgi_probe_decode_duration_seconds",
             "Time of a probe from the first token until all is done (shard: sum of the Decodes).",
-            scale=bucket_edges.COARSE,
+            bucket_edges.DURATIONS,
         )
-        self.request = self._seconds(
+        self.request = self._histogram(
             "tgi_probe_request_duration_seconds",
             "Wall time from sending a request until it is done (shard: sum of Prefill and Decodes).",
-            scale=bucket_edges.COARSE,
+            bucket_edges.DURATIONS,
+            measure="request_duration",
         )
-        self.prefill_rate = self.collector.histogram(
+        self.prefill_rate = self._histogram(
             "tgi_probe_prefill_throughput_tokens_per_second",
             "Prompt tokens of a probe's batch divided by its prefill time.",
-            bucket_edges.RATES,
-            SERIES,
+            bucket_edges.THROUGHPUT,
         )
-        self.decode_rate = self.collector.histogram(
+        self.decode_rate = self._histogram(
             "tgi_probe_decode_throughput_tokens_per_second",
             "Tokens of a probe after the first ones divided by its decode time.",
-            bucket_edges.RATES,
-            SERIES,
+            bucket_edges.THROUGHPUT,
         )
 
     def _make_delays(self) -> None:
         """What is in no latency, or only a part of one."""
-        self.overhead = self._seconds(
+        self.overhead = self._histogram(
             "tgi_probe_overhead_seconds",
             "Wall time of a call minus the server's own total: queueing and transport.",
+            bucket_edges.OVERHEAD,
             (*SERIES, "method"),
-            bucket_edges.OWN,
         )
-        self.setup = self._seconds(
+        self.setup = self._histogram(
             "tgi_probe_connection_setup_seconds",
             "Time to open a connection, TLS included; never part of any other latency.",
+            bucket_edges.DELAYS,
             ("target",),
-            bucket_edges.OWN,
         )
-        self.spread = self.collector.histogram(
+        self.spread = self._histogram(
             "tgi_probe_start_spread_seconds",
             "From the first to the last request sent of a batch that goes through a router.",
             bucket_edges.SPREAD,
-            SERIES,
         )
-        self.lateness = self._seconds(
+        self.lateness = self._histogram(
             "tgi_probe_schedule_lateness_seconds",
             "How much later than due a probe was started.",
+            bucket_edges.DELAYS,
             ("target",),
-            bucket_edges.OWN,
         )
-        self.read_delay = self.collector.histogram(
+        self.read_delay = self._histogram(
             "tgi_probe_read_delay_seconds",
             "How long an answer may have waited for the exporter to read it, at most: of each request the longest.",
             bucket_edges.READ_DELAY,

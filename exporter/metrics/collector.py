@@ -1,5 +1,6 @@
 """The daemon's families as a `Collector` of prometheus_client, and the daemon's registry, which holds it."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from prometheus_client.metrics_core import (
     SummaryMetricFamily,
 )
 
-from exporter.metrics.families import ChildType, Family, NumberChild, SummaryChild
+from exporter.metrics.families import ChildType, Family, NumberChild, SummaryChild, UnixTime
 from exporter.metrics.histogram import HistogramChild
 from exporter.metrics.write_queue import WriteQueue
 
@@ -30,23 +31,33 @@ class ProbeCollector:
     Values change inside `writes`, so that all that is collected, or stands on a page, is of one instant.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unix_time: UnixTime = time.time) -> None:
         self.families: list[Family[Any]] = []
         self.writes = WriteQueue()
+        self.native = True
+        self._unix_time = unix_time
 
     def counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Family[NumberChild]:
-        return self._add(Family("counter", name.removesuffix("_total"), text, labels, NumberChild))
+        return self._add(Family("counter", name.removesuffix("_total"), text, labels, NumberChild, self._unix_time))
 
     def gauge(self, name: str, text: str, labels: tuple[str, ...] = (), initial: float = 0) -> Family[NumberChild]:
-        return self._add(Family("gauge", name, text, labels, NumberChild, initial=initial))
+        return self._add(Family("gauge", name, text, labels, NumberChild, self._unix_time, initial=initial))
 
     def summary(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Family[SummaryChild]:
-        return self._add(Family("summary", name, text, labels, SummaryChild))
+        return self._add(Family("summary", name, text, labels, SummaryChild, self._unix_time))
 
     def histogram(
         self, name: str, text: str, edges: tuple[float, ...], labels: tuple[str, ...] = ()
     ) -> Family[HistogramChild]:
-        return self._add(Family("histogram", name, text, labels, HistogramChild, edges))
+        return self._add(Family("histogram", name, text, labels, HistogramChild, self._unix_time, edges))
+
+    def offer_native(self, native: bool) -> None:
+        """Whether histograms in the protobuf format have native buckets. They are counted in any case."""
+        if self.native != native:
+            self.native = native
+            for family in self.families:
+                for group in family.groups.values():
+                    group.changes.count += 1
 
     def _add(self, family: Family[ChildType]) -> Family[ChildType]:
         self.families.append(family)
@@ -63,16 +74,16 @@ class ProbeCollector:
             for metric, family in zip(metrics, self.families, strict=True):
                 for child in family.children():
                     # Not with `add_metric`: that wants the same label names for all.
-                    metric.samples.extend(child.samples(family.sample_name))
+                    metric.samples.extend(child.samples(family.name))
         return metrics
 
 
 class Registry(CollectorRegistry):
     """All that a daemon's page shows: `probes`, which `pages` writes, and `process`, which prometheus_client writes."""
 
-    def __init__(self) -> None:
+    def __init__(self, unix_time: UnixTime = time.time) -> None:
         super().__init__()
-        self.probes = ProbeCollector()
+        self.probes = ProbeCollector(unix_time)
         self.process = CollectorRegistry()
         self.register(self.probes)
 

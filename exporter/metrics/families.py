@@ -1,4 +1,4 @@
-"""Metric families and their series: the values that the daemon counts. No clock, no I/O.
+"""Metric families and their series: the values that the daemon counts. No I/O.
 
 prometheus_client's own instruments write the whole page at each scrape and hold Python's lock meanwhile. The page of a
 fleet has tens of megabytes, so probes would be late. Here each group counts its changes (`Changes`), and `pages` writes
@@ -25,6 +25,10 @@ from exporter.metrics.blocks import Block
 Labels = tuple[tuple[str, str], ...]
 
 
+# Unix seconds.
+UnixTime = Callable[[], float]
+
+
 class Changes:
     """Counts the changes of a group. A child refers to it and not to its group: without circles of references, what
     leaves is freed at once, also while the garbage collector is off (see `spare_collector` in the daemon)."""
@@ -36,38 +40,43 @@ class Changes:
 
 
 class Child(Protocol):
-    """The series of a family that have the same label values."""
+    """The series of a family that have the same label values. `created`: Unix time of their start at 0."""
 
     labels: Labels
+    label_text: str
+
+    @property
+    def created(self) -> float | None: ...
 
     def samples(self, name: str) -> Iterator[Sample]:
-        """As prometheus_client wants them. `name` is the family's `sample_name`."""
+        """As prometheus_client wants them. `name` is the family's."""
 
 
 ChildType = TypeVar("ChildType", bound=Child)
 
 
 class ChildGroup(Generic[ChildType]):
-    """One target's children of one family. `blocks` are kept by `pages`, by format: True for OpenMetrics."""
+    """One target's children of one family. `blocks` are kept by `pages`, by what they are a part of."""
 
     __slots__ = ("blocks", "changes", "children")
 
     def __init__(self) -> None:
         self.changes = Changes()
         self.children: dict[tuple[str, ...], ChildType] = {}
-        self.blocks: dict[bool, Block] = {}
+        self.blocks: dict[str, Block] = {}
 
 
 class NumberChild:
-    """A counter or a gauge."""
+    """A counter or a gauge. A gauge has no start: its `created` is None."""
 
-    __slots__ = ("_changes", "_prefix", "labels", "value")
+    __slots__ = ("_changes", "created", "label_text", "labels", "value")
 
     def __init__(self, family: "Family[NumberChild]", changes: Changes, labels: Labels) -> None:
         self._changes = changes
         self.labels = labels
+        self.label_text = label_text(labels)
         self.value = family.initial
-        self._prefix = f"{family.sample_name}{label_text(labels)} "
+        self.created = family.unix_time() if family.has_start else None
 
     def inc(self, amount: float = 1) -> None:
         self.value += amount
@@ -77,41 +86,47 @@ class NumberChild:
         self.value = float(value)
         self._changes.count += 1
 
-    def lines(self) -> tuple[tuple[str, float], ...]:
-        """What stands before the value on its line, and the value."""
-        return ((self._prefix, self.value),)
+    def lines(self, name: str) -> tuple[str, ...]:
+        """Its lines on a page, less those of the start. `name` is the family's, without `_total`."""
+        suffix = "" if self.created is None else "_total"
+        return (f"{name}{suffix}{self.label_text} {number(self.value)}\n",)
 
     def samples(self, name: str) -> Iterator[Sample]:
-        yield Sample(name, label_dict(self.labels), self.value)
+        labels = label_dict(self.labels)
+        if self.created is None:
+            yield Sample(name, labels, self.value)
+        else:
+            yield Sample(f"{name}_total", labels, self.value)
+            yield Sample(f"{name}_created", labels, self.created)
 
 
 class SummaryChild:
     """A count and a sum, without quantiles."""
 
-    __slots__ = ("_changes", "_count_prefix", "_sum_prefix", "count", "labels", "sum")
+    __slots__ = ("_changes", "count", "created", "label_text", "labels", "sum")
 
     def __init__(self, family: "Family[SummaryChild]", changes: Changes, labels: Labels) -> None:
         self._changes = changes
         self.labels = labels
+        self.label_text = label_text(labels)
         self.count = 0
         self.sum = 0.0
-        text = label_text(labels)
-        self._count_prefix = f"{family.name}_count{text} "
-        self._sum_prefix = f"{family.name}_sum{text} "
+        self.created = family.unix_time()
 
     def observe(self, value: float) -> None:
         self.count += 1
         self.sum += value
         self._changes.count += 1
 
-    def lines(self) -> tuple[tuple[str, float], ...]:
-        """What stands before each value on its line, and the value."""
-        return ((self._count_prefix, self.count), (self._sum_prefix, self.sum))
+    def lines(self, name: str) -> tuple[str, ...]:
+        text = self.label_text
+        return (f"{name}_count{text} {number(self.count)}\n", f"{name}_sum{text} {number(self.sum)}\n")
 
     def samples(self, name: str) -> Iterator[Sample]:
         labels = label_dict(self.labels)
         yield Sample(f"{name}_count", labels, self.count)
         yield Sample(f"{name}_sum", labels, self.sum)
+        yield Sample(f"{name}_created", labels, self.created)
 
 
 @dataclass(slots=True)
@@ -127,6 +142,7 @@ class Family(Generic[ChildType]):
     help: str
     label_names: tuple[str, ...]
     child: type[Any]
+    unix_time: UnixTime
     edges: tuple[float, ...] = ()
     initial: float = 0
     groups: dict[str, ChildGroup[ChildType]] = field(default_factory=dict)
@@ -140,6 +156,10 @@ class Family(Generic[ChildType]):
     @property
     def sample_name(self) -> str:
         return f"{self.name}_total" if self.kind == "counter" else self.name
+
+    @property
+    def has_start(self) -> bool:
+        return self.kind != "gauge"
 
     def labels(self, *values: str, extra: Labels = ()) -> ChildType:
         """The child with these values, in the order of `label_names`; made at first use, with the extra labels."""
@@ -175,23 +195,30 @@ class Family(Generic[ChildType]):
                     group.changes.count += 1
 
     def change_edges(self, edges: Sequence[float]) -> None:
-        """Other edges start a histogram again at 0: what fell between two old edges cannot be divided."""
+        """Only for histograms, which keep what they have counted: see `HistogramChild.change_edges`."""
         if self.edges == tuple(edges):
             return
         self.edges = tuple(edges)
         self.edge_texts = edge_texts(self.edges)
-        for group in self.groups.values():
-            for values, child in group.children.items():
-                group.children[values] = self.child(self, group.changes, child.labels)
-            group.changes.count += 1
+        for child in self.children():
+            child.change_edges(self)  # type: ignore[attr-defined]
 
 
 # --- text and labels
 
 
+# Below it, Go prints a number as Python does.
+PLAIN_BELOW = 1_000_000
+
+
 def go_number(value: float) -> str:
     """As Go prints a float64, which is what both text formats want: with an exponent from seven digits on."""
     return str(floatToGoString(value))  # type: ignore[no-untyped-call]
+
+
+def number(value: float) -> str:
+    """`go_number`, fast where Go prints as Python does."""
+    return repr(float(value)) if -PLAIN_BELOW < value < PLAIN_BELOW else go_number(value)
 
 
 def edge_texts(edges: Sequence[float]) -> tuple[str, ...]:

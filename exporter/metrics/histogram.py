@@ -1,4 +1,4 @@
-"""Histograms with classic buckets."""
+"""Histograms, with classic and with native buckets of the same values."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -6,15 +6,15 @@ from itertools import accumulate
 
 from prometheus_client.samples import Exemplar, Sample
 
-from exporter.metrics.blocks import Block
 from exporter.metrics.families import Changes, Family, Labels, cached_label_pair, label_dict, label_text
+from exporter.metrics.native import NativeBuckets
 
 # Prometheus and OpenMetrics: names and values of one exemplar's labels together.
 EXEMPLAR_CHARACTERS = 128
 
 
 class HistogramChild:
-    """Counts by bucket, the last one for +Inf; not cumulative here. `blocks` are kept by `pages`: True with exemplars.
+    """`counts` are those of the classic buckets, the last one for +Inf; not cumulative here.
 
     `bucket_text` is what stands before the value of `le` on a bucket's line and after it; `label_text` stands on the
     lines of count and sum.
@@ -22,29 +22,29 @@ class HistogramChild:
 
     __slots__ = (
         "_changes",
-        "_edges",
-        "blocks",
         "bucket_text",
         "counts",
+        "created",
         "edge_texts",
+        "edges",
         "exemplars",
         "label_text",
         "labels",
+        "native",
         "sum",
-        "version",
     )
 
     def __init__(self, family: "Family[HistogramChild]", changes: Changes, labels: Labels) -> None:
         """`labels` come sorted by name."""
         self._changes = changes
-        self._edges = family.edges
+        self.edges = family.edges
         self.edge_texts = family.edge_texts
         self.labels = labels
-        self.counts = [0] * (len(self._edges) + 1)
+        self.counts = [0] * (len(self.edges) + 1)
+        self.native = NativeBuckets()
         self.sum = 0.0
+        self.created = family.unix_time()
         self.exemplars: dict[int, Exemplar] = {}
-        self.version = 0
-        self.blocks: dict[bool, Block] = {}
         self.label_text = label_text(labels)
         before = "".join(f"{cached_label_pair(label)}," for label in labels if label[0] < "le")
         after = "".join(f",{cached_label_pair(label)}" for label in labels if label[0] > "le")
@@ -53,15 +53,30 @@ class HistogramChild:
     def observe(self, value: float, exemplar: Exemplar | None = None) -> None:
         """Count a value; an edge belongs to the bucket below it. NaN is in no bucket, and makes the sum NaN.
 
-        An exemplar, such as a trace's, replaces that of its bucket. One longer than OpenMetrics allows is left out.
+        An exemplar, such as a trace's, replaces that of its classic bucket. One longer than OpenMetrics allows is left
+        out.
         """
         self.sum += value
         if value == value:
-            place = bisect_left(self._edges, value)
+            place = bisect_left(self.edges, value)
             self.counts[place] += 1
+            self.native.observe(value)
             if exemplar is not None and _is_short_enough(exemplar):
                 self.exemplars[place] = exemplar
-        self.version += 1
+        self._changes.count += 1
+
+    def change_edges(self, family: "Family[HistogramChild]") -> None:
+        """Take over the family's edges. No series goes back: those of edges that stay are as before.
+
+        What fell between two old edges cannot be divided. At a new edge between them the series starts at the count of
+        the lower one, and rises with each value that comes from now on.
+        """
+        counts = [0] * (len(family.edges) + 1)
+        for edge, count in zip((*self.edges, float("inf")), self.counts, strict=True):
+            counts[bisect_left(family.edges, edge)] += count
+        self.counts = counts
+        self.exemplars = {bisect_left(family.edges, one.value): one for one in self.exemplars.values()}
+        self.edges, self.edge_texts = family.edges, family.edge_texts
         self._changes.count += 1
 
     def samples(self, name: str) -> Iterator[Sample]:
@@ -71,6 +86,7 @@ class HistogramChild:
             yield Sample(f"{name}_bucket", labels | {"le": edge}, counts[place], None, self.exemplars.get(place))
         yield Sample(f"{name}_count", labels, counts[-1])
         yield Sample(f"{name}_sum", labels, self.sum)
+        yield Sample(f"{name}_created", labels, self.created)
 
 
 def _is_short_enough(exemplar: Exemplar) -> bool:

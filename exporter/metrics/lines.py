@@ -1,34 +1,57 @@
-"""The lines of a page, byte for byte as prometheus_client writes them of the same samples."""
+"""The lines of a page in the text formats, byte for byte as prometheus_client writes them of the same samples."""
 
 from itertools import accumulate
 from typing import Any
 
 from prometheus_client.samples import Exemplar
 
-from exporter.metrics.families import ChildGroup, Family, go_number, label_pair
-from exporter.metrics.formats import Format
+from exporter.metrics.families import PLAIN_BELOW, ChildGroup, Family, go_number, label_pair, number
 from exporter.metrics.histogram import HistogramChild
 
-# Below it, Go prints a number as Python does.
-PLAIN_BELOW = 1_000_000
 
-
-def head(family: Family[Any], form: Format) -> bytes:
+def head(family: Family[Any], openmetrics: bool) -> bytes:
     """The lines HELP and TYPE."""
-    name = family.name if form.openmetrics else family.sample_name
-    text = family.help.replace("\\", r"\\").replace("\n", r"\n")
-    if form.openmetrics:
-        text = text.replace('"', r"\"")
-    return f"# HELP {name} {text}\n# TYPE {name} {family.kind}\n".encode()
+    if openmetrics:
+        return _head(family.name, _escaped(family.help).replace('"', r"\""), family.kind)
+    return _head(family.sample_name, _escaped(family.help), family.kind)
 
 
-def of_numbers(group: ChildGroup[Any]) -> bytes:
-    """All lines of a group of counters, gauges or summaries."""
-    lines = [line for child in group.children.values() for line in child.lines()]
-    return "".join([f"{prefix}{number(value)}\n" for prefix, value in lines]).encode(errors="replace")
+def head_of_starts(family: Family[Any]) -> bytes:
+    """In the plain format, where the starts of a family's series are a family of their own."""
+    return _head(f"{family.name}_created", _escaped(family.help), "gauge")
 
 
-def of_histogram(name: str, child: HistogramChild, with_exemplars: bool) -> bytes:
+def _head(name: str, text: str, kind: str) -> bytes:
+    return f"# HELP {name} {text}\n# TYPE {name} {kind}\n".encode()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n")
+
+
+def of_group(family: Family[Any], group: ChildGroup[Any], openmetrics: bool) -> bytes:
+    """All lines of a group; in OpenMetrics with exemplars, and with the start of each series after its others."""
+    lines: list[str] = []
+    for child in group.children.values():
+        if isinstance(child, HistogramChild):
+            lines.append(_of_histogram(family.name, child, openmetrics))
+        else:
+            lines.extend(child.lines(family.name))
+        if openmetrics and child.created is not None:
+            lines.append(_start(family.name, child))
+    return "".join(lines).encode(errors="replace")
+
+
+def of_starts(family: Family[Any], group: ChildGroup[Any]) -> bytes:
+    """When each series of the group started."""
+    return "".join([_start(family.name, child) for child in group.children.values()]).encode(errors="replace")
+
+
+def _start(name: str, child: Any) -> str:
+    return f"{name}_created{child.label_text} {go_number(child.created)}\n"
+
+
+def _of_histogram(name: str, child: HistogramChild, with_exemplars: bool) -> str:
     """All lines of one histogram, made with one `join`."""
     counts = list(accumulate(child.counts))
     values = [f"{count}.0" for count in counts] if counts[-1] < PLAIN_BELOW else [number(count) for count in counts]
@@ -41,14 +64,9 @@ def of_histogram(name: str, child: HistogramChild, with_exemplars: bool) -> byte
     lines[1::5] = child.edge_texts
     lines[3::5] = values
     lines.append(f"{name}_count{child.label_text} {total}\n{name}_sum{child.label_text} {number(child.sum)}\n")
-    return "".join(lines).encode(errors="replace")
+    return "".join(lines)
 
 
 def _exemplar(exemplar: Exemplar) -> str:
     labels = ",".join(map(label_pair, sorted(exemplar.labels.items())))  # not cached: each is another
     return f" # {{{labels}}} {go_number(exemplar.value)} {exemplar.timestamp}"
-
-
-def number(value: float) -> str:
-    """`go_number`, fast where Go prints as Python does."""
-    return repr(float(value)) if -PLAIN_BELOW < value < PLAIN_BELOW else go_number(value)

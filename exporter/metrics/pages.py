@@ -10,17 +10,16 @@ Between two blocks the maker may pause, for threads that measure.
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import prometheus_client
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from exporter.metrics import lines
-from exporter.metrics.blocks import Block, compress, decompress, gzip_member, joined
+from exporter.metrics import lines, messages
+from exporter.metrics.blocks import Block, compress, decompress, gzip_member
 from exporter.metrics.collector import Registry
 from exporter.metrics.families import ChildGroup, Family
-from exporter.metrics.formats import OPENMETRICS, Format
-from exporter.metrics.histogram import HistogramChild
+from exporter.metrics.formats import OPENMETRICS, Format, Syntax
 
 # A part handed to the network: large enough that few calls are made, small enough that it is soon made.
 PART_BYTES = 65_536
@@ -51,7 +50,7 @@ def prepare(registry: Registry, pause: Pause = no_pause) -> None:
         groups = [(family, group) for family in registry.probes.families for group in family.groups.values()]
     for family, group in groups:
         with registry.probes.writes.held():
-            _group_block(family, group, OPENMETRICS, pause)
+            _of_group(registry, family, group, OPENMETRICS.syntax)
         pause()
 
 
@@ -77,48 +76,61 @@ def _texts(registry: Registry, form: Format, pause: Pause) -> Iterator[bytes]:
 
 def _blocks(registry: Registry, form: Format, pause: Pause) -> list[Block]:
     with registry.probes.writes.held():
-        blocks = []
+        blocks: list[Block] = []
         for family in registry.probes.families:
-            blocks.append(_constant(lines.head(family, form)))
-            for group in family.groups.values():
-                blocks.append(_group_block(family, group, form, pause))
-                pause()
+            blocks += _of_family(registry, family, form, pause)
         blocks.append(compress(0, _of_process(registry, form)))
     return blocks
 
 
-def _of_process(registry: Registry, form: Format) -> bytes:
-    """With OpenMetrics' mark of the page's end."""
-    if form.openmetrics:
-        return bytes(openmetrics.generate_latest(registry.process))  # type: ignore[no-untyped-call]
-    return prometheus_client.generate_latest(registry.process)
-
-
-def _group_block(family: Family[Any], group: ChildGroup[Any], form: Format, pause: Pause) -> Block:
-    """A target's lines of a family. Lines that have not changed are not made anew."""
-    version = group.changes.count
-    kept = group.blocks.get(form.openmetrics)
-    if kept is not None and kept.version == version:
-        return kept
-    if family.kind == "histogram":
-        blocks = []
-        for child in group.children.values():
-            blocks.append(_histogram_block(family.name, child, form))
+def _of_family(registry: Registry, family: Family[Any], form: Format, pause: Pause) -> Iterator[Block]:
+    groups = []
+    for group in family.groups.values():
+        groups.append(_of_group(registry, family, group, form.syntax))
+        pause()
+    match form.syntax:
+        case "protobuf":
+            yield compress(0, messages.head(family, sum(block.length for block in groups)))
+        case syntax:
+            yield _constant(lines.head(family, syntax == "openmetrics"))
+    yield from groups
+    if form.syntax == "plain" and family.has_start and groups:
+        yield _constant(lines.head_of_starts(family))
+        for group in family.groups.values():
+            yield _of_group(registry, family, group, "starts")
             pause()
-        kept = joined(version, blocks)
-    else:
-        kept = compress(version, lines.of_numbers(group))
-    group.blocks[form.openmetrics] = kept
+
+
+def _of_group(
+    registry: Registry, family: Family[Any], group: ChildGroup[Any], part: Syntax | Literal["starts"]
+) -> Block:
+    """A target's part of a family. What has not changed is not made anew."""
+    version = group.changes.count
+    kept = group.blocks.get(part)
+    if kept is None or kept.version != version:
+        kept = group.blocks[part] = compress(version, _text(registry, family, group, part))
     return kept
 
 
-def _histogram_block(name: str, child: HistogramChild, form: Format) -> Block:
-    # Both formats have the same lines until there are exemplars, which only OpenMetrics has.
-    with_exemplars = form.openmetrics and bool(child.exemplars)
-    kept = child.blocks.get(with_exemplars)
-    if kept is None or kept.version != child.version:
-        kept = child.blocks[with_exemplars] = compress(child.version, lines.of_histogram(name, child, with_exemplars))
-    return kept
+def _text(registry: Registry, family: Family[Any], group: ChildGroup[Any], part: Syntax | Literal["starts"]) -> bytes:
+    match part:
+        case "protobuf":
+            return messages.of_group(group, registry.probes.native)
+        case "starts":
+            return lines.of_starts(family, group)
+        case syntax:
+            return lines.of_group(family, group, syntax == "openmetrics")
+
+
+def _of_process(registry: Registry, form: Format) -> bytes:
+    """In OpenMetrics with the mark of the page's end."""
+    match form.syntax:
+        case "protobuf":
+            return messages.of_others(registry.process.collect())
+        case "openmetrics":
+            return bytes(openmetrics.generate_latest(registry.process))  # type: ignore[no-untyped-call]
+        case "plain":
+            return prometheus_client.generate_latest(registry.process)
 
 
 @lru_cache(maxsize=256)

@@ -12,7 +12,7 @@ from typing import Concatenate, ParamSpec
 from prometheus_client.samples import Exemplar
 
 from exporter.analysis import slo, timeline
-from exporter.analysis.certainty import OF_ROUTERS, OF_SHARDS, Measure, Recorded, mean, recorded
+from exporter.analysis.certainty import Recorded, mean, recorded
 from exporter.config.settings import Settings
 from exporter.config.slo import Slo
 from exporter.config.target import Kind
@@ -49,7 +49,7 @@ class Metrics:
     """The metrics of one daemon. Methods may be called from any thread; none but `configure` waits for a page."""
 
     def __init__(self, layout: Layout, unix_time: Callable[[], float] = time.time) -> None:
-        self.registry = Registry()
+        self.registry = Registry(unix_time)
         self.families = Catalogue(self.registry.probes, layout)
         self.registry.register_process()
         self._unix_time = unix_time
@@ -61,11 +61,8 @@ class Metrics:
 
     # --- targets come and go
 
-    def configure(self, settings: Settings) -> bool:
-        """Take over the objectives: their gauges, and which series each judges. `announce` starts their counters.
-
-        True when the thresholds have changed: the histograms in seconds then start again at 0.
-        """
+    def configure(self, settings: Settings) -> None:
+        """Take over the objectives: their gauges, and which series each judges. `announce` starts their counters."""
         objectives: dict[Series, list[Slo]] = {}
         for objective in settings.slos:
             for series in slo.series_of(objective, settings):
@@ -74,7 +71,8 @@ class Metrics:
             self._objectives = objectives
             self._describe(settings)
             self.families.verdicts.keep(self._is_judged)
-            return self.families.change_layout(layout(settings))
+            self.families.change_layout(layout(settings))
+            self.registry.probes.offer_native(settings.histograms.native)
 
     def _describe(self, settings: Settings) -> None:
         """What the configuration says of workloads and objectives."""
@@ -123,16 +121,10 @@ class Metrics:
             of(families.quarantined, series)
         for method in Method if kind == "shard" else ():  # a router does not tell its own times
             of(families.overhead, series, method)
-            for phase in PHASES:
-                of(families.server, series, method, phase)
-        for outcome, codes in (HTTP_CODES if kind == "http" else CODES).items():
-            for code in codes:
-                of(families.attempts, series, outcome, code)
+        for outcome in Outcome:
+            of(families.attempts, series, outcome, (HTTP_CODES if kind == "http" else CODES)[outcome])
         for reason in SkipReason:
             of(families.skips, series, reason)
-        for measure in Measure:
-            if measure not in (OF_ROUTERS if kind == "shard" else OF_SHARDS):
-                of(families.withheld, series, measure)
         self._announce_verdicts(series)
 
     @queued

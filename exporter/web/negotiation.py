@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, Format
+from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, PROTOBUF, Format
 
 # The first is the default. Our metric names are valid in every escaping scheme.
-FORMATS = (PLAIN_0_0_4, PLAIN_1_0_0, OPENMETRICS)
+FORMATS = (PLAIN_0_0_4, PLAIN_1_0_0, OPENMETRICS, PROTOBUF)
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 # A quote that is not closed goes to the end: looking for the closing one after each quote takes quadratic time.
@@ -81,6 +81,8 @@ def _specificity(choice: Choice, form: Format) -> int:
         return 2
     if choice.name != name:
         return 0
+    if form is PROTOBUF:  # one of many messages and encodings that have this media type
+        return 4 if all(choice.parameters.get(key) == parameters[key] for key in ("proto", "encoding")) else 0
     version = choice.parameters.get("version")
     if not version:
         return 3

@@ -9,6 +9,7 @@ from anyio import CapacityLimiter, to_thread
 
 from exporter.metrics import pages
 from exporter.metrics.collector import Registry
+from exporter.metrics.formats import PROTOBUF
 from exporter.metrics.pauses import Pauses
 from exporter.web.messages import HTML, HttpResponse, ReceivedRequest, encoded, text_response
 from exporter.web.negotiation import choose_format, compressed
@@ -76,7 +77,7 @@ def respond(method: str, path: str, accepts: Accepts, views: Views) -> HttpRespo
 def _metrics(registry: Registry, accepts: Accepts) -> HttpResponse:
     form, packed = choose_format(accepts.format), compressed(accepts.encoding)
     if form is None or packed is None:
-        offered = "offered: text/plain and application/openmetrics-text, as it is or in gzip"
+        offered = f"offered: text/plain, application/openmetrics-text and {PROTOBUF.content_type}; as it is or in gzip"
         return text_response("406 Not Acceptable", offered)
     if packed:
         return HttpResponse("200 OK", pages.gzip_page(registry, form, Pauses()), form.content_type, "gzip")

@@ -81,4 +81,4 @@ def test_an_objective_judges_the_series_it_names_and_no_other() -> None:
     assert every == [Series(name, "w", size) for name in "ab" for size in (1, 2, 4)]
     assert some == [Series("b", "w", 2)]
     assert up == [Series(name, "v", 8) for name in "abc"]
-    assert slo.thresholds(settings) == (1.0, 2.0)
+    assert slo.thresholds(settings) == {"ttft": (1.0, 2.0)}

@@ -80,7 +80,7 @@ def test_another_registry_shows_its_metrics_and_then_the_samples_of_our_page(
     ours = without_process(b"".join(pages.page(metrics.registry, form)))
     assert without_process(page)[-len(ours) :] == ours
     assert b"\njobs_total 7.0\n" in page
-    parse = parse_openmetrics if form.openmetrics else parse_plain
+    parse = parse_openmetrics if form is OPENMETRICS else parse_plain
     names = [family.name for family in parse(page.decode())]
     assert len(names) == len(set(names))
 

@@ -206,7 +206,7 @@ def record_all(metrics: Metrics, number: int, pauses: threading.Semaphore) -> No
 
 def counted(page: str, form: Format) -> dict[tuple[str, str], dict[str, float]]:
     """By target and batch size: how often each family says that something happened."""
-    parse = parse_openmetrics if form.openmetrics else parse_plain
+    parse = parse_openmetrics if form is OPENMETRICS else parse_plain
     found: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for family in parse(page + "\n"):
         for sample in family.samples:

@@ -5,6 +5,7 @@ import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import prometheus_client
@@ -18,13 +19,24 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-from exporter.metrics import blocks, lines, pages
+from exporter.metrics import blocks, families, pages
 from exporter.metrics.blocks import Block
 from exporter.metrics.collector import Registry
 from exporter.metrics.families import go_number
 from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, Format
 
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+STARTED = 1_700_000_000.25
+
+
+@pytest.fixture(autouse=True)
+def all_start_at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The instruments of prometheus_client too."""
+    monkeypatch.setattr(prometheus_client.metrics, "time", SimpleNamespace(time=lambda: STARTED))
+
+
+def started_registry() -> Registry:
+    return Registry(lambda: STARTED)
+
 
 FORMATS = (PLAIN_0_0_4, OPENMETRICS)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -57,7 +69,7 @@ READ = (plain, unzipped)
 
 
 def reference(registry: Any, form: Format) -> bytes:
-    if form.openmetrics:
+    if form is OPENMETRICS:
         return bytes(openmetrics_text.generate_latest(registry))  # type: ignore[no-untyped-call]
     return plain_text.generate_latest(registry)
 
@@ -79,7 +91,7 @@ class Pair:
     """The same instruments twice: ours and prometheus_client's."""
 
     def __init__(self, text: str, edges: tuple[float, ...]) -> None:
-        self.ours, self.theirs = Registry(), prometheus_client.CollectorRegistry()
+        self.ours, self.theirs = started_registry(), prometheus_client.CollectorRegistry()
         of: dict[str, Any] = {"labelnames": LABELS, "registry": self.theirs}
         self.counters: Any = (
             self.ours.probes.counter("events_total", text, LABELS),
@@ -152,7 +164,7 @@ def test_an_exemplar_stands_at_its_bucket_in_openmetrics_only() -> None:
     for read in READ:
         assert b'le="0.2"} 3.0 # {trace_id="4bf9"} 0.15 1700000000.5\n' in read(registry, OPENMETRICS)
         assert b'le="0.2"} 3.0\n' in read(registry, PLAIN_0_0_4)
-    assert b"#" not in before[0].split(b"histogram\n")[1]
+    assert b" # " not in before[0]
     families = list(parse_openmetrics(unzipped(registry, OPENMETRICS).decode()))  # type: ignore[no-untyped-call]
     assert [sample.exemplar.labels for sample in families[0].samples if sample.exemplar] == [{"trace_id": "4bf9"}]
 
@@ -189,7 +201,7 @@ def test_where_proc_cannot_be_read_the_page_is_still_whole(tmp_path: Path) -> No
 
 @given(NUMBERS)
 def test_a_number_is_written_as_prometheus_client_writes_it(value: float) -> None:
-    assert lines.number(value) == go_number(value) == floatToGoString(value)  # type: ignore[no-untyped-call]
+    assert families.number(value) == go_number(value) == floatToGoString(value)  # type: ignore[no-untyped-call]
 
 
 def forget(registry: Registry) -> None:
@@ -213,15 +225,24 @@ def test_a_target_that_leaves_takes_its_series_out_of_the_compressed_page(leave:
     assert b'target="b"' in page
 
 
-def test_other_edges_start_a_histogram_again_with_the_same_series() -> None:
+def test_at_other_edges_no_series_goes_back() -> None:
     registry = Registry()
-    wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1,), ("target",))
-    wait.labels("a", extra=(("zone", "x"),)).observe(0.05)
-    assert b'le="0.1",target="a",zone="x"} 1.0' in unzipped(registry, PLAIN_0_0_4)
-    wait.change_edges((0.1, 0.2))
+    wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1, 0.3), ("target",))
+    child = wait.labels("a", extra=(("zone", "x"),))
+    for value in (0.05, 0.25, 0.5):
+        child.observe(value)
+    assert b'le="0.3",target="a",zone="x"} 2.0' in unzipped(registry, PLAIN_0_0_4)
+    wait.change_edges((0.1, 0.2, 0.3))
+    child.observe(0.15)
     page = unzipped(registry, PLAIN_0_0_4)
-    assert b'le="0.1",target="a",zone="x"} 0.0' in page
-    assert b'le="0.2",target="a",zone="x"} 0.0' in page
+    for line in (
+        b'{le="0.1",target="a",zone="x"} 1.0',
+        b'{le="0.3",target="a",zone="x"} 3.0',
+        b'_count{target="a",zone="x"} 4.0',
+    ):
+        assert line in page
+    # The 0.25 of before may have been below 0.2 for all that is known: it counts at 0.3.
+    assert b'le="0.2",target="a",zone="x"} 2.0' in page
 
 
 def test_the_same_edges_again_change_nothing() -> None:
@@ -246,21 +267,21 @@ def test_a_large_page_comes_in_small_parts() -> None:
 
 def test_between_two_blocks_the_maker_of_a_page_may_pause() -> None:
     registry = Registry()
-    wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1,), ("target", "size"))
+    wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1,), ("target",))
     for number in range(10):
-        wait.labels("a", str(number))
+        wait.labels(str(number))
     pauses = []
     b"".join(pages.gzip_page(registry, PLAIN_0_0_4, lambda: pauses.append(1)))
-    assert len(pauses) >= 10  # one histogram of a target after the other
+    assert len(pauses) >= 10  # one target after the other
 
 
 @pytest.mark.parametrize("form", [PLAIN_0_0_4, OPENMETRICS])
-def test_a_prepared_page_makes_only_what_changed_since(form: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_page_makes_only_what_changed_since(form: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = Registry()
     wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1,), ("target",))
     for number in range(10):
         wait.labels(str(number))
-    pages.prepare(registry)
+    plain(registry, form)
     wait.labels("3").observe(0.05)
     made: list[bytes] = []
     compress = blocks.compress
@@ -300,13 +321,12 @@ def test_so_it_does_for_long_texts(length: int) -> None:
 
 
 @given(st.lists(st.binary(max_size=2000), max_size=10))
-def test_compressed_blocks_put_together_are_one_deflate_stream(texts: list[bytes]) -> None:
-    block = blocks.joined(0, [blocks.compress(0, text) for text in texts])
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    assert stream.decompress(block.data + blocks.LAST_BLOCK) == b"".join(texts)
+def test_compressed_blocks_put_together_are_one_gzip_member(texts: list[bytes]) -> None:
+    member = b"".join(blocks.gzip_member([blocks.compress(0, text) for text in texts]))
+    stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    assert stream.decompress(member) == b"".join(texts)
     assert stream.eof
     assert not stream.unused_data
-    assert (block.length, block.checksum) == (len(b"".join(texts)), zlib.crc32(b"".join(texts)))
 
 
 def test_the_content_types_are_those_of_prometheus_client() -> None:

@@ -7,13 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.metrics.collector import Registry
-from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, Format
+from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, PROTOBUF, Format
 from exporter.web.negotiation import choices, choose_format, compressed
 from exporter.web.routes import Accepts, Views, respond
 
-# As Prometheus 2.42, 3.x, and 3.x with native histograms send them.
+# As Prometheus 2.42 and 3.x send them, without and with native histograms.
 PROMETHEUS_2_42 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+PROMETHEUS_2_42_NATIVE = (
+    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,"
+    "application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;q=0.75,"
     "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 )
 PROMETHEUS_3 = (
@@ -36,7 +41,14 @@ TEXT_FIRST = (
     [
         (PROMETHEUS_2_42, OPENMETRICS),
         (PROMETHEUS_3, OPENMETRICS),
-        (PROMETHEUS_3_NATIVE, OPENMETRICS),
+        (PROMETHEUS_2_42_NATIVE, PROTOBUF),
+        (PROMETHEUS_3_NATIVE, PROTOBUF),
+        (PROMETHEUS_3_NATIVE.replace("q=0.7", "q=0.1"), OPENMETRICS),
+        (PROMETHEUS_3_NATIVE.replace("q=0.7", "q=0"), OPENMETRICS),
+        (PROTOBUF.content_type.upper(), PROTOBUF),
+        ("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=text", PLAIN_0_0_4),
+        ("application/vnd.google.protobuf;proto=another.Message;encoding=delimited", PLAIN_0_0_4),
+        ("application/vnd.google.protobuf", PLAIN_0_0_4),
         (TEXT_FIRST, PLAIN_1_0_0),
         ("application/openmetrics-text", OPENMETRICS),
         ("application/openmetrics-text;version=0.0.1,text/plain;version=0.0.4", PLAIN_0_0_4),
