@@ -105,8 +105,8 @@ program.
 histograms and summaries say when they started: `…_created` in text, `created_timestamp` in protobuf.
 
 In protobuf each histogram also has native buckets, each 4.4 % wide, and a Prometheus that asks for them stores one
-series for all of them. The classic buckets have few edges, and each SLO threshold is an exact edge of the histogram that
-it is for. [series.md](series.md) says what each form costs, and how to choose (`histograms` in the configuration).
+series for all of them. The classic buckets have few edges, and each SLO threshold is an exact edge of the histogram
+that it is for. [series.md](series.md) says what each form costs, and how to choose (`histograms` in the configuration).
 A reload that changes thresholds resets nothing: the bucket of a new edge starts at the count of the edge below it, and
 its increase is exact from then on.
 """
