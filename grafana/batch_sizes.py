@@ -18,40 +18,21 @@ DECODE = "tgi_probe_decode_duration_seconds"
 PREFILL_RATE = "tgi_probe_prefill_throughput_tokens_per_second"
 DECODE_RATE = "tgi_probe_decode_throughput_tokens_per_second"
 SHAPE = "workload, batch_size"
-MEASURES = {
-    "ttft": TTFT,
-    "inter_token_latency": TOKEN,
-    "time_per_output_token": "tgi_probe_time_per_output_token_seconds",
-    "request_duration": REQUEST,
-}
+REQUESTS = "tgi_probe_slo_requests_total"
+OF_LATENCY = 'measure!="availability", workload=~"$workload"'
 POINTS = {str(size): shade for size, shade in colours.BATCH_SIZES.items()}
 LEGEND = "{{workload}} batch {{batch_size}}"
 WITHIN = "1 · throughput within SLOs"
 NO_SLO = "No SLO limits a latency of these workloads: configure one"
 
 
-def limits(measure: str) -> str:
-    """Objectives for one latency, by workload and by the bucket that ends at the limit: the strictest of equals."""
-    edge = promql.whole('count_values by (slo) ("le", max by (slo) (tgi_probe_slo_threshold_seconds))')
-    judged = f'max by (slo, workload) (tgi_probe_slo_info{{measure="{measure}", workload=~"$workload"}})'
-    objective = "max by (slo) (tgi_probe_slo_objective_ratio)"
-    return (
-        f"max by (workload, le) ({edge} * on (slo) group_left (workload) {judged} * on (slo) group_left () {objective})"
-    )
-
-
 def kept() -> str:
-    """Batch sizes that meet the latency limits of all SLOs of their workload, whichever batch sizes those judge.
-
-    Every limit is a bucket's edge, so the share of fast requests is exact.
-    """
-    margins = []
-    for measure, histogram in MEASURES.items():
-        fast = promql.increase(f"{histogram}_bucket", f"le, {SHAPE}")
-        all_ = f"({promql.increase(f'{histogram}_count', SHAPE)} > 0)"
-        margin = f"{fast} / on ({SHAPE}) group_left () {all_} - on (workload, le) group_left () {limits(measure)}"
-        margins.append(promql.named(f"min by ({SHAPE}) ({margin})", "measure", measure))
-    return f"min by ({SHAPE}) ({' or '.join(margins)}) > -1e-9"
+    """Batch sizes that meet the latency SLOs that judge them."""
+    by = f"slo, {SHAPE}"
+    good = promql.increase(REQUESTS, by, where=f'{promql.CHOSEN}, verdict="good"')
+    share = f"{good} / ({promql.increase(REQUESTS, by)} > 0)"
+    objective = f"max by (slo) (tgi_probe_slo_objective_ratio) and on (slo) tgi_probe_slo_info{{{OF_LATENCY}}}"
+    return f"min by ({SHAPE}) ({share} - on (slo) group_left () ({objective})) > -1e-9"
 
 
 def best() -> str:
@@ -77,7 +58,7 @@ def of_chosen(value: str) -> str:
 
 def unreached() -> str:
     """A row with batch size `none` for each workload whose SLOs no batch size meets."""
-    judged = 'max by (workload) (tgi_probe_slo_info{measure!="availability", workload=~"$workload"})'
+    judged = f"max by (workload) (tgi_probe_slo_info{{{OF_LATENCY}}})"
     missing = f"{judged} unless on (workload) ({kept()})"
     return promql.named(promql.named(missing, "goal", WITHIN), "batch_size", "none")
 
@@ -87,8 +68,8 @@ def answers() -> list[Panel]:
         numbers(
             Text(
                 "Batch size to run",
-                "Run the batch size named here: of those that kept the latency limits of the workload's SLOs in the "
-                "time range, it generates most tokens per second.",
+                "Run the batch size named here: of those that met the latency SLOs that judge them in the time "
+                "range, it generates most tokens per second.",
                 TOKENS_PER_SECOND,
                 empty=NO_SLO,
             ),
@@ -256,25 +237,29 @@ def details() -> list[Panel]:
     ]
 
 
-def histograms() -> list[Panel]:
+def spread() -> list[Panel]:
+    def of(text: Text, histogram: str) -> Panel:
+        shares = (("fastest", promql.LOWEST), ("p25", 0.25), ("p50", 0.5), ("p75", 0.75), ("p90", 0.9), ("p99", 0.99))
+        queries = [Query(promql.quantile(q, histogram), name) for name, q in (*shares, ("slowest", promql.HIGHEST))]
+        return bars(text, queries, height=11)
+
     return [
-        bars(
+        of(
             Text(
-                "Distribution of the time to first token",
-                "One hump is healthy; two mean that two things are mixed, such as batch sizes (choose one above) or "
-                "a queue (bars: requests, by upper edge in seconds).",
+                "Spread of the time to first token",
+                "A large step from one bar to the next means that two things are mixed, such as batch sizes (choose "
+                "one above) or a queue.",
+                "s",
             ),
-            promql.zoomed_buckets(TTFT, promql.RANGE, f"{promql.CHOSEN}, {promql.edges(6)}"),
-            height=11,
+            TTFT,
         ),
-        bars(
+        of(
             Text(
-                "Distribution of the token latency",
-                "A tail to the bottom is what users feel as stutter, even when the average is fine (bars: tokens, by "
-                "upper edge in seconds).",
+                "Spread of the token latency",
+                "A p99 far above the p50 is what users feel as stutter, even when the average is fine.",
+                "s",
             ),
-            promql.zoomed_buckets(TOKEN, promql.RANGE, f"{promql.CHOSEN}, {promql.edges(4)}"),
-            height=11,
+            TOKEN,
         ),
     ]
 
@@ -320,7 +305,7 @@ def build() -> Dashboard:
         [
             Row("The answer", answers()),
             Row("What a larger batch gains and costs", trade_offs()),
-            Row("Statistics of the time range", [*details(), *histograms()]),
+            Row("Statistics of the time range", [*details(), *spread()]),
             Row("Over time (newest probes)", history()),
         ],
     )

@@ -129,7 +129,7 @@ def punctual() -> list[Panel]:
                 "One band at the bottom: the daemon is on time; single cells above: its machine paused.",
                 "s",
             ),
-            promql.zoomed_buckets(LATENESS, promql.RATE, TARGETS),
+            promql.buckets(LATENESS, promql.RATE, TARGETS),
             height=8,
         ),
         lines(

@@ -22,7 +22,7 @@ BY_RATIO = steps((None, colours.GOOD), (1.1, colours.WARNING), (1.25, colours.BA
 BY_THROUGHPUT_RATIO = steps((None, colours.BAD), (0.8, colours.WARNING), (0.9, colours.GOOD))
 BY_FAILURES = steps((None, colours.GOOD), (0.001, colours.WARNING), (0.05, colours.BAD))
 SENT = "workload, mode, prompt_cache, sequence_length, decode_length"
-EARLIER = "offset $compare"
+EARLIER = " offset $compare"
 
 
 def against_fleet(histogram: str, window: str) -> str:
@@ -41,18 +41,9 @@ def even(histogram: str) -> str:
     return f"avg by (target) ({promql.mean(histogram, SERIES)})"
 
 
-def earlier(histogram: str, by: str, window: str) -> str:
-    """The same mean as `promql.mean`, as long ago as chosen at the top of the dashboard."""
-
-    def grown(metric: str) -> str:
-        return f"sum by ({by}) (increase({metric}{{{promql.CHOSEN}}}[{window}] {EARLIER}))"
-
-    return f"{grown(f'{histogram}_sum')} / ({grown(f'{histogram}_count')} > 0)"
-
-
 def against_earlier(histogram: str) -> str:
     now = promql.mean(histogram, SERIES)
-    return f"avg by (target) (({now}) / ({earlier(histogram, SERIES, promql.RANGE)}))"
+    return f"avg by (target) (({now}) / ({promql.mean(histogram, SERIES, offset=EARLIER)}))"
 
 
 def failures() -> str:

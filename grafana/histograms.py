@@ -1,5 +1,7 @@
 """Histograms: over time as heatmaps, of a whole time range as bars."""
 
+from collections.abc import Sequence
+
 from grafana_foundation_sdk.builders import bargauge, common, dashboard, heatmap
 from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as models
@@ -10,7 +12,7 @@ from grafana.style import Panel, Query, Text, framed, target
 
 
 def buckets(text: Text, expr: str, *, width: int = 12, height: int = 9) -> Panel:
-    """A heatmap of cumulative buckets: the darker, the more requests."""
+    """A heatmap: the darker, the more requests."""
     return (
         framed(heatmap.Panel(), text, width, height)
         .calculate(False)
@@ -32,12 +34,14 @@ def buckets(text: Text, expr: str, *, width: int = 12, height: int = 9) -> Panel
     )
 
 
-def bars(text: Text, expr: str, *, width: int = 12, height: int = 9, colour: str = colours.NEUTRAL) -> Panel:
-    """A histogram of the whole time range: one bar for each bucket, named by its upper edge."""
+def bars(
+    text: Text, queries: Sequence[Query], *, width: int = 12, height: int = 9, colour: str = colours.NEUTRAL
+) -> Panel:
+    """One bar for each query, named by its legend."""
     return (
         framed(bargauge.Panel(), text, width, height)
         .unit(text.unit)
-        .decimals(0)
+        .decimals(1)
         .min(0)
         .orientation(options.VizOrientation.HORIZONTAL)
         .display_mode(options.BarGaugeDisplayMode.BASIC)
@@ -45,5 +49,5 @@ def bars(text: Text, expr: str, *, width: int = 12, height: int = 9, colour: str
         .show_unfilled(False)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
         .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.FIXED).fixed_color(colour))
-        .targets([target(Query(expr, "{{le}}"), 0, "bars")])
+        .targets([target(query, number, "instant") for number, query in enumerate(queries)])
     )

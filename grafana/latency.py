@@ -13,7 +13,6 @@ TTFT = "tgi_probe_time_to_first_token_seconds"
 TOKEN = "tgi_probe_inter_token_latency_seconds"
 SERVER = "tgi_probe_server_duration_seconds"
 OVERHEAD = "tgi_probe_overhead_seconds"
-CELLS = f"{promql.CHOSEN}, {promql.edges(6)}"
 SHAPE = "workload, batch_size"
 NO_TIMES = "These targets do not tell their own times: only shards do"
 NO_ROUTER_TARGET = "None of these targets is probed through a router"
@@ -24,7 +23,9 @@ def account(method: str) -> list[Query]:
     """Mean seconds of a call, in parts that add up to what the client measures."""
 
     def part(phase: str) -> str:
-        return promql.mean(SERVER, "method", promql.RATE, f'{promql.CHOSEN}, method="{method}", phase="{phase}"')
+        return promql.mean_of_summary(
+            SERVER, "method", promql.RATE, f'{promql.CHOSEN}, method="{method}", phase="{phase}"'
+        )
 
     parts = " - ".join(f"(({part(phase)}) or 0 * ({part('total')}))" for phase in ("forward", "decode", "concat"))
     overhead = promql.mean(OVERHEAD, "method", promql.RATE, f'{promql.CHOSEN}, method="{method}"')
@@ -76,7 +77,7 @@ def outside() -> list[Panel]:
                 "Each band is a batch size or a workload; choose one above, and a second band is a queue.",
                 "s",
             ),
-            promql.zoomed_buckets(TTFT, promql.RATE, CELLS),
+            promql.buckets(TTFT, promql.RATE),
             height=10,
         ),
         buckets(
@@ -85,7 +86,7 @@ def outside() -> list[Panel]:
                 "The band is the server's pace; cells above it are stalls, such as another batch's prefill in between.",
                 "s",
             ),
-            promql.zoomed_buckets(TOKEN, promql.RATE, CELLS),
+            promql.buckets(TOKEN, promql.RATE),
             height=10,
         ),
     ]
@@ -117,9 +118,13 @@ def overhead() -> list[Panel]:
 
 def through_routers() -> list[Panel]:
     setup, spread = "tgi_probe_connection_setup_seconds", "tgi_probe_start_spread_seconds"
+
     # Connections are kept for days: over any time range, most targets opened none.
-    sums = [f'sum by (target) ({setup}_{part}{{target=~"$target"}})' for part in ("sum", "count")]
-    since_start = f"{sums[0]} / ({sums[1]} > 0)"
+    def part(name: str) -> str:
+        classic = f'sum by (target) ({setup}_{name}{{target=~"$target"}})'
+        return f'(histogram_{name}(sum by (target) ({setup}{{target=~"$target"}})) or {classic})'
+
+    since_start = f"{part('sum')} / ({part('count')} > 0)"
     return [
         lines(
             Text(
@@ -169,7 +174,7 @@ def by_batch_size() -> list[Panel]:
                 "s",
                 empty=NO_TIMES,
             ),
-            promql.mean(SERVER, SHAPE, promql.RATE, forward),
+            promql.mean_of_summary(SERVER, SHAPE, promql.RATE, forward),
         ),
     ]
 

@@ -1,9 +1,5 @@
 """Parts of PromQL expressions, as text."""
 
-from collections.abc import Sequence
-
-from exporter.metrics.bucket_edges import FINE_DECADE
-
 RATE = "$__rate_interval"
 RANGE = "$__range"
 # What the variables at the top of a dashboard choose.
@@ -20,19 +16,38 @@ def rate(metric: str, by: str, window: str = RATE, where: str = CHOSEN) -> str:
     return f"sum by ({by}) (rate({metric}{{{where}}}[{window}]))"
 
 
-def mean(histogram: str, by: str, window: str = RANGE, where: str = CHOSEN) -> str:
-    """Average of a histogram's or a summary's observations; no sample where there was none."""
-    count = increase(f"{histogram}_count", by, window, where)
-    return f"{increase(f'{histogram}_sum', by, window, where)} / ({count} > 0)"
+def native(histogram: str, by: str, window: str = RANGE, where: str = CHOSEN, offset: str = "") -> str:
+    """The native histogram of what was observed within the window; none in a Prometheus that has only classic ones."""
+    return f"sum by ({by}) (increase({histogram}{{{where}}}[{window}]{offset}))"
+
+
+def mean(histogram: str, by: str, window: str = RANGE, where: str = CHOSEN, offset: str = "") -> str:
+    """Average of a histogram's observations, whether it is native or classic; no sample where there was none."""
+
+    def part(function: str, suffix: str) -> str:
+        classic = f"sum by ({by}) (increase({histogram}_{suffix}{{{where}}}[{window}]{offset}))"
+        return f"(histogram_{function}({native(histogram, by, window, where, offset)}) or {classic})"
+
+    return f"{part('sum', 'sum')} / ({part('count', 'count')} > 0)"
+
+
+def mean_of_summary(summary: str, by: str, window: str = RANGE, where: str = CHOSEN) -> str:
+    """Average of a summary's observations; no sample where there was none."""
+    count = increase(f"{summary}_count", by, window, where)
+    return f"{increase(f'{summary}_sum', by, window, where)} / ({count} > 0)"
 
 
 def quantile(q: float, histogram: str, by: str = "", window: str = RANGE, where: str = CHOSEN) -> str:
-    """A quantile of a histogram, to a millionth; no sample where there was no observation, so that lines bridge gaps.
+    """A quantile of a histogram, native or classic, to a millionth.
 
-    For the lowest value use `LOWEST`: q = 0 would be the edge of an empty bucket.
+    No sample where there was no observation, so that lines bridge gaps. For the lowest value use `LOWEST`: q = 0 would
+    be the edge of an empty bucket.
     """
-    edges = increase(f"{histogram}_bucket", f"le, {by}" if by else "le", window, where)
-    return f"round(histogram_quantile({q:.9g}, {edges}), 0.000001) >= 0"
+    classic = increase(f"{histogram}_bucket", f"le, {by}" if by else "le", window, where)
+    either = (
+        f"histogram_quantile({q:.9g}, {native(histogram, by, window, where)}) or histogram_quantile({q:.9g}, {classic})"
+    )
+    return f"round({either}, 0.000001) >= 0"
 
 
 LOWEST, HIGHEST = 1e-9, 1.0
@@ -47,31 +62,6 @@ def named(value: str, label: str, text: str) -> str:
     return f'label_replace({value}, "{label}", "{text}", "", "")'
 
 
-def whole(value: str) -> str:
-    """Writes whole bucket edges as Prometheus 2 stores them: "1.0", where count_values gives "1"."""
-    return f'label_replace({value}, "le", "$1.0", "le", "([0-9]+)")'
-
-
-def edges(per_decade: int, decade: Sequence[float] = FINE_DECADE) -> str:
-    """A matcher for fewer bucket edges, `per_decade` in each factor of ten, for panels without room for all."""
-    step = round(len(decade) / per_decade)
-    # Not the last ones, which would be too close to the 1 of the next decade.
-    digits = [f"{edge:g}".replace(".", "") for edge in decade[: len(decade) - step // 2 : step]]
-    written = "|".join("[.]?".join(digit) for digit in digits)
-    return f'le=~"[0.]*({written})[0.]*|[+]Inf"'
-
-
-def zoomed_buckets(histogram: str, window: str, where: str = CHOSEN) -> str:
-    """Cumulative buckets of a heatmap, without the empty ones below the lowest and above the highest of the time range.
-
-    histogram_quantile gives the highest edge as a value, and count_values makes it a label again. Rounding removes what
-    the interpolation adds.
-    """
-    name = f"{histogram}_bucket"
-    seen = f"sum by (le) (increase({name}{{{where}}}[{RANGE}] @ end()))"
-    total = f'scalar(sum(increase({name}{{{where}, le="+Inf"}}[{RANGE}] @ end())))'
-    top = whole(f'count_values("le", round(histogram_quantile(1, {seen}), 0.000001))')
-    below = f'scalar(max(sum by (le) (increase({name}{{{where}, le!="+Inf"}}[{RANGE}] @ end()))))'
-    above = f'sum by (le) (increase({name}{{{where}, le="+Inf"}}[{RANGE}] @ end())) > {below} * 1.000000001'
-    used = f"({seen} > 0 < {total} * 0.999999999) or {top} or {above}"
-    return f"{increase(name, 'le', window, where)} and on (le) ({used})"
+def buckets(histogram: str, window: str, where: str = CHOSEN) -> str:
+    """For a heatmap: one native histogram, or the cumulative buckets of a classic one."""
+    return f"{native(histogram, '', window, where)} or {increase(f'{histogram}_bucket', 'le', window, where)}"

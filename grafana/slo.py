@@ -14,7 +14,6 @@ REQUESTS = "tgi_probe_slo_requests_total"
 CHOSEN = f'slo=~"$slo", {promql.CHOSEN}'
 SERIES = "target, workload, batch_size"
 OBJECTIVE = 'max by (slo) (tgi_probe_slo_objective_ratio{slo=~"$slo"})'
-CELLS = f"{promql.CHOSEN}, {promql.edges(6)}"
 PERIOD = "30d"
 # Both windows of a pair above its factor: a page, or a ticket.
 PAGES = ((14.4, "5m", "1h"), (6, "30m", "6h"))
@@ -48,8 +47,12 @@ def budget() -> str:
 def judged(histogram: str, q: float, measures: str) -> str:
     """A quantile by workload, of exactly those series that a chosen SLO with such a measure judges."""
     judges = f'{REQUESTS}{{{CHOSEN}}} and on (slo) tgi_probe_slo_info{{measure=~"{measures}"}}'
-    edges = f"rate({histogram}_bucket{{{promql.CHOSEN}}}[{promql.RATE}]) and on ({SERIES}) ({judges})"
-    return f"histogram_quantile({q:g}, sum by (le, workload) ({edges})) >= 0"
+
+    def of(name: str, by: str) -> str:
+        found = f"rate({name}{{{promql.CHOSEN}}}[{promql.RATE}]) and on ({SERIES}) ({judges})"
+        return f"histogram_quantile({q:g}, sum by ({by}) ({found}))"
+
+    return f"({of(histogram, 'workload')} or {of(f'{histogram}_bucket', 'le, workload')}) >= 0"
 
 
 def limit(measures: str) -> Query:
@@ -203,12 +206,12 @@ def seen() -> list[Panel]:
                 "A band that moves up is a slower server; a second band above it is a queue, or a larger batch size.",
                 "s",
             ),
-            promql.zoomed_buckets(ttft, promql.RATE, CELLS),
+            promql.buckets(ttft, promql.RATE),
             height=10,
         ),
         buckets(
             Text("Token latency", "Dark cells far above the band are the stalls that users notice.", "s"),
-            promql.zoomed_buckets(token, promql.RATE, CELLS),
+            promql.buckets(token, promql.RATE),
             height=10,
         ),
     ]

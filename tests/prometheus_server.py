@@ -32,8 +32,7 @@ class PrometheusServer:
         data = self._api("query", {"query": promql} | ({} if at is None else {"time": repr(at)}))
         if data["resultType"] == "scalar":
             return [Sample({}, float(data["result"][1]))]
-        # A native histogram has another key than `value`: ask for its count, its sum or a quantile.
-        return [Sample(element["metric"], float(element["value"][1])) for element in data["result"]]
+        return [Sample(element["metric"], _number(element)) for element in data["result"]]
 
     def value(self, promql: str, at: float | None = None) -> float:
         """The one value of a query; NaN where it has none."""
@@ -42,9 +41,13 @@ class PrometheusServer:
         return samples[0].value if samples else math.nan
 
     def values_between(self, promql: str, start: float, end: float, step: float) -> list[float]:
-        """Every value of a range query, Unix times and the step in seconds, whatever its labels."""
+        """Every value of a range query, Unix times and the step in seconds, whatever its labels.
+
+        Of a native histogram its count.
+        """
         data = self._api("query_range", {"query": promql, "start": repr(start), "end": repr(end), "step": repr(step)})
-        return [float(value) for element in data["result"] for _, value in element["values"]]
+        found = [float(value) for element in data["result"] for _, value in element.get("values", ())]
+        return found + [float(one["count"]) for element in data["result"] for _, one in element.get("histograms", ())]
 
     def by(self, label: str, promql: str, at: float | None = None) -> dict[str, float]:
         """The values of a query by one label, which must tell them apart."""
@@ -80,6 +83,11 @@ class PrometheusServer:
         reply: Reply = ask(f"{self.url}/api/v1/{name}?{urlencode(query)}")
         assert reply.status == 200, f"{name} {dict(query)}: {reply.text}"
         return reply.json()["data"]
+
+
+def _number(element: Mapping[str, Any]) -> float:
+    """The value, or the count of a native histogram."""
+    return float(element["value"][1] if "value" in element else element["histogram"][1]["count"])
 
 
 @contextlib.contextmanager

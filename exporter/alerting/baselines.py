@@ -73,10 +73,11 @@ def _regression(
 ) -> Iterator[Recording | Alert]:
     span, factor = promql.duration(window), promql.number(options.regression_factor)
     now, usual = f"tgi_probe:{metric.histogram}:median_{span}", f"tgi_probe:{metric.histogram}:baseline_7d"
-    buckets = f"rate(tgi_probe_{metric.histogram}_bucket[{span}])"
+    native, buckets = (f"rate(tgi_probe_{metric.histogram}{suffix}[{span}])" for suffix in ("", "_bucket"))
     if options.drop_labels:
-        buckets = f"sum without ({options.dropped()}) ({buckets})"
-    yield Recording(now, f"histogram_quantile(0.5, {buckets}) >= 0")  # >= 0: no NaN where nothing was measured
+        native, buckets = (f"sum without ({options.dropped()}) ({rates})" for rates in (native, buckets))
+    median = f"histogram_quantile(0.5, {native})\nor histogram_quantile(0.5, {buckets})"
+    yield Recording(now, f"({median})\n>= 0")  # no NaN where nothing was measured
     yield Recording(usual, _baseline(now, window, interval, options))
     if metric.higher_is_worse:
         expr = f"{now} > {factor} * {usual}\nand {now} - {usual} > {promql.number(NOISE)}"

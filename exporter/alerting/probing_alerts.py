@@ -296,12 +296,15 @@ def _skipped(settings: Settings, options: Options) -> Alert:
 
 def _late(settings: Settings, options: Options) -> Alert:
     window = promql.duration(_window(settings, options.minutes(15), 10))
-    lateness, dropped = "tgi_probe_schedule_lateness_seconds", options.dropped("le")
-    started = f'sum without ({dropped}) (increase({lateness}_bucket{{le="+Inf"}}[{window}]))'
-    on_time = f'sum without ({dropped}) (increase({lateness}_bucket{{le="{LATE_SECONDS:g}"}}[{window}]))'
+    lateness = "tgi_probe_schedule_lateness_seconds"
+    buckets = f'sum without ({options.dropped("le")}) (increase({lateness}_bucket{{le="%s"}}[{window}]))'
+    started, on_time = buckets % "+Inf", buckets % f"{LATE_SECONDS:g}"
+    native = f"sum without ({options.dropped()}) (increase({lateness}[{window}]))"
+    number, share = f"histogram_count({native})", f"histogram_fraction({LATE_SECONDS:g}, +Inf, {native})"
     return Alert(
         "TgiProbeLate",
-        f"({started}\n  - {on_time} > 1.5)\n/\n{started}\n> {LATE_SHARE:g}",
+        f"({share}\n  * {number} > 1.5)\n/\n{number}\n> {LATE_SHARE:g}\n"
+        f"or\n({started}\n  - {on_time} > 1.5)\n/\n{started}\n> {LATE_SHARE:g}",
         "ticket",
         summary=f"tgi-probe starts probes of {TARGET} late",
         description=(

@@ -22,6 +22,7 @@ RELOADED = "tgi_probe_config_last_reload_successful"
 class Demo:
     daemon: Daemon
     prometheus: PrometheusServer
+    native: PrometheusServer  # takes native histograms
     router: str
     began: float
 
@@ -70,8 +71,11 @@ def running_demo(folder: Path) -> Iterator[Demo]:
         prometheus = stack.enter_context(
             prometheus_scraping(folder / "prometheus", [daemon.port, door], rule_files=[str(rules)])
         )
-        make_history(config, daemon, first, prometheus)
-        yield Demo(daemon, prometheus, router, began)
+        native = stack.enter_context(
+            prometheus_scraping(folder / "native", [daemon.port, door], native=True, rule_files=[str(rules)])
+        )
+        make_history(config, daemon, first, (prometheus, native))
+        yield Demo(daemon, prometheus, native, router, began)
 
 
 ALWAYS_FIRING = {
@@ -84,29 +88,39 @@ ALWAYS_FIRING = {
 }
 
 
-def make_history(config: Path, daemon: Daemon, shard: SimulatedShard, prometheus: PrometheusServer) -> None:
+def make_history(
+    config: Path, daemon: Daemon, shard: SimulatedShard, servers: tuple[PrometheusServer, PrometheusServer]
+) -> None:
     """An outage, a refused reload and one that is taken, each long enough to be scraped."""
+
+    def await_value(promql: str, value: float, what: str) -> None:
+        wait_until(lambda: {server.value(promql) for server in servers} == {value}, what, daemon.process)
+
     document = config.read_text()
-    wait_until(lambda: prometheus.value("min(tgi_probe_success)") == 1, "probes", daemon.process)
+    await_value("min(tgi_probe_success)", 1, "probes")
     shard.command("fault?kind=unavailable")
     config.write_text("targets: []")
     daemon.process.send(signal.SIGHUP)
-    wait_until(lambda: prometheus.value("min(tgi_probe_target_up)") == 0, "the outage is scraped", daemon.process)
-    wait_until(lambda: prometheus.value(RELOADED) == 0, "the refusal is scraped", daemon.process)
+    await_value("min(tgi_probe_target_up)", 0, "the outage is scraped")
+    await_value(RELOADED, 0, "the refusal is scraped")
     shard.command("fault?kind=none")
     config.write_text(document)
     daemon.process.send(signal.SIGHUP)
-    wait_until(lambda: prometheus.value(RELOADED) == 1, "the reload is scraped", daemon.process)
-    wait_until(lambda: prometheus.value("min(tgi_probe_success)") == 1, "probes again", daemon.process)
+    await_value(RELOADED, 1, "the reload is scraped")
+    await_value("min(tgi_probe_success)", 1, "probes again")
 
 
 def exposed(pages: list[str]) -> dict[str, frozenset[str]]:
-    """Name of every sample that the pages hold → the names of its labels."""
+    """Name of every sample that the pages hold → the names of its labels. A native histogram has the family's name."""
     found: dict[str, set[str]] = {}
     for page in pages:
+        histograms = set(re.findall(r"^# TYPE (\S+) histogram$", page, re.MULTILINE))
         for line in page.splitlines():
             if line and not line.startswith("#"):
                 name = re.match(r"[a-zA-Z_:][a-zA-Z0-9_:]*", line)
                 assert name, line
-                found.setdefault(name[0], set()).update(re.findall(r"[{,]([a-zA-Z_]\w*)=\"", line))
+                labels = re.findall(r"[{,]([a-zA-Z_]\w*)=\"", line)
+                found.setdefault(name[0], set()).update(labels)
+                if (family := name[0].removesuffix("_count")) in histograms:
+                    found.setdefault(family, set()).update(labels)
     return {name: frozenset(labels) for name, labels in found.items()}

@@ -1,4 +1,7 @@
-"""Every expression of every dashboard, asked of a real Prometheus that scraped a running demo."""
+"""Every expression of every dashboard, asked of two real Prometheus servers that scraped a running demo.
+
+One takes native histograms, the other has only classic ones.
+"""
 
 import math
 import re
@@ -10,6 +13,7 @@ import pytest
 from tests.dashboards.asked import Asked, dashboards, everything, groupings, made, selectors
 from tests.dashboards.running_demo import Demo, exposed, running_demo
 from tests.processes import wait_until
+from tests.prometheus_server import PrometheusServer
 
 # Filled in as Grafana would; the demo is half a minute old, so it is compared with a few seconds ago.
 pytestmark = pytest.mark.xdist_group("demo")  # in one process, which makes its fixtures once
@@ -42,22 +46,29 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         yield demo
 
 
-def answer(demo: Demo, one: Asked) -> list[float]:
+@pytest.fixture(params=["classic", "native"])
+def prometheus(demo: Demo, request: pytest.FixtureRequest) -> PrometheusServer:
+    return demo.native if request.param == "native" else demo.prometheus
+
+
+def answer(demo: Demo, prometheus: PrometheusServer, one: Asked) -> list[float]:
     """Every number that the expression gives, over the demo's life or now. AssertionError where Prometheus refuses."""
     expr = one.filled(VALUES)
     if one.instant:
-        values = [sample.value for sample in demo.prometheus.query(expr)]
+        values = [sample.value for sample in prometheus.query(expr)]
     else:
-        values = demo.prometheus.values_between(expr, demo.began, time.time(), step=1)
+        values = prometheus.values_between(expr, demo.began, time.time(), step=1)
     return [value for value in values if math.isfinite(value)]
 
 
-def test_every_expression_has_an_answer_in_a_demo_that_has_seen_it_all(demo: Demo) -> None:
+def test_every_expression_has_an_answer_in_a_demo_that_has_seen_it_all(
+    demo: Demo, prometheus: PrometheusServer
+) -> None:
     waiting = everything()
     assert len(waiting) > 100
 
     def all_answered() -> bool:
-        waiting[:] = [one for one in waiting if not answer(demo, one)]
+        waiting[:] = [one for one in waiting if not answer(demo, prometheus, one)]
         assert {str(one) for one in waiting} == EMPTY.keys(), [f"{one}: {one.filled(VALUES)}" for one in waiting]
         return True
 

@@ -1,13 +1,11 @@
 """The protobuf page: the same samples as in the text formats, and native buckets as a real Prometheus reads them."""
 
-import contextlib
 import math
 import random
 import time
 from collections.abc import Iterator
 
 import pytest
-from anyio.from_thread import start_blocking_portal
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -16,16 +14,13 @@ from prometheus_client.samples import Exemplar
 
 from exporter.config.settings import Settings
 from exporter.metrics import pages
-from exporter.metrics.catalogue import layout
 from exporter.metrics.collector import Registry
 from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4, Format
 from exporter.metrics.native import SCHEMA, bucket_number
 from exporter.metrics.record import Metrics
-from exporter.observation import Observation, Outcome, Series, ServerTimings, Step, Stream
-from exporter.plan.targets import plans
-from exporter.web.routes import Views
-from exporter.web.server import WebServer
+from exporter.observation import Series
 from tests.metrics import protobuf_page
+from tests.metrics.served import announced, probe, serving
 from tests.prometheus_server import PrometheusServer, prometheus_scraping
 
 LABEL_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -146,32 +141,9 @@ SETTINGS = Settings.model_validate(
 MOST_SERIES = {"native": 50, "classic": 190}
 
 
-def probe(series: Series, seconds: float, rng: random.Random) -> Observation:
-    server = ServerTimings(seconds / 2, 0.001, None, seconds * 0.9)
-    steps = [Step(0.0, seconds, series.batch_size, server)]
-    for _ in range(7):
-        asked = steps[-1].arrived
-        steps.append(Step(asked, asked + seconds / 10 * rng.uniform(0.9, 1.1), series.batch_size, server))
-    stream = Stream(series.batch_size, 512 * series.batch_size, 0.0, steps[-1].arrived, tuple(steps))
-    return Observation(series, 0.0, 0.0, steps[-1].arrived, Outcome.OK, "OK", "", (stream,), trace_id="4bf9")
-
-
 @pytest.fixture(scope="module")
 def metrics() -> Metrics:
-    metrics = Metrics(layout(SETTINGS))
-    metrics.configure(SETTINGS)
-    [plan] = plans(SETTINGS).values()
-    metrics.announce(plan)
-    return metrics
-
-
-@contextlib.contextmanager
-def serving(metrics: Metrics) -> Iterator[int]:
-    server = WebServer("127.0.0.1:0", Views(lambda: metrics.registry, lambda: None, lambda: None, None, str))
-    with start_blocking_portal() as portal:
-        task = portal.start_task_soon(server.serve)
-        yield server.port
-        task.cancel()
+    return announced(SETTINGS)
 
 
 @pytest.fixture(scope="module")
