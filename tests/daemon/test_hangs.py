@@ -7,6 +7,7 @@ import pytest
 
 from exporter.config.target import Target
 from exporter.config.workload import Workload
+from exporter.daemon import attempt
 from exporter.daemon.runner import Runner
 from exporter.observation import Observation, Outcome, Series, SkipReason
 from exporter.plan.targets import Facts, Plan
@@ -41,7 +42,8 @@ class Books:
         self.is_up = facts is not None
 
 
-def test_a_shard_that_hangs_beside_a_busy_thread_is_a_timeout_and_then_down() -> None:
+def test_a_shard_that_hangs_beside_a_busy_thread_is_a_timeout_and_then_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt, "TARGET_CONNECT_SECONDS", 1.0)
     over = threading.Event()
 
     def work() -> None:
