@@ -72,7 +72,7 @@ def test_no_member_waits_while_another_one_starts_more_than_three_times(
 ) -> None:
     chance, members = random.Random(seed), len(durations)
     plan = table(members, seed, duty, phase)
-    end = 20 * members * (max(durations) / duty + INTERVAL)
+    end = 8 * members * (max(durations) / duty + INTERVAL)
     seen = run(plan, end, durations.__getitem__, lambda: chance.random() < yielding)
     assert min(seen.counts(members)) > 0
     assert most_between_two([start.key for _, start in seen.starts], members) <= 3
