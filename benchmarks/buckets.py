@@ -2,11 +2,12 @@
 
 import random
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from benchmarks.report import Part, Reach, Table, median, quantile
-from exporter.metrics import bucket_edges
+from exporter.metrics import bucket_edges, native
 
 QUANTILES = (0.5, 0.9, 0.99)
 FASTEST, SLOWEST = 0.001, 100.0
@@ -28,8 +29,63 @@ TWELVE = bucket_edges.scale((1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6
 SCALES = {"FINE": bucket_edges.FINE, "twelve per decade": TWELVE, "COARSE": bucket_edges.COARSE}
 
 
+# Those of native histograms are compared over a wider range: they have no last edge.
+SCHEMAS = (3, native.SCHEMA, 5)
+NATIVE_FASTEST, NATIVE_SLOWEST = 0.0001, 1000.0
+NATIVE_LIMIT_PERCENT = 5
+
+
 def run(seconds: float) -> list[Table]:
-    return [errors(seconds), series()]
+    return [native_errors(seconds / 2), errors(seconds / 2), series()]
+
+
+def native_errors(seconds: float) -> Table:
+    rng = random.Random(7)
+    count = max(60, int(seconds * SERVICES_PER_SECOND))
+    rows = []
+    for name, draw in SERVICES.items():
+        found: dict[int, list[list[float]]] = {schema: [[] for _ in QUANTILES] for schema in SCHEMAS}
+        buckets: dict[int, list[float]] = {schema: [] for schema in SCHEMAS}
+        for number in range(count):
+            center = NATIVE_FASTEST * (NATIVE_SLOWEST / NATIVE_FASTEST) ** ((number + rng.random()) / count)
+            values = sorted(center * draw(rng) for _ in range(VALUES))
+            for schema in SCHEMAS:
+                edges, cumulative = exponential(values, schema)
+                buckets[schema].append(sum(one < other for one, other in pairwise(cumulative)))
+                for place, q in enumerate(QUANTILES):
+                    read = histogram_quantile(q, edges, cumulative)
+                    found[schema][place].append(abs(read / quantile(values, q) - 1))
+        chosen = [max(of) for of in found[native.SCHEMA]]
+        rows.append(
+            (
+                name,
+                *(f"{error:.1%}" for error in chosen),
+                str(Reach(max(chosen) * 100, NATIVE_LIMIT_PERCENT, " %")),
+                f"{median(buckets[native.SCHEMA]):.0f}",
+                *(
+                    text
+                    for schema in SCHEMAS
+                    if schema != native.SCHEMA
+                    for text in (f"{max(map(max, found[schema])):.1%}", f"{median(buckets[schema]):.0f}")
+                ),
+            )
+        )
+    notes = (
+        f"As below, for native histograms, from {NATIVE_FASTEST * 1e3:g} ms to {NATIVE_SLOWEST:g} s: the largest error "
+        f"of each quantile with schema {native.SCHEMA}, which is used, and of all three with others. Buckets: how many "
+        f"hold a value, in the median. Linear inside a bucket, as Prometheus 2 computes it.",
+    )
+    others = [(f"schema {schema}", f"buckets of schema {schema}") for schema in SCHEMAS if schema != native.SCHEMA]
+    columns = ("service", "native p50", "p90", "p99", "reach", "buckets", *(text for pair in others for text in pair))
+    return Table("Quantiles read off native buckets", columns, tuple(rows), notes)
+
+
+def exponential(values: Sequence[float], schema: int) -> tuple[list[float], list[int]]:
+    """The edges of the buckets that hold the sorted values, with those between them, and how many are below each."""
+    counts = Counter(native.bucket_number(value, schema) for value in values)
+    numbers = range(min(counts) - 1, max(counts) + 1)
+    edges = [2.0 ** (number / 2**schema) for number in numbers]
+    return edges, list(accumulate(counts[number] for number in numbers))
 
 
 def errors(seconds: float) -> Table:
@@ -91,27 +147,27 @@ def histogram_quantile(q: float, edges: Sequence[float], cumulative: Sequence[in
 
 def series() -> Table:
     """What the choice costs: lines on the page for one target, workload and batch size."""
-    extra = 3  # +Inf, _count, _sum
+    extra = 4  # +Inf, _count, _sum, _created
     rows = []
-    total = 0
-    for what, histograms, edges in (
-        ("FINE: time to first token, inter-token latency, time per output token", 3, bucket_edges.FINE),
-        ("COARSE: decode and request duration", 2, bucket_edges.COARSE),
-        ("RATES: prefill and decode throughput", 2, bucket_edges.RATES),
-        ("OWN: overhead of prefill and decode", 2, bucket_edges.OWN),
+    total_fine = total_lean = 0
+    for what, histograms, scale in (
+        ("time to first token, inter-token latency, time per output token", 3, bucket_edges.TOKENS),
+        ("decode and request duration", 2, bucket_edges.DURATIONS),
+        ("prefill and decode throughput", 2, bucket_edges.THROUGHPUT),
+        ("overhead of prefill and decode", 2, bucket_edges.OVERHEAD),
     ):
-        lines = histograms * (len(edges) + extra)
-        total += lines
-        rows.append((what, str(len(edges)), str(lines)))
-    rows.append(("all", "", str(total)))
-    rows.append(("twelve per decade for all of them", str(len(TWELVE)), str(9 * (len(TWELVE) + extra))))
-    return Table("Series for one target, workload and batch size", ("scale", "edges", "series"), tuple(rows))
+        fine, lean = (histograms * (len(edges) + extra) for edges in (scale.fine, scale.lean))
+        total_fine, total_lean = total_fine + fine, total_lean + lean
+        rows.append((what, str(len(scale.fine)), str(fine), str(len(scale.lean)), str(lean), str(histograms)))
+    rows.append(("all", "", str(total_fine), "", str(total_lean), "9"))
+    columns = ("histograms", "fine edges", "fine series", "lean edges", "lean series", "native series")
+    return Table("Series of histograms for one target, workload and batch size", columns, tuple(rows))
 
 
 PART = Part(
     "buckets",
     "The measuring instrument itself",
     run,
-    "FINE edges where times hardly vary and people look at quantiles, fewer for the other histograms; in sum fewer "
-    "series than twelve edges per decade for all. See `exporter/metrics/bucket_edges.py`.",
+    "native buckets of schema 4: below 5 % everywhere, and few buckets where times hardly vary. Classic edges are few "
+    "by default, since each is a series. See `exporter/metrics/bucket_edges.py`.",
 )

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 
 # A quantile read off a bucket is wrong by its width at most: below 5 %. `python -m benchmarks buckets` compares.
 SCHEMA = 4
-# The lowest that Prometheus knows: each bucket's upper edge is 65,536 times its lower one.
-LOWEST_SCHEMA = -4
+# Those that Prometheus knows.
+LOWEST_SCHEMA, HIGHEST_SCHEMA = -4, 8
 # Values nearer to 0 are in the zero bucket. As Prometheus' own client has it.
 ZERO_THRESHOLD = 2.0**-128
 # 160 of schema 4 reach from 1 ms to 1 s without a gap. More are merged two by two, to the schema below.
 MOST_BUCKETS = 160
 
 # The upper edges within a factor of two, from 1/2 on, as `math.frexp` gives the fraction of a number.
-_EDGES = {schema: [2.0 ** (i / 2**schema - 1) for i in range(2**schema)] for schema in range(1, SCHEMA + 1)}
+_EDGES = {schema: [2.0 ** (i / 2**schema - 1) for i in range(2**schema)] for schema in range(1, HIGHEST_SCHEMA + 1)}
 
 
 class NativeBuckets:

@@ -46,7 +46,7 @@ CLASSIC_WIDTHS = {
     r"(overhead|lateness|setup|spread)_seconds": 2.5,
     r"first_token_seconds|latency_seconds|output_token_seconds": 1.1,
 }
-NATIVE_WIDTH = 2.0 ** (1 / 2**SCHEMA)
+NATIVE_WIDTH: float = 2.0 ** (1 / 2**SCHEMA)
 NATIVE = re.compile(r"histogram_(quantile|fraction|count|sum)\(")
 
 

@@ -8,10 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.metrics import native
-from exporter.metrics.native import LOWEST_SCHEMA, MOST_BUCKETS, SCHEMA, NativeBuckets, bucket_number, spans
+from exporter.metrics.native import (
+    HIGHEST_SCHEMA,
+    LOWEST_SCHEMA,
+    MOST_BUCKETS,
+    SCHEMA,
+    NativeBuckets,
+    bucket_number,
+    spans,
+)
 
 POSITIVE = st.floats(native.ZERO_THRESHOLD, exclude_min=True, allow_infinity=False)
-SCHEMAS = st.integers(LOWEST_SCHEMA, SCHEMA)
+SCHEMAS = st.integers(LOWEST_SCHEMA, HIGHEST_SCHEMA)
 
 
 def is_above_edge(value: float, number: int, schema: int) -> bool:
@@ -41,7 +49,7 @@ def test_an_edge_belongs_to_the_bucket_below_it_and_what_is_just_above_to_the_ne
     assert bucket_number(math.nextafter(edge, math.inf), schema) == number + 1
 
 
-@pytest.mark.parametrize("schema", range(LOWEST_SCHEMA, SCHEMA + 1))
+@pytest.mark.parametrize("schema", range(LOWEST_SCHEMA, HIGHEST_SCHEMA + 1))
 def test_infinity_is_in_the_bucket_above_all_numbers(schema: int) -> None:
     assert bucket_number(math.inf, schema) == bucket_number(math.nextafter(math.inf, 0), schema) + 1
 
