@@ -151,7 +151,8 @@ def series() -> Table:
     rows = []
     total_fine = total_lean = 0
     for what, histograms, scale in (
-        ("time to first token, inter-token latency, time per output token", 3, bucket_edges.TOKENS),
+        ("time to first token", 1, bucket_edges.FIRST_TOKEN),
+        ("inter-token latency, time per output token", 2, bucket_edges.NEXT_TOKENS),
         ("decode and request duration", 2, bucket_edges.DURATIONS),
         ("prefill and decode throughput", 2, bucket_edges.THROUGHPUT),
         ("overhead of prefill and decode", 2, bucket_edges.OVERHEAD),

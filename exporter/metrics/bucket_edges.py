@@ -46,11 +46,11 @@ class Scale:
     fine: tuple[float, ...]
 
 
-LEAN = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-TOKENS = Scale(LEAN, FINE)
-DURATIONS = Scale(LEAN, COARSE)
-THROUGHPUT = Scale((10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 100000.0), RATES)
-OVERHEAD = Scale((0.0005, 0.001, 0.005, 0.01, 0.1, 1.0), OWN)
+FIRST_TOKEN = Scale((0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0), FINE)
+NEXT_TOKENS = Scale((0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0), FINE)
+DURATIONS = Scale((0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0), COARSE)
+THROUGHPUT = Scale((30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0), RATES)
+OVERHEAD = Scale((0.001, 0.005, 0.01, 0.1, 1.0), OWN)
 # One for each target.
 DELAYS = Scale(OWN, OWN)
 # How late answers are read: well, within the tolerance of `certainty`, and beyond it.

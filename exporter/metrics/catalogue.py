@@ -104,19 +104,19 @@ class Catalogue:
         self.ttft = self._histogram(
             "tgi_probe_time_to_first_token_seconds",
             "Wall time from sending a request to its first token (shard: of Prefill).",
-            bucket_edges.TOKENS,
+            bucket_edges.FIRST_TOKEN,
             measure="ttft",
         )
         self.inter_token = self._histogram(
             "tgi_probe_inter_token_latency_seconds",
             "Wait for each token after the first (shard: wall time of each Decode).",
-            bucket_edges.TOKENS,
+            bucket_edges.NEXT_TOKENS,
             measure="inter_token_latency",
         )
         self.per_output_token = self._histogram(
             "tgi_probe_time_per_output_token_seconds",
             "Time from the first to the last token (shard: sum of the Decodes), divided by the tokens after the first.",
-            bucket_edges.TOKENS,
+            bucket_edges.NEXT_TOKENS,
             measure="time_per_output_token",
         )
         self.decode = self._histogram(

@@ -43,7 +43,7 @@ class HistogramChild:
         self.counts = [0] * (len(self.edges) + 1)
         self.native = NativeBuckets()
         self.sum = 0.0
-        self.created = family.unix_time()
+        self.created = family.start()
         self.exemplars: dict[int, Exemplar] = {}
         self.label_text = label_text(labels)
         before = "".join(f"{cached_label_pair(label)}," for label in labels if label[0] < "le")

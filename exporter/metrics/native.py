@@ -10,10 +10,11 @@ from collections.abc import Iterator
 
 # A quantile read off a bucket is wrong by its width at most: below 5 %. `python -m benchmarks buckets` compares.
 SCHEMA = 4
+# Values that near to 0 are in the zero bucket. As Prometheus' own client has it, and not 0: by this figure Prometheus
+# knows that an empty histogram is native.
+ZERO_THRESHOLD = 2.0**-128
 # Those that Prometheus knows.
 LOWEST_SCHEMA, HIGHEST_SCHEMA = -4, 8
-# Values nearer to 0 are in the zero bucket. As Prometheus' own client has it.
-ZERO_THRESHOLD = 2.0**-128
 # 160 of schema 4 reach from 1 ms to 1 s without a gap. More are merged two by two, to the schema below.
 MOST_BUCKETS = 160
 
@@ -37,10 +38,8 @@ class NativeBuckets:
             buckets = self.positive
         elif value < -ZERO_THRESHOLD:
             buckets = self.negative
-        elif value == value:
-            self.zero += 1
-            return
         else:
+            self.zero += value == value
             return
         number = bucket_number(abs(value), self.schema)
         buckets[number] = buckets.get(number, 0) + 1

@@ -54,7 +54,7 @@ def test_infinity_is_in_the_bucket_above_all_numbers(schema: int) -> None:
     assert bucket_number(math.inf, schema) == bucket_number(math.nextafter(math.inf, 0), schema) + 1
 
 
-def test_what_is_no_number_or_near_zero_is_in_no_exponential_bucket() -> None:
+def test_what_is_near_zero_is_counted_apart_and_what_is_no_number_not_at_all() -> None:
     buckets = NativeBuckets()
     for value in (math.nan, 0.0, -0.0, 2.0**-128, -(2.0**-129)):
         buckets.observe(value)

@@ -25,7 +25,7 @@ from exporter.metrics.collector import Registry
 from exporter.metrics.families import go_number
 from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, Format
 
-STARTED = 1_700_000_000.25
+STARTED = 1_700_000_000.0
 
 
 @pytest.fixture(autouse=True)
