@@ -64,7 +64,7 @@ class Renderer:
         self._busy = threading.Event()
         self._idle = threading.Event()
         self._pause: pages.Pause = pages.no_pause
-        self.blocks = 0
+        self.groups = 0
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -74,22 +74,14 @@ class Renderer:
             self._idle.clear()
             with suppress(TurnOver):
                 while True:
-                    self._forget()
-                    for _ in pages.gzip_page(self._registry, PLAIN_0_0_4, self._between_blocks):
+                    for _ in pages.gzip_page(self._registry, PLAIN_0_0_4, self._between_groups):
                         pass
 
-    def _between_blocks(self) -> None:
+    def _between_groups(self) -> None:
         if not self._busy.is_set():
             raise TurnOver
-        self.blocks += 1
+        self.groups += 1
         self._pause()
-
-    def _forget(self) -> None:
-        for family in self._registry.probes.families:
-            for group in family.groups.values():
-                group.blocks.clear()
-            for child in family.children() if family.kind == "histogram" else ():
-                child.blocks.clear()
 
     @contextmanager
     def busy(self, pauses: bool) -> Iterator[None]:
@@ -123,9 +115,9 @@ def beside(seconds: float) -> Table:
                     continue
                 sys.setswitchinterval(condition.interval)
                 with renderer.busy(condition.pauses):
-                    began, made = time.perf_counter(), renderer.blocks
+                    began, made = time.perf_counter(), renderer.groups
                     _measure(bare, added[condition], turn)
-                    rates[condition].append((renderer.blocks - made) / (time.perf_counter() - began))
+                    rates[condition].append((renderer.groups - made) / (time.perf_counter() - began))
                 sys.setswitchinterval(before)
         bare.close()
     rows = tuple(

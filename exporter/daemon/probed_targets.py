@@ -19,8 +19,6 @@ from exporter.daemon.ledger import Recorder
 from exporter.daemon.load import LoadRunner
 from exporter.daemon.runner import Runner
 from exporter.daemon.threads import run_in_daemon_thread
-from exporter.metrics.pages import prepare
-from exporter.metrics.pauses import Pauses
 from exporter.plan.safety import too_large
 from exporter.plan.schedule import phase
 from exporter.plan.targets import Plan
@@ -140,7 +138,7 @@ class ProbedTargets:
         self._forget_those_gone()
         plans = list(arriving)
         await run_in_daemon_thread(lambda: self._announce(plans), "announce")
-        # Only now: the first probes would be late while the series and lines of hundreds of targets are made.
+        # Only now: the first probes would be late while the series of hundreds of targets are made.
         for plan in plans:
             self._begin(await run_in_daemon_thread(partial(self._open, plan), f"open-{plan.target.name}"))
 
@@ -152,7 +150,6 @@ class ProbedTargets:
             self._recorder.metrics.announce(plan)
             if not plan.workloads:
                 logger.warning("target %s has no workload: it is only checked for being up", plan.target.name)
-        prepare(self._recorder.metrics.registry, Pauses())
         spare_collector()
 
     def _open(self, plan: Plan) -> ProbedTarget:

@@ -9,6 +9,6 @@ bucket_edges  the edges of the classic ones, and why they are these
 write_queue   writes that a page shows as of one instant
 collector     the families as a `Collector` of prometheus_client, and the daemon's registry
 formats       the formats of the page
-pages         the page in each format: `lines` of text or protobuf `messages`; `blocks` keep them compressed
+pages         the page in each format: `lines` of text, or protobuf `messages`
 pauses        pauses in long work
 """

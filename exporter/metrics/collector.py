@@ -34,6 +34,7 @@ class ProbeCollector:
     def __init__(self, unix_time: UnixTime = time.time) -> None:
         self.families: list[Family[Any]] = []
         self.writes = WriteQueue()
+        # Whether histograms in the protobuf format have native buckets. They are counted in any case.
         self.native = True
         self._unix_time = unix_time
 
@@ -50,14 +51,6 @@ class ProbeCollector:
         self, name: str, text: str, edges: tuple[float, ...], labels: tuple[str, ...] = ()
     ) -> Family[HistogramChild]:
         return self._add(Family("histogram", name, text, labels, HistogramChild, self._unix_time, edges))
-
-    def offer_native(self, native: bool) -> None:
-        """Whether histograms in the protobuf format have native buckets. They are counted in any case."""
-        if self.native != native:
-            self.native = native
-            for family in self.families:
-                for group in family.groups.values():
-                    group.changes.count += 1
 
     def _add(self, family: Family[ChildType]) -> Family[ChildType]:
         self.families.append(family)

@@ -1,9 +1,7 @@
 """Metric families and their series: the values that the daemon counts. No I/O.
 
-prometheus_client's own instruments write the whole page at each scrape and hold Python's lock meanwhile. The page of a
-fleet has tens of megabytes, so probes would be late. Here each group counts its changes (`Changes`), and `pages` writes
-again only the lines of groups that have changed. Terms and meaning are prometheus_client's; tests compare the text of
-both.
+prometheus_client's own instruments write the whole page at each scrape and hold Python's lock meanwhile, some 30 times
+as long as `pages` does, which also pauses. Terms and meaning are prometheus_client's; tests compare the text of both.
 
 A family holds a group for each target, and a group holds that target's children. A child is what one combination of
 label values has: one series, or all series of a histogram. The labels that a target is given in the configuration stand
@@ -20,23 +18,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
-from exporter.metrics.blocks import Block
-
 Labels = tuple[tuple[str, str], ...]
-
-
 # Unix seconds.
 UnixTime = Callable[[], float]
-
-
-class Changes:
-    """Counts the changes of a group. A child refers to it and not to its group: without circles of references, what
-    leaves is freed at once, also while the garbage collector is off (see `spare_collector` in the daemon)."""
-
-    __slots__ = ("count",)
-
-    def __init__(self) -> None:
-        self.count = 0
 
 
 class Child(Protocol):
@@ -53,26 +37,16 @@ class Child(Protocol):
 
 
 ChildType = TypeVar("ChildType", bound=Child)
-
-
-class ChildGroup(Generic[ChildType]):
-    """One target's children of one family. `blocks` are kept by `pages`, by what they are a part of."""
-
-    __slots__ = ("blocks", "changes", "children")
-
-    def __init__(self) -> None:
-        self.changes = Changes()
-        self.children: dict[tuple[str, ...], ChildType] = {}
-        self.blocks: dict[str, Block] = {}
+# One target's children of one family, by their label values.
+Group = dict[tuple[str, ...], Any]
 
 
 class NumberChild:
     """A counter or a gauge. A gauge has no start: its `created` is None."""
 
-    __slots__ = ("_changes", "created", "label_text", "labels", "value")
+    __slots__ = ("created", "label_text", "labels", "value")
 
-    def __init__(self, family: "Family[NumberChild]", changes: Changes, labels: Labels) -> None:
-        self._changes = changes
+    def __init__(self, family: "Family[NumberChild]", labels: Labels) -> None:
         self.labels = labels
         self.label_text = label_text(labels)
         self.value = family.initial
@@ -80,11 +54,9 @@ class NumberChild:
 
     def inc(self, amount: float = 1) -> None:
         self.value += amount
-        self._changes.count += 1
 
     def set(self, value: float) -> None:
         self.value = float(value)
-        self._changes.count += 1
 
     def lines(self, name: str) -> tuple[str, ...]:
         """Its lines on a page, less those of the start. `name` is the family's, without `_total`."""
@@ -103,10 +75,9 @@ class NumberChild:
 class SummaryChild:
     """A count and a sum, without quantiles."""
 
-    __slots__ = ("_changes", "count", "created", "label_text", "labels", "sum")
+    __slots__ = ("count", "created", "label_text", "labels", "sum")
 
-    def __init__(self, family: "Family[SummaryChild]", changes: Changes, labels: Labels) -> None:
-        self._changes = changes
+    def __init__(self, family: "Family[SummaryChild]", labels: Labels) -> None:
         self.labels = labels
         self.label_text = label_text(labels)
         self.count = 0
@@ -116,7 +87,6 @@ class SummaryChild:
     def observe(self, value: float) -> None:
         self.count += 1
         self.sum += value
-        self._changes.count += 1
 
     def lines(self, name: str) -> tuple[str, ...]:
         text = self.label_text
@@ -145,7 +115,7 @@ class Family(Generic[ChildType]):
     unix_time: UnixTime
     edges: tuple[float, ...] = ()
     initial: float = 0
-    groups: dict[str, ChildGroup[ChildType]] = field(default_factory=dict)
+    groups: dict[str, dict[tuple[str, ...], ChildType]] = field(default_factory=dict)
     edge_texts: tuple[str, ...] = ()
     _target_at: int | None = None
 
@@ -168,19 +138,16 @@ class Family(Generic[ChildType]):
     def labels(self, *values: str, extra: Labels = ()) -> ChildType:
         """The child with these values, in the order of `label_names`; made at first use, with the extra labels."""
         target = "" if self._target_at is None else values[self._target_at]
-        group = self.groups.get(target)
-        if group is None:
-            group = self.groups[target] = ChildGroup()
-        child = group.children.get(values)
+        group = self.groups.setdefault(target, {})
+        child = group.get(values)
         if child is None:
             labels = tuple(sorted((*zip(self.label_names, values, strict=True), *extra)))
-            child = group.children[values] = self.child(self, group.changes, labels)
-            group.changes.count += 1
+            child = group[values] = self.child(self, labels)
         return child
 
     def children(self) -> Iterator[ChildType]:
         for group in self.groups.values():
-            yield from group.children.values()
+            yield from group.values()
 
     def remove(self, target: str) -> None:
         """Every series of a target; nothing happens where there is none."""
@@ -193,10 +160,9 @@ class Family(Generic[ChildType]):
         """Remove every child whose labels are not wanted; with `target`, only among that target's children."""
         for name in self.groups if target is None else self.groups.keys() & {target}:
             group = self.groups[name]
-            for values in list(group.children):
+            for values in list(group):
                 if not wanted(dict(zip(self.label_names, values, strict=True))):
-                    del group.children[values]
-                    group.changes.count += 1
+                    del group[values]
 
     def change_edges(self, edges: Sequence[float]) -> None:
         """Only for histograms, which keep what they have counted: see `HistogramChild.change_edges`."""

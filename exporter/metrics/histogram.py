@@ -6,7 +6,7 @@ from itertools import accumulate
 
 from prometheus_client.samples import Exemplar, Sample
 
-from exporter.metrics.families import Changes, Family, Labels, cached_label_pair, label_dict, label_text
+from exporter.metrics.families import Family, Labels, cached_label_pair, label_dict, label_text
 from exporter.metrics.native import NativeBuckets
 
 # Prometheus and OpenMetrics: names and values of one exemplar's labels together.
@@ -21,7 +21,6 @@ class HistogramChild:
     """
 
     __slots__ = (
-        "_changes",
         "bucket_text",
         "counts",
         "created",
@@ -34,9 +33,8 @@ class HistogramChild:
         "sum",
     )
 
-    def __init__(self, family: "Family[HistogramChild]", changes: Changes, labels: Labels) -> None:
+    def __init__(self, family: "Family[HistogramChild]", labels: Labels) -> None:
         """`labels` come sorted by name."""
-        self._changes = changes
         self.edges = family.edges
         self.edge_texts = family.edge_texts
         self.labels = labels
@@ -63,7 +61,6 @@ class HistogramChild:
             self.native.observe(value)
             if exemplar is not None and _is_short_enough(exemplar):
                 self.exemplars[place] = exemplar
-        self._changes.count += 1
 
     def change_edges(self, family: "Family[HistogramChild]") -> None:
         """Take over the family's edges. No series goes back: those of edges that stay are as before.
@@ -77,7 +74,6 @@ class HistogramChild:
         self.counts = counts
         self.exemplars = {bisect_left(family.edges, one.value): one for one in self.exemplars.values()}
         self.edges, self.edge_texts = family.edges, family.edge_texts
-        self._changes.count += 1
 
     def samples(self, name: str) -> Iterator[Sample]:
         labels = label_dict(self.labels)

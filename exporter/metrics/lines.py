@@ -5,7 +5,7 @@ from typing import Any
 
 from prometheus_client.samples import Exemplar
 
-from exporter.metrics.families import PLAIN_BELOW, ChildGroup, Family, go_number, label_pair, number
+from exporter.metrics.families import PLAIN_BELOW, Family, Group, go_number, label_pair, number
 from exporter.metrics.histogram import HistogramChild
 
 
@@ -29,10 +29,10 @@ def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace("\n", r"\n")
 
 
-def of_group(family: Family[Any], group: ChildGroup[Any], openmetrics: bool) -> bytes:
+def of_group(family: Family[Any], group: Group, openmetrics: bool) -> bytes:
     """All lines of a group; in OpenMetrics with exemplars, and with the start of each series after its others."""
     lines: list[str] = []
-    for child in group.children.values():
+    for child in group.values():
         if isinstance(child, HistogramChild):
             lines.append(_of_histogram(family.name, child, openmetrics))
         else:
@@ -42,9 +42,9 @@ def of_group(family: Family[Any], group: ChildGroup[Any], openmetrics: bool) -> 
     return "".join(lines).encode(errors="replace")
 
 
-def of_starts(family: Family[Any], group: ChildGroup[Any]) -> bytes:
+def of_starts(family: Family[Any], group: Group) -> bytes:
     """When each series of the group started."""
-    return "".join([_start(family.name, child) for child in group.children.values()]).encode(errors="replace")
+    return "".join([_start(family.name, child) for child in group.values()]).encode(errors="replace")
 
 
 def _start(name: str, child: Any) -> str:

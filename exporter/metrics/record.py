@@ -72,7 +72,7 @@ class Metrics:
             self._describe(settings)
             self.families.verdicts.keep(self._is_judged)
             self.families.change_layout(layout(settings))
-            self.registry.probes.offer_native(settings.histograms.native)
+            self.registry.probes.native = settings.histograms.native
 
     def _describe(self, settings: Settings) -> None:
         """What the configuration says of workloads and objectives."""

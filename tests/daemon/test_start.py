@@ -1,29 +1,26 @@
 """The start of a daemon, in this process."""
 
 import threading
-from collections.abc import Callable
 
 import pytest
 
 from exporter.config.settings import Settings
-from exporter.daemon import probed_targets
-from exporter.metrics.collector import Registry
-from exporter.metrics.pages import prepare
-from exporter.metrics.pauses import Pauses
+from exporter.metrics.record import Metrics
+from exporter.plan.targets import Plan
 from exporter.simulator import Shard
 from tests.daemon.beside import run_beside
 from tests.simulator.caller import fast
 
 
-def test_every_line_of_the_first_page_is_made_before_the_first_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_series_is_made_before_the_first_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     probing: list[list[str]] = []
+    announce = Metrics.announce
 
-    def watched(registry: Registry, pause: Callable[[], None]) -> None:
-        assert isinstance(pause, Pauses)  # at a reload others are measured meanwhile
+    def watched(metrics: Metrics, plan: Plan) -> None:
+        announce(metrics, plan)
         probing.append([thread.name for thread in threading.enumerate() if thread.name.startswith("probe-")])
-        prepare(registry, pause)
 
-    monkeypatch.setattr(probed_targets, "prepare", watched)
+    monkeypatch.setattr(Metrics, "announce", watched)
     with Shard(fast()) as shard:
         settings = Settings.model_validate(
             {

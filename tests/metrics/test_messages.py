@@ -107,7 +107,7 @@ def test_without_native_histograms_there_are_classic_buckets_alone_until_a_reloa
     wait = registry.probes.histogram("wait_seconds", "Wait.", (0.2,)).labels()
     wait.observe(0.1)
     for native in (False, True):
-        registry.probes.offer_native(native)
+        registry.probes.native = native
         histogram = protobuf_page.families(registry)["wait_seconds"].metric[0].histogram
         assert bool(histogram.positive_span) is native
         assert histogram.bucket[0].cumulative_count == 1

@@ -2,7 +2,6 @@
 
 import gzip
 import math
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +18,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-from exporter.metrics import blocks, families, pages
-from exporter.metrics.blocks import Block
+from exporter.metrics import families, pages
 from exporter.metrics.collector import Registry
 from exporter.metrics.families import go_number
 from exporter.metrics.formats import OPENMETRICS, PLAIN_0_0_4, PLAIN_1_0_0, Format
@@ -275,58 +273,16 @@ def test_between_two_blocks_the_maker_of_a_page_may_pause() -> None:
     assert len(pauses) >= 10  # one target after the other
 
 
-@pytest.mark.parametrize("form", [PLAIN_0_0_4, OPENMETRICS])
-def test_a_later_page_makes_only_what_changed_since(form: Format, monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = Registry()
-    wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1,), ("target",))
-    for number in range(10):
-        wait.labels(str(number))
-    plain(registry, form)
-    wait.labels("3").observe(0.05)
-    made: list[bytes] = []
-    compress = blocks.compress
-
-    def watched(version: int, text: bytes) -> Block:
-        made.append(text)
-        return compress(version, text)
-
-    monkeypatch.setattr(pages, "compress", watched)
-    page = plain(registry, form)
-    assert sum(b"_bucket" in text for text in made) == 1
-    assert b'wait_seconds_bucket{le="0.1",target="3"} 1.0' in page
-
-
-def test_an_exemplar_that_comes_while_a_page_is_made_is_in_no_plain_page() -> None:
+def test_what_comes_while_a_page_is_made_is_on_the_next_one() -> None:
     registry = Registry()
     wait = registry.probes.histogram("wait_seconds", "Wait.", (0.1,), ("target",)).labels("a")
-    wait.observe(0.05)
 
     def observe() -> None:
         wait.observe(0.05, Exemplar({"trace_id": "4bf9"}, 0.05, 1.5))
 
-    pages.prepare(registry, lambda: registry.probes.writes.put(observe))
-    assert b"4bf9" not in plain(registry, PLAIN_0_0_4)
+    page = b"".join(pages.page(registry, OPENMETRICS, lambda: registry.probes.writes.put(observe)))
+    assert b'wait_seconds_bucket{le="0.1",target="a"} 0.0\n' in page
     assert b"4bf9" in plain(registry, OPENMETRICS)
-
-
-@given(st.binary(max_size=500), st.binary(max_size=500))
-def test_the_checksum_of_two_texts_follows_from_theirs(first: bytes, second: bytes) -> None:
-    assert blocks.combined(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
-
-
-@pytest.mark.parametrize("length", [255, 256, 257, 65_535, 65_536, 65_537, 70_000, 17_000_000])
-def test_so_it_does_for_long_texts(length: int) -> None:
-    first, second = b"tgi", b"probe" * (length // 5) + b"x" * (length % 5)
-    assert blocks.combined(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
-
-
-@given(st.lists(st.binary(max_size=2000), max_size=10))
-def test_compressed_blocks_put_together_are_one_gzip_member(texts: list[bytes]) -> None:
-    member = b"".join(blocks.gzip_member([blocks.compress(0, text) for text in texts]))
-    stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
-    assert stream.decompress(member) == b"".join(texts)
-    assert stream.eof
-    assert not stream.unused_data
 
 
 def test_the_content_types_are_those_of_prometheus_client() -> None:
