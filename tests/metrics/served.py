@@ -23,10 +23,15 @@ def announced(settings: Settings) -> Metrics:
     return metrics
 
 
-@contextlib.contextmanager
-def serving(metrics: Metrics) -> Iterator[int]:
+def serving(metrics: Metrics) -> contextlib.AbstractContextManager[int]:
     """Yields the port."""
-    server = WebServer("127.0.0.1:0", Views(lambda: metrics.registry, lambda: None, lambda: None, None, str))
+    return serving_views(Views(lambda: metrics.registry, lambda: None, lambda: None, None, str))
+
+
+@contextlib.contextmanager
+def serving_views(views: Views) -> Iterator[int]:
+    """Yields the port."""
+    server = WebServer("127.0.0.1:0", views)
     with start_blocking_portal() as portal:
         task = portal.start_task_soon(server.serve)
         yield server.port
