@@ -33,8 +33,8 @@ def run(seconds: float) -> list[Table]:
         rows.append(row(costs, per_target * targets))
     notes = (
         "Targets × 6 batch sizes × 2 workloads, every histogram filled. Packed: OpenMetrics in gzip, as Prometheus "
-        "asks for it; protobuf: the same, with native histograms. Plain: the whole text. Each after one more probe of every "
-        "target. prometheus_client: its `generate_latest` of the same registry, plain, in turns "
+        "asks for it; protobuf: the same, with native histograms. Plain: the whole text. Each after one more probe of "
+        "every target. prometheus_client: its `generate_latest` of the same registry, plain, in turns "
         f"with ours up to {REFERENCE_UP_TO} targets; beyond, as much per target as with {REFERENCE_UP_TO}.",
     )
     columns = (

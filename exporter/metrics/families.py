@@ -1,7 +1,8 @@
 """Metric families and their series: the values that the daemon counts. No I/O.
 
 prometheus_client's own instruments write the whole page at once and hold Python's lock meanwhile. `pages` takes a tenth
-to a quarter of that time, and can pause (`python -m benchmarks pages`). Terms and meaning are prometheus_client's; tests compare the text of both.
+to a quarter of that time, and can pause (`python -m benchmarks pages`). Terms and meaning are prometheus_client's;
+tests compare the text of both.
 
 A family holds a group for each target, and a group holds that target's children. A child is what one combination of
 label values has: one series, or all series of a histogram. The labels that a target is given in the configuration stand

@@ -19,7 +19,6 @@ from tests.alerting.pager import inbox_listening
 from tests.processes import PATIENCE, TGI_PROBE, free_port, running, wait_until
 from tests.prometheus_server import PrometheusServer, prometheus_scraping
 
-pytestmark = pytest.mark.xdist_group("Prometheus")  # in one process, which makes its fixtures once
 NAMES = ("slo:objective:ratio", "slo:time_period:days", "slo:threshold:seconds")
 
 

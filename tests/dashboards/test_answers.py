@@ -16,7 +16,6 @@ from tests.processes import wait_until
 from tests.prometheus_server import PrometheusServer
 
 # Filled in as Grafana would; the demo is half a minute old, so it is compared with a few seconds ago.
-pytestmark = pytest.mark.xdist_group("demo")  # in one process, which makes its fixtures once
 VALUES = {
     "__rate_interval": "10s",
     "__interval": "1s",

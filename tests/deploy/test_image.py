@@ -15,7 +15,6 @@ import pytest
 from tests.processes import Process, ask, running, wait_until
 from tests.real_parts import lacking, real_part
 
-pytestmark = pytest.mark.xdist_group("image")  # in one process, which makes its fixtures once
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parent.parent
 PYTHON = "/usr/bin/python3.11"

@@ -30,7 +30,6 @@ from tests.simulator.caller import fast
 from tests.simulator.supervised import supervised
 from tests.web.certificates import Authority
 
-pytestmark = pytest.mark.xdist_group("connect check")  # in one process, which makes its fixtures once
 FAST = RouterConfig(roofline=replace(Roofline(), speed=20.0))
 WORKLOADS = [{"name": "w", "sequence_length": 32, "decode_length": 6}]
 

@@ -17,7 +17,6 @@ from tests.processes import TGI_PROBE, Process, running, wait_until
 from tests.real_parts import real_part
 from tests.web.certificates import Authority, Pair
 
-pytestmark = pytest.mark.xdist_group("curl")  # in one process, which makes its fixtures once
 # 128+ are signals; these are curl's own: https://curl.se/libcurl/c/libcurl-errors.html
 TLS_FAILED, CERTIFICATE_REFUSED = 35, 60
 REFUSED_BY_SERVER = (TLS_FAILED, 55, 56)  # in or right after the handshake: sending or receiving fails

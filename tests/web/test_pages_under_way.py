@@ -71,6 +71,7 @@ def test_health_is_answered_while_the_page_of_256_targets_is_made(encoding: str)
         {
             "targets": [{"name": f"t{number}", "address": f"h:{number}"} for number in range(1, 257)],
             "workloads": [{"name": "chat", "batch_sizes": [1, 2, 4, 8]}],
+            "histograms": {"classic": "fine"},
         }
     )
     metrics = Metrics(layout(settings))

@@ -19,7 +19,6 @@ from tests.end_to_end.parts import Daemon, SimulatedShard, daemon_running, simul
 from tests.processes import wait_until
 from tests.real_parts import real_part
 
-pytestmark = pytest.mark.xdist_group("status page")  # in one process, which makes its fixtures once
 EVIL = '<script>alert("&")</script>'
 
 
