@@ -16,7 +16,7 @@ from exporter.probes.router.protocol import RouterProtocol
 from exporter.probes.router.router_queue import RouterQueue
 from exporter.probes.router.stream_client import StreamClient
 from exporter.probes.router.warm_connections import WarmConnections
-from exporter.wire.delays import PROCESS, Delays, DelayWatch
+from exporter.wire.delays import PROCESS, DelayWatch
 from exporter.wire.exchanges import Exchange, Exchanges
 
 # How often to look for a connection on which to send again what a server has not begun.
@@ -46,13 +46,11 @@ class StreamBackground:
         workload: Workload,
         protocol: RouterProtocol,
         own_requests: OwnRequests | None = None,
-        delays: Delays = PROCESS,
     ) -> None:
         self._workload = workload
         self._own_requests = own_requests or OwnRequests()
-        self._delays = delays
-        self._client = StreamClient(target, protocol, self._own_requests, delays)
-        self._exchanges = Exchanges(delays)
+        self._client = StreamClient(target, protocol, self._own_requests)
+        self._exchanges = Exchanges()
         self._in_flight: deque[BackgroundRequest] = deque()
         self._not_begun: deque[BackgroundRequest] = deque()  # to be sent again
         self._next: Exchange | None = None
@@ -110,7 +108,7 @@ class StreamBackground:
         if self._next is None:
             return False
         exchange, self._next = self._next, None
-        watch = self._delays.watch()
+        watch = PROCESS.watch()
         self._exchanges.send(exchange)
         deadline = exchange.sent + self._workload.timeout
         self._in_flight.append(BackgroundRequest(exchange, deadline, intended, watch, declined))

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from exporter.observation import Failure, Outcome, Setup
 from exporter.probes.router.protocol import BodyReader, MetricsPage, PageReader, RouterProtocol
 from exporter.wire.connection import ClientConnection
-from exporter.wire.delays import PROCESS, Delays
+from exporter.wire.delays import PROCESS
 from exporter.wire.exchanges import Exchange, Exchanges
 from exporter.wire.http_codec import HttpRequest
 
@@ -24,8 +24,8 @@ UNWARMED_SECONDS = 60.0
 class Pool:
     """One thread uses it. Others may only set `closing`."""
 
-    def __init__(self, protocol: RouterProtocol, delays: Delays = PROCESS) -> None:
-        self._protocol, self._delays = protocol, delays
+    def __init__(self, protocol: RouterProtocol) -> None:
+        self._protocol = protocol
         self.closing = threading.Event()
         self._free: list[ClientConnection] = []
         self._setups: list[Setup] = []
@@ -70,7 +70,7 @@ class Pool:
 
     def _open(self, timeout: float) -> ClientConnection:
         endpoint = self._protocol.endpoint()
-        with self._delays.watch() as watch:
+        with PROCESS.watch() as watch:
             connection = ClientConnection(endpoint, self._protocol.codec(endpoint), timeout)
             self._setups.append(Setup(connection.begun, connection.ready, watch.held_up().total))
         return connection

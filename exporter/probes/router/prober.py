@@ -14,22 +14,15 @@ from exporter.probes.interface import OwnRequests, Result
 from exporter.probes.router.protocol import RouterProtocol
 from exporter.probes.router.router_queue import users_wait
 from exporter.probes.router.stream_client import StreamClient
-from exporter.wire.delays import PROCESS, Delays
 
 
 class StreamProber:
     """See `Prober`."""
 
-    def __init__(
-        self,
-        target: Target,
-        protocol: RouterProtocol,
-        own_requests: OwnRequests | None = None,
-        delays: Delays = PROCESS,
-    ) -> None:
+    def __init__(self, target: Target, protocol: RouterProtocol, own_requests: OwnRequests | None = None) -> None:
         self._target, self._protocol = target, protocol
         self._own_requests = own_requests or OwnRequests()
-        self._client = StreamClient(target, protocol, self._own_requests, delays)
+        self._client = StreamClient(target, protocol, self._own_requests)
         self._in_use = threading.Lock()
 
     def connect(self, timeout: float) -> Facts:

@@ -19,7 +19,7 @@ from exporter.probes.router.pool import STOP_CHECK_SECONDS, Pool
 from exporter.probes.router.protocol import RouterProtocol
 from exporter.probes.router.request_builder import RequestBuilder, RequestResult
 from exporter.wire.connection import ClientConnection
-from exporter.wire.delays import PROCESS, Delays
+from exporter.wire.delays import PROCESS
 from exporter.wire.exchanges import Exchange, Exchanges
 from exporter.wire.http_codec import HttpRequest
 
@@ -38,15 +38,13 @@ Stopping = Callable[[], bool]
 class StreamClient:
     """The client of one router. One thread uses it."""
 
-    def __init__(
-        self, target: Target, protocol: RouterProtocol, own_requests: OwnRequests, delays: Delays = PROCESS
-    ) -> None:
-        self._protocol, self._own_requests, self._delays = protocol, own_requests, delays
-        self.pool = Pool(protocol, delays)
+    def __init__(self, target: Target, protocol: RouterProtocol, own_requests: OwnRequests) -> None:
+        self._protocol, self._own_requests = protocol, own_requests
+        self.pool = Pool(protocol)
         self.builder = RequestBuilder(target, protocol)
         self.facts_cache = FactsCache(protocol, self.pool)
         self._facts: Facts | None = None
-        self._exchanges = Exchanges(delays)
+        self._exchanges = Exchanges()
 
     def connect(self, timeout: float) -> Facts:
         """See `Prober.connect`."""
@@ -87,7 +85,7 @@ class StreamClient:
         self.builder.fit(workload, send_one, ask, lambda: time.perf_counter() > late)
         while True:
             self.builder.fill_cache(workload, batch_size, send_one)
-            with self._delays.watch() as watch:
+            with PROCESS.watch() as watch:
                 results = self._send(workload, new_texts, stopping, trace_id)
                 batch = mark_disturbed(self._batch_result(results), watch)
             counts = [result.prompt_tokens for result in results if result.prompt_tokens is not None]

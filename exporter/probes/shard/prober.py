@@ -27,7 +27,7 @@ from exporter.probes.shard.calibration import CALIBRATION_SECONDS, Calibration
 from exporter.probes.shard.error_hints import connection_ended, explained
 from exporter.probes.shard.ranks import RankAnswers, Ranks, discovered, must_exist
 from exporter.probes.shard.uncleared import UnclearedBatches
-from exporter.wire.delays import PROCESS, Delays
+from exporter.wire.delays import PROCESS
 from exporter.wire.trace_context import HEADER, traceparent
 
 CLOSE_SECONDS = 5.0
@@ -39,9 +39,8 @@ RESERVE_SECONDS = 0.002
 class ShardProber:
     """See `Prober`. The file beside the socket keeps the `quarantine`."""
 
-    def __init__(self, target: Target, quarantine: Quarantine | None = None, delays: Delays = PROCESS) -> None:
+    def __init__(self, target: Target, quarantine: Quarantine | None = None) -> None:
         self._target = target
-        self._delays = delays
         self._random = random.Random()
         self._ranks: Ranks | None = None
         self.quarantine = quarantine or Quarantine(target)
@@ -85,7 +84,7 @@ class ShardProber:
         try:
             if self._ranks is None:
                 must_exist(address)
-                self._ranks = Ranks([address], "", self._delays)
+                self._ranks = Ranks([address], "")
             self._ranks = ranks = discovered(self._ranks, address, timeout)
             answers = ranks.call("Info", b"", timeout).answers
         except Failure:
@@ -127,7 +126,7 @@ class ShardProber:
     # --- probing
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
-        with self._delays.watch() as watch:
+        with PROCESS.watch() as watch:
             try:
                 return mark_disturbed(self._calibrated_probe(workload, batch_size, stopping, trace_id), watch)
             except Failure as failure:

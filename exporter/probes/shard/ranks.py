@@ -11,7 +11,7 @@ import grpc
 from exporter.observation import Failure, Outcome
 from exporter.probes.shard.batch import PROTOCOLS, parsed
 from exporter.probes.shard.channel import failure, open_channel
-from exporter.wire.delays import PROCESS, Delays, PendingCall
+from exporter.wire.delays import PROCESS, PendingCall
 
 # When one rank fails, these are the codes of the others.
 CUT_OFF = ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED")
@@ -36,8 +36,7 @@ class RankAnswers(NamedTuple):
 class Ranks:
     """Channels to every rank of one sharded model."""
 
-    def __init__(self, addresses: Sequence[str], protocol: str, delays: Delays = PROCESS) -> None:
-        self._delays = delays
+    def __init__(self, addresses: Sequence[str], protocol: str) -> None:
         self.addresses = tuple(addresses)
         self.protocol = protocol
         self._channels = [open_channel(address) for address in addresses]
@@ -58,7 +57,7 @@ class Ranks:
         first = partial(calls[0], request, timeout=timeout, metadata=metadata)
         answers: list[bytes] = []
         failures: list[Failure] = []
-        before = self._delays.mark(len(calls) > 1)
+        before = PROCESS.mark(len(calls) > 1)
         asked = arrived = time.perf_counter()
         self.pending = PendingCall(before, before.at + timeout)
         others = [call.future(request, timeout=timeout, metadata=metadata) for call in calls[1:]]
@@ -74,7 +73,7 @@ class Ranks:
         if failures:
             raise min(failures, key=lambda failed: (failed.code in CUT_OFF, not failed.may_have_ended_server))
         self.pending = None
-        late = self._delays.between(before, self._delays.mark(len(calls) > 1), SLEEPS)
+        late = PROCESS.between(before, PROCESS.mark(len(calls) > 1), SLEEPS)
         return RankAnswers(asked, arrived, answers, late)
 
     def call_first(self, rpc: str, request: bytes, timeout: float) -> bytes:
@@ -91,9 +90,6 @@ class Ranks:
         if calls is None:
             calls = self._calls[path] = [channel.unary_unary(path) for channel in self._channels]
         return calls
-
-    def moved_to(self, addresses: Sequence[str]) -> "Ranks":
-        return Ranks(addresses, self.protocol, self._delays)
 
     def close(self) -> None:
         for channel in self._channels:
@@ -141,7 +137,7 @@ def discovered(ranks: Ranks, address: str, timeout: float) -> Ranks:
         if addresses == ranks.addresses:
             return ranks
         ranks.close()
-        return ranks.moved_to(addresses)
+        return Ranks(addresses, protocol)
     hint = "it answers, but not as a TGI shard; is it the router? Then kind: fmaas"
     raise Failure(Outcome.REJECTED, "UNIMPLEMENTED", f"{address}: {hint}")
 
