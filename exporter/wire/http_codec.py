@@ -16,7 +16,7 @@ import h2.settings
 import h11
 
 from exporter.wire.detect import CLOSED, ENOUGH, HTTP1, HTTP2, answers_in
-from exporter.wire.http2_frames import FrameError, Frames, GoAway
+from exporter.wire.http2_frames import Frames, GoAway
 
 # HTTP/2 flow control must never make the server wait for us.
 WIDEST_WINDOW = 2**31 - 1
@@ -284,7 +284,7 @@ class Http2(HttpCodec):
                         self._handle(event, events)
             if self._unsent and self._stream:
                 self._send_body()
-        except (h2.exceptions.ProtocolError, FrameError) as error:
+        except h2.exceptions.ProtocolError as error:
             self.usable = False
             if not any(isinstance(item, End) for item in events):  # else the answer was complete before
                 raise BrokenConnection(answers_in(self._first, HTTP2) or str(error) or type(error).__name__) from None

@@ -22,7 +22,7 @@ from exporter.probes.router.token_counts import AnswerTokens, Chunk, counted
 from exporter.wire.credentials import TlsContext
 from exporter.wire.detect import NOT_GRPC
 from exporter.wire.http_codec import End, Http2, HttpCodec, HttpRequest
-from exporter.wire.message_framing import FramingError, GrpcMessages, grpc_message
+from exporter.wire.message_framing import GrpcMessages, grpc_message
 from exporter.wire.sockets import Endpoint, endpoint_of
 
 SERVICE = "/fmaas.GenerationService/"
@@ -171,10 +171,7 @@ class UnaryReader:
         if self._no_grpc is not None:
             self._page += data[: LONGEST_ERROR - len(self._page)]
             return
-        try:
-            self.received += [(at, message) for message in self._messages.feed(data)]
-        except FramingError as error:
-            raise malformed(str(error)) from None
+        self.received += [(at, message) for message in self._messages.feed(data)]
 
     def end(self, at: float, end: End) -> None:
         if self._no_grpc is not None and end.reset is None:

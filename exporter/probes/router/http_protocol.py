@@ -21,7 +21,7 @@ from exporter.probes.router.protocol import Ask, Ending, MetricsPage, PageReader
 from exporter.probes.router.token_counts import AnswerTokens
 from exporter.wire.credentials import TlsContext, bearer_token
 from exporter.wire.http_codec import End, Http1, HttpCodec, HttpRequest
-from exporter.wire.message_framing import Event, FramingError, ServerSentEvents
+from exporter.wire.message_framing import Event, ServerSentEvents
 from exporter.wire.sockets import Endpoint, endpoint_of
 
 # Bytes of an error page.
@@ -250,21 +250,18 @@ class EventStreamReader:
     def _add(self, at: float, split: Callable[[], list[Event]]) -> None:
         if self.complete:  # what a server sends after the end is no part of the answer
             return
-        try:
-            for text, kind in split():
-                if kind == "error":
-                    raise server_errors.event_of_error(self._secret.hidden(text))
-                self._size += len(text)
-                if self._size > LONGEST_ANSWER:
-                    raise server_errors.malformed("an answer without end")
-                self.events.append((at, text))
-                if http_apis.may_be_error(text):
-                    http_apis.parsed(self._secret.hidden(text))
-                if http_apis.ends(self._api, text):
-                    self.complete = True
-                    return
-        except FramingError as error:
-            raise server_errors.malformed(str(error)) from None
+        for text, kind in split():
+            if kind == "error":
+                raise server_errors.event_of_error(self._secret.hidden(text))
+            self._size += len(text)
+            if self._size > LONGEST_ANSWER:
+                raise server_errors.malformed("an answer without end")
+            self.events.append((at, text))
+            if http_apis.may_be_error(text):
+                http_apis.parsed(self._secret.hidden(text))
+            if http_apis.ends(self._api, text):
+                self.complete = True
+                return
 
     def end(self, at: float, end: End) -> None:
         if self._streams:
