@@ -58,7 +58,7 @@ class StreamBackground:
         self._setups: tuple[Setup, ...] = ()
         self._corrections = 0
         self._warm = WarmConnections(protocol)
-        self._queue = RouterQueue(target, protocol, self._own_requests)
+        self._queue = RouterQueue(self._prober.users_wait, target.yield_to_users)
         self._user: int | None = None
 
     def connect(self, timeout: float) -> Facts:
@@ -100,10 +100,8 @@ class StreamBackground:
             text = self._prober.builder.texts(self._workload, 1)[0]
             self._next = self._prober.builder.exchange(connection, text, self._workload)
 
-    def send(self, intended: float | None) -> bool:
-        return self._send(intended)
-
-    def _send(self, intended: float | None, declined: float | None = None) -> bool:
+    def send(self, intended: float | None, declined: float | None = None) -> bool:
+        """`declined`: see `BackgroundRequest`."""
         self.prepare()
         if self._next is None:
             return False
@@ -123,7 +121,7 @@ class StreamBackground:
             exchange, over = first.exchange, first.deadline <= time.perf_counter()
             assert exchange.ended is not None
             try:
-                sent = not over and self._send(first.intended, exchange.ended - exchange.sent)
+                sent = not over and self.send(first.intended, exchange.ended - exchange.sent)
             except Failure:
                 sent, over = False, True
             if not sent and not over:

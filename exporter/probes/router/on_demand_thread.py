@@ -11,7 +11,7 @@ CLOSE_SECONDS = 0.2
 class OnDemandThread:
     """Does one job each time it is woken. The thread starts with the first time."""
 
-    def __init__(self, name: str, job: Callable[[], None], end: Callable[[], None]) -> None:
+    def __init__(self, name: str, job: Callable[[], None], end: Callable[[], None] = lambda: None) -> None:
         """`end` is called after `close`: in the thread, or in `close` where there is no thread."""
         self._job, self._end = job, end
         self._woken, self._closing = threading.Event(), threading.Event()

@@ -19,8 +19,8 @@ from exporter.probes.interface import Abandoned, OwnRequests, Result
 from exporter.probes.router.facts_cache import FactsCache
 from exporter.probes.router.pool import STOP_CHECK_SECONDS, Pool
 from exporter.probes.router.protocol import RouterProtocol
+from exporter.probes.router.queue_metrics import users_waiting
 from exporter.probes.router.request_builder import RequestBuilder, RequestResult
-from exporter.probes.router.router_queue import users_wait
 from exporter.wire.connection import ClientConnection
 from exporter.wire.delays import PROCESS
 from exporter.wire.exchanges import Exchange, Exchanges
@@ -63,7 +63,15 @@ class StreamProber:
         return None
 
     def users_wait(self) -> bool:
-        return users_wait(self._target, self._protocol, self.pool, self._own_requests)
+        page = self._protocol.metrics_page() if self._target.yield_to_users else None
+        if page is None:
+            return False
+        waiting = users_waiting(self.pool.read(page).decode("utf-8", "replace"), self._own_requests.total())
+        if waiting is None:
+            where = f"{page.endpoint.where}{page.request.path}"
+            what = f"{where} names no queue (such as tgi_queue_size), which yield_to_users goes by; check metrics_url"
+            raise Failure(Outcome.MALFORMED, "OK", what)
+        return waiting > 0
 
     def check(self, workload: Workload) -> None:
         """Raises Failure where the server would reject such requests, or where no prompt is that short."""

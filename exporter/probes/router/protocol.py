@@ -12,7 +12,7 @@ from exporter.plan.targets import Facts
 from exporter.probes.router.token_counts import AnswerTokens
 from exporter.wire.credentials import TlsContext
 from exporter.wire.exchanges import AnswerReader
-from exporter.wire.http_codec import End, Http1, HttpCodec, HttpRequest
+from exporter.wire.http_codec import End, HttpCodec, HttpRequest
 from exporter.wire.sockets import Endpoint, endpoint_of
 
 # Sends one request that is no stream, and returns the body of the answer. Raises Failure.
@@ -46,7 +46,6 @@ class MetricsPage:
     """Where a router's own metrics are."""
 
     endpoint: Endpoint
-    codec: HttpCodec
     request: HttpRequest
 
     @classmethod
@@ -55,7 +54,7 @@ class MetricsPage:
         endpoint, parts = endpoint_of(url), notation.split_url(url, "metrics_url")
         if parts.scheme == "https":
             endpoint = TlsContext(url, tls or Tls(), "http/1.1").applied_to(endpoint)
-        return cls(endpoint, Http1(endpoint.authority), HttpRequest("GET", parts.path or "/", headers))
+        return cls(endpoint, HttpRequest("GET", parts.path or "/", headers))
 
 
 class RouterProtocol(Protocol):
