@@ -19,7 +19,7 @@ from exporter.probes.router.protocol import Ask, RouterProtocol, TokenReader
 from exporter.probes.router.token_counts import AnswerTokens, steps
 from exporter.wire.connection import ClientConnection
 from exporter.wire.exchanges import Exchange
-from exporter.wire.trace_context import HEADER, traceparent
+from exporter.wire.trace_context import trace_headers
 
 # How many texts the server counts until a length is found: a short one, a longer one and the wanted one are enough.
 TRIES = 6
@@ -166,8 +166,7 @@ class RequestBuilder:
     def exchange(self, connection: ClientConnection, text: str, workload: Workload, trace_id: str = "") -> Exchange:
         """A request that is ready to be sent. Raises Failure."""
         request = self._protocol.request(text, workload, self._random.getrandbits(31))
-        if trace_id:
-            request = replace(request, headers=(*request.headers, (HEADER, traceparent(trace_id))))
+        request = replace(request, headers=request.headers + trace_headers(trace_id))
         reader = self._protocol.token_reader(workload)
         exchange = Exchange(connection, request, reader)
         self._in_flight[exchange] = text, reader

@@ -28,7 +28,7 @@ from exporter.probes.shard.error_hints import connection_ended, explained
 from exporter.probes.shard.ranks import RankAnswers, Ranks, discovered, must_exist
 from exporter.probes.shard.uncleared import UnclearedBatches
 from exporter.wire.delays import PROCESS
-from exporter.wire.trace_context import HEADER, traceparent
+from exporter.wire.trace_context import trace_headers
 
 CLOSE_SECONDS = 5.0
 RANKS_SECONDS = 1.0
@@ -238,7 +238,7 @@ class ShardProber:
             self._uncleared.remove(batch.id)
             raise Failure(Outcome.QUARANTINED, "QUARANTINED", self.quarantine.reason())
         prefill, decode = batch.prefill_request(), batch.decode_request()
-        trace = ((HEADER, traceparent(trace_id)),) if trace_id else None
+        trace = trace_headers(trace_id)
         deadline = time.perf_counter() + workload.timeout
         called = ranks.call("Prefill", prefill, time_left(deadline, ranks), trace)
         self._served = facts.connection

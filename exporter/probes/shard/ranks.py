@@ -17,8 +17,6 @@ from exporter.wire.delays import PROCESS, PendingCall
 CUT_OFF = ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED")
 # How often a call itself puts its thread to sleep: one or two times were seen.
 SLEEPS = 3
-# W3C trace context, the same for every call of a probe; None sends none.
-Metadata = tuple[tuple[str, str], ...] | None
 
 
 class RankAnswers(NamedTuple):
@@ -47,7 +45,7 @@ class Ranks:
         """Changes when a server was gone between two calls: see `socket_files`."""
         return socket_files(self.addresses)
 
-    def call(self, rpc: str, request: bytes, timeout: float, metadata: Metadata = None) -> RankAnswers:
+    def call(self, rpc: str, request: bytes, timeout: float, metadata: Sequence[tuple[str, str]] = ()) -> RankAnswers:
         """Every rank's answer. Returns when the slowest one is in. Raises Failure.
 
         It always waits for all ranks: they compute together, so cancelling one call would leave the others waiting.
