@@ -29,6 +29,7 @@ SERVICE = "/fmaas.GenerationService/"
 HEADERS = (("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "tgi-probe"))
 # Bytes of an answer that is no gRPC. A message quotes its beginning.
 LONGEST_ERROR = 4096
+SAMPLED = {"temperature", "top_k", "top_p", "typical_p"}
 # The answer is not complete. Unknown reasons count as an end.
 INCOMPLETE = (pb.NOT_FINISHED, pb.CANCELLED, pb.ERROR)
 
@@ -79,16 +80,21 @@ class FmaasProtocol(RouterProtocol):
         return found[0].token_count or None if found else None
 
     def request(self, prompt: str, workload: Workload, seed: int) -> HttpRequest:
-        length = workload.decode_length
+        length, parameters = workload.decode_length, workload.parameters
+        sampling = decoding = None
+        if parameters.do_sample:
+            sampling = pb.SamplingParameters(**parameters.model_dump(include=SAMPLED), seed=seed)
+        if parameters.repetition_penalty != 1:
+            decoding = pb.DecodingParameters(repetition_penalty=parameters.repetition_penalty)
         single = pb.SingleGenerationRequest(
             model_id=self._target.model_id,
             request=pb.GenerationRequest(text=prompt),
             params=pb.Parameters(
-                method=pb.SAMPLE if workload.parameters.do_sample else pb.GREEDY,
-                sampling=_sampling(workload, seed),
+                method=pb.SAMPLE if parameters.do_sample else pb.GREEDY,
+                sampling=sampling,
                 # There is no ignore_eos; equal bounds fix the length.
                 stopping=pb.StoppingCriteria(max_new_tokens=length, min_new_tokens=length),
-                decoding=_decoding(workload),
+                decoding=decoding,
                 truncate_input_tokens=workload.sequence_length,
             ),
         )
@@ -120,24 +126,6 @@ def parsed(message: Any, data: bytes) -> Any:
         return message.FromString(data)
     except Exception as error:  # protobuf's DecodeError lives in another module for each implementation
         raise malformed(f"an answer that is no {message.DESCRIPTOR.name} ({error})") from None
-
-
-def _sampling(workload: Workload, seed: int) -> pb.SamplingParameters | None:
-    parameters = workload.parameters
-    if not parameters.do_sample:
-        return None
-    return pb.SamplingParameters(
-        temperature=parameters.temperature,
-        top_k=parameters.top_k,
-        top_p=parameters.top_p,
-        typical_p=parameters.typical_p,
-        seed=seed,
-    )
-
-
-def _decoding(workload: Workload) -> pb.DecodingParameters | None:
-    penalty = workload.parameters.repetition_penalty
-    return pb.DecodingParameters(repetition_penalty=penalty) if penalty != 1 else None
 
 
 class UnaryReader:
