@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from exporter.config.target import Target
 from exporter.config.workload import Workload
@@ -24,7 +25,6 @@ from exporter.probes.router.request_builder import RequestBuilder, RequestResult
 from exporter.wire.connection import ClientConnection
 from exporter.wire.delays import PROCESS
 from exporter.wire.exchanges import Exchange, Exchanges
-from exporter.wire.http_codec import HttpRequest
 
 # A batch whose requests fail in several ways has the outcome that comes first here.
 WORST_FIRST = (
@@ -47,16 +47,15 @@ class StreamProber:
         self.pool = Pool(protocol)
         self.builder = RequestBuilder(target, protocol)
         self.facts_cache = FactsCache(protocol, self.pool)
-        self._facts: Facts | None = None
         self._exchanges = Exchanges()
         self._in_use = threading.Lock()
 
     def connect(self, timeout: float) -> Facts:
         with self._in_use:
-            self._facts = self.facts_cache.facts(timeout)
+            facts = self.facts_cache.facts(timeout)
             if self.facts_cache.changed():
                 self.builder.forget()
-            return self._facts
+            return facts
 
     def refusal(self, facts: Facts) -> str | None:
         """Never: a router protects its shard, so no prompt can do harm."""
@@ -75,7 +74,7 @@ class StreamProber:
 
     def check(self, workload: Workload) -> None:
         """Raises Failure where the server would reject such requests, or where no prompt is that short."""
-        self.builder.check_limits(self._facts, workload)
+        self.builder.check_limits(self.facts_cache.known, workload)
 
     def probe(self, workload: Workload, batch_size: int, stopping: Stopping, trace_id: str = "") -> Result:
         """The first time, find out the length of its prompts before. Raises Failure as `check`, and Abandoned."""
@@ -96,18 +95,13 @@ class StreamProber:
             [result] = self._send(workload, lambda: [text], stopping, "")
             return result
 
-        def new_texts() -> list[str]:
-            return self.builder.texts(workload, batch_size)
-
-        def ask(request: HttpRequest) -> bytes:
-            return self.pool.ask(request, workload.timeout)
-
         late = time.perf_counter() + workload.timeout
+        ask = partial(self.pool.ask, timeout=workload.timeout)
         self.builder.fit(workload, send_one, ask, lambda: time.perf_counter() > late)
         while True:
             self.builder.fill_cache(workload, batch_size, send_one)
             with PROCESS.watch() as watch:
-                results = self._send(workload, new_texts, stopping, trace_id)
+                results = self._send(workload, partial(self.builder.texts, workload, batch_size), stopping, trace_id)
                 batch = mark_disturbed(self._batch_result(results), watch)
             counts = [result.prompt_tokens for result in results if result.prompt_tokens is not None]
             if batch.outcome is not Outcome.OK or not self.builder.wrong_length(workload, counts):
