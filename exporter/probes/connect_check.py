@@ -62,12 +62,12 @@ def run(settings: Settings, say: Callable[[str], object] = print) -> int:
     return 1 if wrong else 0
 
 
-def examine(plan: Plan, seconds: float = TARGET_SECONDS) -> list[Finding]:
+def examine(plan: Plan) -> list[Finding]:
     quarantine = Quarantine(plan.target)
     prober = open_prober(plan.target, quarantine=quarantine)
     findings: list[Finding] = []
     try:
-        findings += Examination(plan, prober, seconds, quarantine=quarantine).findings()
+        findings += Examination(plan, prober, quarantine).findings()
     finally:
         try:
             prober.close()
@@ -77,12 +77,11 @@ def examine(plan: Plan, seconds: float = TARGET_SECONDS) -> list[Finding]:
 
 
 class Examination:
-    """The check of one target, within `seconds`."""
+    """The check of one target, within TARGET_SECONDS."""
 
-    def __init__(self, plan: Plan, prober: Prober, seconds: float, quarantine: Quarantine | None = None) -> None:
-        self._quarantine = quarantine or Quarantine(plan.target)
-        self._plan, self._target, self._prober = plan, plan.target, prober
-        self._until = time.perf_counter() + seconds
+    def __init__(self, plan: Plan, prober: Prober, quarantine: Quarantine) -> None:
+        self._plan, self._target, self._prober, self._quarantine = plan, plan.target, prober, quarantine
+        self._until = time.perf_counter() + TARGET_SECONDS
 
     def findings(self) -> Iterator[Finding]:
         left = self._left()
