@@ -53,16 +53,12 @@ class Frames:
             if kind in PARSED:
                 yield data[at:end]
             elif kind == GOAWAY:
-                yield _goaway(data[at + HEADER_BYTES : end])
+                if length < _GOAWAY_BODY.size:
+                    raise h2.exceptions.ProtocolError(f"a GOAWAY frame of {length} bytes, which is too short")
+                last_stream, error_code = _GOAWAY_BODY.unpack_from(data, at + HEADER_BYTES)
+                yield GoAway(last_stream & 0x7FFFFFFF, error_code, data[at + HEADER_BYTES + _GOAWAY_BODY.size : end])
             at = end
         self._rest = data[at:]
-
-
-def _goaway(body: bytes) -> GoAway:
-    if len(body) < _GOAWAY_BODY.size:
-        raise h2.exceptions.ProtocolError(f"a GOAWAY frame of {len(body)} bytes, which is too short")
-    last_stream, error_code = _GOAWAY_BODY.unpack_from(body)
-    return GoAway(last_stream & 0x7FFFFFFF, error_code, body[_GOAWAY_BODY.size :])
 
 
 def error_name(code: int) -> str:

@@ -118,8 +118,6 @@ class HttpCodec(Protocol):
 class Http1(HttpCodec):
     """HTTP/1.1, kept alive."""
 
-    unsent = False
-
     def __init__(self, authority: str) -> None:
         self._authority = authority
         self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=LONGEST_HEADERS)
@@ -270,7 +268,8 @@ class Http2(HttpCodec):
             self.usable = False
             stranger = answers_in(self._first, HTTP2)
             if stranger or self._stream:
-                raise BrokenConnection(stranger or self._cut_off())
+                after = "" if self._goaway is None else f", after {self._goaway}"
+                raise BrokenConnection(stranger or f"{CLOSED} in the middle of the answer{after}")
             return []
         if len(self._first) < ENOUGH:
             self._first += data[:ENOUGH]
@@ -292,10 +291,6 @@ class Http2(HttpCodec):
 
     def receive_idle(self, data: bytes | None) -> None:
         self.receive(data)
-
-    def _cut_off(self) -> str:
-        after = "" if self._goaway is None else f", after {self._goaway}"
-        return f"{CLOSED} in the middle of the answer{after}"
 
     def _handle(self, event: h2.events.Event, events: list[HttpEvent]) -> None:
         if isinstance(event, h2.events.DataReceived):  # first, because nearly all are
@@ -351,5 +346,4 @@ class Http2(HttpCodec):
 
 
 def _text(headers: Iterable[tuple[bytes, bytes]] | None) -> dict[str, str]:
-    pairs = headers or ()
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers or ()}
