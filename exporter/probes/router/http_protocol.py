@@ -4,7 +4,7 @@ Each request has a connection of its own, which is kept alive. `http_apis` has t
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -56,6 +56,9 @@ class HttpProtocol(RouterProtocol):
         self._token: str | None = None
         self._secret = Secret("")
         self._has_answered = False
+        self.forget()
+
+    def forget(self) -> None:
         # Which of USAGE_OPTIONS is asked for, and whether that was ever answered.
         self._usage = 0
         self._accepted = False
@@ -165,11 +168,6 @@ class HttpProtocol(RouterProtocol):
         self._guessed = guessed
         return True
 
-    def forget(self) -> None:
-        self._usage = 0
-        self._accepted = False
-        self._guessed = self._unrelated = None
-
     def body_reader(self) -> PageReader:
         secret = self._secret
         return PageReader(lambda status, body, headers: _refused(status, body, headers, secret))
@@ -244,13 +242,11 @@ class EventStreamReader:
     def body(self, at: float, data: bytes) -> None:
         if not self._streams:
             self._error += data[: LONGEST_ERROR + 1 - len(self._error)]
-            return
-        self._add(at, lambda: self._split.feed(data))
+        elif not self.complete:  # what a server sends after the end is no part of the answer
+            self._add(at, self._split.feed(data))
 
-    def _add(self, at: float, split: Callable[[], list[Event]]) -> None:
-        if self.complete:  # what a server sends after the end is no part of the answer
-            return
-        for text, kind in split():
+    def _add(self, at: float, events: Sequence[Event]) -> None:
+        for text, kind in events:
             if kind == "error":
                 raise server_errors.event_of_error(self._secret.hidden(text))
             self._size += len(text)
@@ -265,7 +261,8 @@ class EventStreamReader:
 
     def end(self, at: float, end: End) -> None:
         if self._streams:
-            self._add(at, self._split.rest)
+            if not self.complete:
+                self._add(at, self._split.rest())
             if self._split.stray and not self.complete:
                 failure = self._no_stream("lines of JSON", bytes(self._split.stray))
                 if failure.outcome is not Outcome.MALFORMED or not self.events:

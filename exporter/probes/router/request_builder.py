@@ -54,22 +54,18 @@ class RequestBuilder:
         self._prompts: dict[tuple[str, int] | None, Prompts] = {}
         self._lengths = PromptLengths(protocol.truncates)
         self._in_flight: WeakKeyDictionary[Exchange, tuple[str, TokenReader]] = WeakKeyDictionary()
-        # With prompt_cache: hit, the server's count of a text when it was sent for the first time.
-        self._first_counts: dict[str, int] = {}
-        self._sent_before: set[str] = set()
-        self._corrected: set[int] = set()
-        # What this server can do, as far as known.
-        self._tokenizes = protocol.tokenizes
-        self._streams_count = self._takes_one_token = True
         self._corrections = 0
+        self.forget()
 
     def forget(self) -> None:
         """The next connection may lead to another server: find out the lengths again."""
         self._protocol.forget()
         self._lengths.forget()
-        self._first_counts.clear()
-        self._sent_before.clear()
-        self._corrected.clear()
+        # With prompt_cache: hit, the server's count of a text when it was sent for the first time.
+        self._first_counts: dict[str, int] = {}
+        self._sent_before: set[str] = set()
+        self._corrected: set[int] = set()
+        # What this server can do, as far as known.
         self._tokenizes = self._protocol.tokenizes
         self._streams_count = self._takes_one_token = True
 
