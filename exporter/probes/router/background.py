@@ -158,8 +158,7 @@ class StreamBackground:
         return [self._result(request) for request in ended if request not in again] + self._send_again()
 
     def _result(self, request: BackgroundRequest) -> Result:
-        if request.exchange.reusable:
-            self._warm.keep(request.exchange.connection)
+        self._warm.keep(request.exchange.connection)
         stream, detail, counted = self._prober.builder.result(request.exchange, self._workload, request.intended)
         stream = replace(stream, declined=request.declined or 0.0)
         if counted is not None:

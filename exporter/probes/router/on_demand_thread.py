@@ -28,10 +28,6 @@ class OnDemandThread:
         error, self._error = self._error, None
         return error
 
-    def raise_error(self) -> None:
-        if (error := self.error()) is not None:
-            raise error
-
     def close(self) -> None:
         """The thread ends within a moment, or when the connection that it opens has failed."""
         self._closing.set()

@@ -77,7 +77,7 @@ class Pool:
         return connection
 
     def keep(self, connection: ClientConnection) -> None:
-        """Give a connection back."""
+        """Give a connection back. It is closed where it cannot be used any more."""
         if connection.codec.usable and not self.closing.is_set():
             self._free.append(connection)
         else:

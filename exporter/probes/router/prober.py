@@ -147,8 +147,7 @@ class StreamProber:
             self._exchanges.abort()
             self._own_requests.set(self, 0)
             for exchange in exchanges:
-                if exchange.reusable:
-                    self.pool.keep(exchange.connection)
+                self.pool.keep(exchange.connection)
         return exchanges
 
     def _connections(self, count: int, stopping: Stopping) -> list[ClientConnection]:

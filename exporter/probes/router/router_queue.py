@@ -32,7 +32,8 @@ class RouterQueue:
         """Never waits. True where the newest answer is too old. Raises Failure."""
         if not self._yields:
             return False
-        self._thread.raise_error()
+        if (error := self._thread.error()) is not None:
+            raise error
         self.refresh_soon()
         since, wait = self._newest
         return wait or time.perf_counter() - since >= STALE_SECONDS
