@@ -202,10 +202,13 @@ def answered(target: Target, workload: Workload, result: Result) -> Iterator[Fin
     first = timeline.time_to_first_token(stream)
     tokens = sum(step.tokens for step in stream.steps)
     within = f", the first after {first * 1000:.0f} ms" if first is not None else ""
-    how = "estimated: the server counts none" if stream.generated_estimated else "as the server counts them"
-    yield Finding("ok", f"workload {workload.name}: {counted(tokens, 'token')} generated{within} ({how})")
-    counted_here = "estimated: the server counts none" if stream.prompt_estimated else "as the server counts them"
-    yield Finding("ok", f"prompt: {stream.prompt_tokens} tokens, wanted {workload.sequence_length} ({counted_here})")
+    how = {True: "estimated: the server counts none", False: "as the server counts them"}
+    yield Finding(
+        "ok",
+        f"workload {workload.name}: {counted(tokens, 'token')} generated{within} ({how[stream.generated_estimated]})",
+    )
+    wanted = f"wanted {workload.sequence_length} ({how[stream.prompt_estimated]})"
+    yield Finding("ok", f"prompt: {stream.prompt_tokens} tokens, {wanted}")
     for key in ("bearer_token_env", "bearer_token_file"):
         if name := getattr(target, key):
             yield Finding("ok", f"the token of {key}: {name} is accepted")
