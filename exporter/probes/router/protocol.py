@@ -130,22 +130,20 @@ class PageReader:
         self.status = 0
         self._refused = refused
         self._headers: Mapping[str, str] = {}
-        self._pieces: list[bytes] = []
-        self._length = 0
+        self._content = bytearray()
 
     @property
     def content(self) -> bytes:
-        return b"".join(self._pieces)
+        return bytes(self._content)
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
         self._headers = headers
 
     def body(self, at: float, data: bytes) -> None:
-        self._length += len(data)
-        if self._length > LONGEST_PAGE:
+        self._content += data
+        if len(self._content) > LONGEST_PAGE:
             raise Failure(Outcome.MALFORMED, "OK", f"an answer of more than {LONGEST_PAGE >> 20} MiB")
-        self._pieces.append(data)
 
     def end(self, at: float, end: End) -> None:
         if self._refused is not None and self.status >= 300:

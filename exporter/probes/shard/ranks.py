@@ -113,8 +113,7 @@ def discovered(ranks: Ranks, address: str, timeout: float) -> Ranks:
 
     `address` is the configured one. `ranks` is closed where others come back. Raises Failure.
     """
-    first = [ranks.protocol] if ranks.protocol else []
-    for protocol in [*first, *(other for other in PROTOCOLS if other not in first)]:
+    for protocol in sorted(PROTOCOLS, key=lambda name: name != ranks.protocol):  # the known one first
         ranks.protocol = protocol
         try:
             answer = ranks.call_first("ServiceDiscovery", b"", timeout)
