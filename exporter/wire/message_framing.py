@@ -71,7 +71,7 @@ class ServerSentEvents:
             else:
                 self._kind = b""
         if len(self._line) + self._size > LONGEST_EVENT:
-            raise _malformed("an event without end")
+            raise malformed("an event without end")
         return events
 
     def _field(self, line: bytes) -> None:
@@ -108,10 +108,10 @@ class GrpcMessages:
         at = 0
         while len(pending) - at >= 5:
             if pending[at]:
-                raise _malformed("a compressed message, though we accept none")
+                raise malformed("a compressed message, though we accept none")
             length = int.from_bytes(pending[at + 1 : at + 5], "big")
             if length > LONGEST_EVENT:
-                raise _malformed(f"a message of {length} bytes")
+                raise malformed(f"a message of {length} bytes")
             if len(pending) - at - 5 < length:
                 break
             messages.append(bytes(pending[at + 5 : at + 5 + length]))
@@ -125,7 +125,7 @@ class GrpcMessages:
         return not self._pending
 
 
-def _malformed(what: str) -> Failure:
+def malformed(what: str) -> Failure:
     return Failure(Outcome.MALFORMED, "OK", what)
 
 

@@ -17,12 +17,12 @@ from exporter.pb import fmaas_pb2 as pb
 from exporter.plan.targets import Facts
 from exporter.probes.router.hints import hinted
 from exporter.probes.router.protocol import Ask, BodyReader, MetricsPage, RouterProtocol
-from exporter.probes.router.server_errors import malformed, refused, shortened
+from exporter.probes.router.server_errors import refused, shortened
 from exporter.probes.router.token_counts import AnswerTokens, Chunk, counted
 from exporter.wire.credentials import TlsContext
 from exporter.wire.detect import NOT_GRPC
 from exporter.wire.http_codec import End, Http2, HttpCodec, HttpRequest
-from exporter.wire.message_framing import GrpcMessages, grpc_message
+from exporter.wire.message_framing import GrpcMessages, grpc_message, malformed
 from exporter.wire.sockets import Endpoint, endpoint_of
 
 SERVICE = "/fmaas.GenerationService/"

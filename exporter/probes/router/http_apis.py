@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, assert_never
 from exporter.config.target import Api
 from exporter.config.workload import Parameters, Workload
 from exporter.plan.targets import Facts
-from exporter.probes.router.server_errors import broken_off, error_in, loaded, malformed, shortened
+from exporter.probes.router.server_errors import broken_off, error_in, loaded, shortened
 from exporter.probes.router.token_counts import AnswerTokens, Chunk, counted
+from exporter.wire.message_framing import malformed
 
 PATHS: dict[Api, str] = {"tgi": "/generate_stream", "completions": "/v1/completions", "chat": "/v1/chat/completions"}
 FACTS_PATHS: dict[Api, str] = {"tgi": "/info", "completions": "/v1/models", "chat": "/v1/models"}

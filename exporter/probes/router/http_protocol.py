@@ -21,7 +21,7 @@ from exporter.probes.router.protocol import Ask, Ending, MetricsPage, PageReader
 from exporter.probes.router.token_counts import AnswerTokens
 from exporter.wire.credentials import TlsContext, bearer_token
 from exporter.wire.http_codec import End, Http1, HttpCodec, HttpRequest
-from exporter.wire.message_framing import Event, ServerSentEvents
+from exporter.wire.message_framing import Event, ServerSentEvents, malformed
 from exporter.wire.sockets import Endpoint, endpoint_of
 
 # Bytes of an error page.
@@ -237,7 +237,7 @@ class EventStreamReader:
         encoding = headers.get("content-encoding", "identity")
         if status < 300 and encoding.lower() not in ("", "identity"):
             shown = server_errors.shortened(self._secret.hidden(encoding))
-            raise server_errors.malformed(f"an answer in {shown} encoding, though we accept none")
+            raise malformed(f"an answer in {shown} encoding, though we accept none")
 
     def body(self, at: float, data: bytes) -> None:
         if not self._streams:
@@ -251,7 +251,7 @@ class EventStreamReader:
                 raise server_errors.event_of_error(self._secret.hidden(text))
             self._size += len(text)
             if self._size > LONGEST_ANSWER:
-                raise server_errors.malformed("an answer without end")
+                raise malformed("an answer without end")
             self.events.append((at, text))
             if http_apis.may_be_error(text):
                 http_apis.parsed(self._secret.hidden(text))
@@ -277,7 +277,7 @@ class EventStreamReader:
         text = _legible(body, self._secret)
         document = server_errors.loaded(text)
         failure = server_errors.error_in(document) if isinstance(document, dict) else None
-        return failure or server_errors.malformed(f"{what} instead of an event stream: {server_errors.shortened(text)}")
+        return failure or malformed(f"{what} instead of an event stream: {server_errors.shortened(text)}")
 
     def tokens(self) -> AnswerTokens:
         try:

@@ -13,6 +13,7 @@ from exporter.probes.router.token_counts import AnswerTokens
 from exporter.wire.credentials import TlsContext
 from exporter.wire.exchanges import AnswerReader
 from exporter.wire.http_codec import End, HttpCodec, HttpRequest
+from exporter.wire.message_framing import malformed
 from exporter.wire.sockets import Endpoint, endpoint_of
 
 # Sends one request that is no stream, and returns the body of the answer. Raises Failure.
@@ -143,7 +144,7 @@ class PageReader:
     def body(self, at: float, data: bytes) -> None:
         self._content += data
         if len(self._content) > LONGEST_PAGE:
-            raise Failure(Outcome.MALFORMED, "OK", f"an answer of more than {LONGEST_PAGE >> 20} MiB")
+            raise malformed(f"an answer of more than {LONGEST_PAGE >> 20} MiB")
 
     def end(self, at: float, end: End) -> None:
         if self._refused is not None and self.status >= 300:
