@@ -6,19 +6,34 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 from exporter.config.workload import Workload
 from exporter.daemon.timing import TARGET_CONNECT_SECONDS, Clock
-from exporter.observation import Failure, Observation, Outcome, Series, Setup
+from exporter.observation import Failure, Observation, Outcome, Series, Setup, SkipReason
 from exporter.plan.safety import cache_tokens, excess, too_large
 from exporter.plan.targets import Facts, Plan
-from exporter.probes.interface import Abandoned, GiveWay, Ledger, Prober, Result, TooLarge
+from exporter.probes.interface import Abandoned, GiveWay, Prober, Result
 from exporter.probes.quarantine import Death, Quarantine
 from exporter.wire.delays import PROCESS
 from exporter.wire.trace_context import new_trace_id
 
 logger = logging.getLogger("tgi_probe")
 SETTLE_TIMEOUT = 10.0
+
+
+class TooLarge(Exception):
+    """The batch is over the limits that the target has just reported; the text says which."""
+
+
+class Ledger(Protocol):
+    """Where a runner reports to."""
+
+    def record(self, observation: Observation) -> None: ...
+    def skipped(self, series: Series, reason: SkipReason) -> None: ...
+    def late(self, target: str, seconds: float) -> None: ...
+    def inflight(self, target: str, probes: int) -> None: ...
+    def up(self, target: str, facts: Facts | None) -> None: ...
 
 
 class Attempts:

@@ -10,13 +10,13 @@ import threading
 from contextlib import suppress
 from dataclasses import replace
 
-from exporter.daemon.attempt import Attempts
+from exporter.daemon.attempt import Attempts, Ledger, TooLarge
 from exporter.daemon.manual_probe import STOPPING, ManualProbes
 from exporter.daemon.timing import BACKOFF_FIRST, BACKOFF_LONGEST, TARGET_CONNECT_SECONDS, Clock, Watchdog
 from exporter.observation import Failure, Observation, Outcome, Series, SkipReason
 from exporter.plan.schedule import CHECK_INTERVAL, Skip, Start, Wait, Window, backoff_after, pause_after, timetable
 from exporter.plan.targets import Plan
-from exporter.probes.interface import Abandoned, GiveWay, Ledger, Occupied, Prober, TooLarge
+from exporter.probes.interface import Abandoned, GiveWay, Occupied, Prober
 from exporter.probes.quarantine import Quarantine
 
 logger = logging.getLogger("tgi_probe")

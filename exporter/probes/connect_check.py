@@ -62,12 +62,12 @@ def run(settings: Settings, say: Callable[[str], object] = print) -> int:
     return 1 if wrong else 0
 
 
-def examine(plan: Plan, seconds: float = TARGET_SECONDS) -> list[Finding]:
+def examine(plan: Plan) -> list[Finding]:
     quarantine = Quarantine(plan.target)
     prober = open_prober(plan.target, quarantine=quarantine)
     findings: list[Finding] = []
     try:
-        findings += Examination(plan, prober, seconds, quarantine=quarantine).findings()
+        findings += Examination(plan, prober, quarantine).findings()
     finally:
         try:
             prober.close()
@@ -77,12 +77,11 @@ def examine(plan: Plan, seconds: float = TARGET_SECONDS) -> list[Finding]:
 
 
 class Examination:
-    """The check of one target, within `seconds`."""
+    """The check of one target, within TARGET_SECONDS."""
 
-    def __init__(self, plan: Plan, prober: Prober, seconds: float, quarantine: Quarantine | None = None) -> None:
-        self._quarantine = quarantine or Quarantine(plan.target)
-        self._plan, self._target, self._prober = plan, plan.target, prober
-        self._until = time.perf_counter() + seconds
+    def __init__(self, plan: Plan, prober: Prober, quarantine: Quarantine) -> None:
+        self._plan, self._target, self._prober, self._quarantine = plan, plan.target, prober, quarantine
+        self._until = time.perf_counter() + TARGET_SECONDS
 
     def findings(self) -> Iterator[Finding]:
         left = self._left()
@@ -203,10 +202,13 @@ def answered(target: Target, workload: Workload, result: Result) -> Iterator[Fin
     first = timeline.time_to_first_token(stream)
     tokens = sum(step.tokens for step in stream.steps)
     within = f", the first after {first * 1000:.0f} ms" if first is not None else ""
-    how = "estimated: the server counts none" if stream.generated_estimated else "as the server counts them"
-    yield Finding("ok", f"workload {workload.name}: {counted(tokens, 'token')} generated{within} ({how})")
-    counted_here = "estimated: the server counts none" if stream.prompt_estimated else "as the server counts them"
-    yield Finding("ok", f"prompt: {stream.prompt_tokens} tokens, wanted {workload.sequence_length} ({counted_here})")
+    how = {True: "estimated: the server counts none", False: "as the server counts them"}
+    yield Finding(
+        "ok",
+        f"workload {workload.name}: {counted(tokens, 'token')} generated{within} ({how[stream.generated_estimated]})",
+    )
+    wanted = f"wanted {workload.sequence_length} ({how[stream.prompt_estimated]})"
+    yield Finding("ok", f"prompt: {stream.prompt_tokens} tokens, {wanted}")
     for key in ("bearer_token_env", "bearer_token_file"):
         if name := getattr(target, key):
             yield Finding("ok", f"the token of {key}: {name} is accepted")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from exporter.config.workload import Workload
-from exporter.observation import Observation, Outcome, Series, Setup, SkipReason, Stream
+from exporter.observation import Observation, Outcome, Series, Setup, Stream
 from exporter.plan.targets import Facts
 
 
@@ -22,10 +22,6 @@ class GiveWay(Exception):
 
 class Occupied(GiveWay):
     """Another prober has the target; the text says which."""
-
-
-class TooLarge(Exception):
-    """The batch is over the limits that the target has just reported; the text says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +120,3 @@ class Background(Protocol):
 
     def close(self) -> None:
         """As `Prober.close`."""
-
-
-class Ledger(Protocol):
-    """Where a runner reports to."""
-
-    def record(self, observation: Observation) -> None: ...
-    def skipped(self, series: Series, reason: SkipReason) -> None: ...
-    def late(self, target: str, seconds: float) -> None: ...
-    def inflight(self, target: str, probes: int) -> None: ...
-    def up(self, target: str, facts: Facts | None) -> None: ...

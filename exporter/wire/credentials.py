@@ -57,8 +57,7 @@ class TlsContext:
                 files = " and ".join(file for file in (tls.cert_file, tls.key_file) if file)
                 what = f"tls.cert_file: {files} cannot be used: {_reason(error)}"
                 raise unreachable(self._where, what) from None
-        if self._protocol:
-            context.set_alpn_protocols([self._protocol])
+        context.set_alpn_protocols([self._protocol])
         return context
 
 
@@ -83,7 +82,7 @@ def problems(target: Target) -> Iterator[str]:
         yield str(error)
     if target.tls is not None:
         try:
-            TlsContext("", target.tls, "").context()
+            TlsContext("", target.tls, "h2").context()
         except Failure as failure:
             yield failure.detail.removeprefix(": ")
 

@@ -126,10 +126,6 @@ class Exchange:
         self.ended = at
         self.failure = failure
 
-    @property
-    def reusable(self) -> bool:
-        return self.ended is not None and self.connection.codec.usable
-
 
 class Exchanges:
     """The exchanges in flight of one thread."""
@@ -249,7 +245,7 @@ class Exchanges:
         exchange.connection.used = time.perf_counter()
         if exchange.connection.socket in self._selector.get_map():
             self._selector.unregister(exchange.connection.socket)
-        if not exchange.reusable:
+        if not exchange.connection.codec.usable:
             exchange.connection.close()
 
     def catch_up(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import h2.errors
+import h2.exceptions
 
 # The default of SETTINGS_MAX_FRAME_SIZE, which we do not change.
 LARGEST_FRAME = 16384
@@ -18,10 +19,6 @@ GOAWAY = 7
 # DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, WINDOW_UPDATE, CONTINUATION
 PARSED = frozenset({0, 1, 3, 4, 5, 6, 8, 9})
 _GOAWAY_BODY = struct.Struct(">II")
-
-
-class FrameError(Exception):
-    """The bytes are no HTTP/2 frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +41,24 @@ class Frames:
         self._rest = b""  # shorter than a frame
 
     def feed(self, data: bytes) -> Iterator[bytes | GoAway]:
-        """The frames that are complete now: as bytes for the parser, and GOAWAY. Raises FrameError."""
+        """The frames that are complete now: as bytes for the parser, and GOAWAY. Raises h2's ProtocolError."""
         data, at = self._rest + data, 0
         while len(data) - at >= HEADER_BYTES:
             length, kind = int.from_bytes(data[at : at + 3]), data[at + 3]
             if length > LARGEST_FRAME:
-                raise FrameError(f"a frame of {length} bytes, over the agreed {LARGEST_FRAME}")
+                raise h2.exceptions.ProtocolError(f"a frame of {length} bytes, over the agreed {LARGEST_FRAME}")
             end = at + HEADER_BYTES + length
             if len(data) < end:
                 break
             if kind in PARSED:
                 yield data[at:end]
             elif kind == GOAWAY:
-                yield _goaway(data[at + HEADER_BYTES : end])
+                if length < _GOAWAY_BODY.size:
+                    raise h2.exceptions.ProtocolError(f"a GOAWAY frame of {length} bytes, which is too short")
+                last_stream, error_code = _GOAWAY_BODY.unpack_from(data, at + HEADER_BYTES)
+                yield GoAway(last_stream & 0x7FFFFFFF, error_code, data[at + HEADER_BYTES + _GOAWAY_BODY.size : end])
             at = end
         self._rest = data[at:]
-
-
-def _goaway(body: bytes) -> GoAway:
-    if len(body) < _GOAWAY_BODY.size:
-        raise FrameError(f"a GOAWAY frame of {len(body)} bytes, which is too short")
-    last_stream, error_code = _GOAWAY_BODY.unpack_from(body)
-    return GoAway(last_stream & 0x7FFFFFFF, error_code, body[_GOAWAY_BODY.size :])
 
 
 def error_name(code: int) -> str:

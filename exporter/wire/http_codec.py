@@ -16,7 +16,7 @@ import h2.settings
 import h11
 
 from exporter.wire.detect import CLOSED, ENOUGH, HTTP1, HTTP2, answers_in
-from exporter.wire.http2_frames import FrameError, Frames, GoAway
+from exporter.wire.http2_frames import Frames, GoAway
 
 # HTTP/2 flow control must never make the server wait for us.
 WIDEST_WINDOW = 2**31 - 1
@@ -117,8 +117,6 @@ class HttpCodec(Protocol):
 
 class Http1(HttpCodec):
     """HTTP/1.1, kept alive."""
-
-    unsent = False
 
     def __init__(self, authority: str) -> None:
         self._authority = authority
@@ -270,7 +268,8 @@ class Http2(HttpCodec):
             self.usable = False
             stranger = answers_in(self._first, HTTP2)
             if stranger or self._stream:
-                raise BrokenConnection(stranger or self._cut_off())
+                after = "" if self._goaway is None else f", after {self._goaway}"
+                raise BrokenConnection(stranger or f"{CLOSED} in the middle of the answer{after}")
             return []
         if len(self._first) < ENOUGH:
             self._first += data[:ENOUGH]
@@ -284,7 +283,7 @@ class Http2(HttpCodec):
                         self._handle(event, events)
             if self._unsent and self._stream:
                 self._send_body()
-        except (h2.exceptions.ProtocolError, FrameError) as error:
+        except h2.exceptions.ProtocolError as error:
             self.usable = False
             if not any(isinstance(item, End) for item in events):  # else the answer was complete before
                 raise BrokenConnection(answers_in(self._first, HTTP2) or str(error) or type(error).__name__) from None
@@ -292,10 +291,6 @@ class Http2(HttpCodec):
 
     def receive_idle(self, data: bytes | None) -> None:
         self.receive(data)
-
-    def _cut_off(self) -> str:
-        after = "" if self._goaway is None else f", after {self._goaway}"
-        return f"{CLOSED} in the middle of the answer{after}"
 
     def _handle(self, event: h2.events.Event, events: list[HttpEvent]) -> None:
         if isinstance(event, h2.events.DataReceived):  # first, because nearly all are
@@ -351,5 +346,4 @@ class Http2(HttpCodec):
 
 
 def _text(headers: Iterable[tuple[bytes, bytes]] | None) -> dict[str, str]:
-    pairs = headers or ()
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers or ()}

@@ -5,15 +5,13 @@ The same bytes give the same messages, wherever the network cuts them.
 
 from typing import NamedTuple
 
+from exporter.observation import Failure, Outcome
+
 # Bytes of one event. No real one comes near; a line without end would fill the memory.
 LONGEST_EVENT = 64 * 1024 * 1024
 LONGEST_STRAY = 65537
 LINE_OVERHEAD = 64  # bytes that Python adds to each line
 BOM = b"\xef\xbb\xbf"
-
-
-class FramingError(Exception):
-    """The bytes are no such messages."""
 
 
 class Event(NamedTuple):
@@ -40,7 +38,7 @@ class ServerSentEvents:
         self.stray = bytearray()  # lines that are no fields, from the first one that begins with a brace
 
     def feed(self, piece: bytes) -> list[Event]:
-        """Every event that ends in this piece. Raises FramingError."""
+        """Every event that ends in this piece. Raises Failure (malformed)."""
         if self._beginning is not None:
             piece = self._beginning + piece
             if len(piece) < len(BOM) and BOM.startswith(piece):
@@ -73,7 +71,7 @@ class ServerSentEvents:
             else:
                 self._kind = b""
         if len(self._line) + self._size > LONGEST_EVENT:
-            raise FramingError("an event without end")
+            raise malformed("an event without end")
         return events
 
     def _field(self, line: bytes) -> None:
@@ -103,17 +101,17 @@ class GrpcMessages:
         self._pending = bytearray()
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """Every message that ends in this piece. Raises FramingError."""
+        """Every message that ends in this piece. Raises Failure (malformed)."""
         pending = self._pending
         pending += piece
         messages = []
         at = 0
         while len(pending) - at >= 5:
             if pending[at]:
-                raise FramingError("a compressed message, though we accept none")
+                raise malformed("a compressed message, though we accept none")
             length = int.from_bytes(pending[at + 1 : at + 5], "big")
             if length > LONGEST_EVENT:
-                raise FramingError(f"a message of {length} bytes")
+                raise malformed(f"a message of {length} bytes")
             if len(pending) - at - 5 < length:
                 break
             messages.append(bytes(pending[at + 5 : at + 5 + length]))
@@ -125,6 +123,10 @@ class GrpcMessages:
     def complete(self) -> bool:
         """Whether no unfinished message is left."""
         return not self._pending
+
+
+def malformed(what: str) -> Failure:
+    return Failure(Outcome.MALFORMED, "OK", what)
 
 
 def grpc_message(data: bytes) -> bytes:

@@ -114,10 +114,8 @@ class TimedSocket:
         self._where = endpoint.where
         try:
             self._socket, self.begun = _connect(endpoint, deadline)
-        except OSError as error:
-            raise unreachable(self._where, error.strerror or str(error)) from None
-        except ValueError as error:  # a name that DNS cannot ask for
-            raise unreachable(self._where, str(error)) from None
+        except (OSError, ValueError) as error:  # ValueError: a name that DNS cannot ask for
+            raise unreachable(self._where, getattr(error, "strerror", None) or str(error)) from None
         try:
             self._stamp_arrivals()
             if endpoint.tls is not None:

@@ -5,14 +5,12 @@ Only the header (https://www.w3.org/TR/trace-context/): tgi-probe sends no spans
 
 import secrets
 
-HEADER = "traceparent"
-
 
 def new_trace_id() -> str:
     """32 hexadecimal digits. The standard forbids all zeros, which chance does not produce."""
     return secrets.token_hex(16)
 
 
-def traceparent(trace_id: str) -> str:
-    """The header's value: version 00, the trace, a parent span that is never sent, and sampled."""
-    return f"00-{trace_id}-{secrets.token_hex(8)}-01"
+def trace_headers(trace_id: str) -> tuple[tuple[str, str], ...]:
+    """The header: version 00, the trace, a parent span that is never sent, and sampled. Nothing without an id."""
+    return (("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01"),) if trace_id else ()

@@ -399,7 +399,7 @@ def test_that_this_machine_is_busy_is_no_problem_of_the_target(raising: bool, di
         [plan] = plans(settings).values()
         prober = HeldUp(plan.target)
         prober.disturbed, prober.raising = disturbed, raising
-        found = list(Examination(plan, prober, 10.0).findings())
+        found = list(Examination(plan, prober, Quarantine(plan.target)).findings())
         assert [finding.kind for finding in found] == kinds, found
         assert ("this machine is too busy: this process was held up" in found[-1].text) == (disturbed > 3)
         prober.close()

@@ -275,14 +275,14 @@ def test_a_batch_of_which_one_request_cannot_be_made_leaves_no_connection_open(
 
     with probing(door, router) as client:
         assert client.probe(workload(), 1).outcome is Outcome.OK
-        exchange, made = client.prober._client.builder.exchange, count()
+        exchange, made = client.prober.builder.exchange, count()
 
         def second_fails(*args: Any) -> Exchange:
             if next(made) == 1:
                 raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", "gone")
             return exchange(*args)
 
-        monkeypatch.setattr(client.prober._client.builder, "exchange", second_fails)
+        monkeypatch.setattr(client.prober.builder, "exchange", second_fails)
         monkeypatch.setattr(Pool, "take", kept)
         result = client.prober.probe(workload(), 3, lambda: False)
         assert (result.outcome, result.detail) == (Outcome.UNREACHABLE, "gone")

@@ -18,14 +18,16 @@ from exporter.observation import Observation, Outcome, Series, Step, Stream
 from exporter.pb import generate_v3_pb2 as pb
 from exporter.plan.targets import plans
 from exporter.probes.shard.prober import ShardProber
-from exporter.wire.trace_context import new_trace_id, traceparent
+from exporter.wire.trace_context import new_trace_id, trace_headers
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 def test_the_header_is_as_the_standard_writes_it() -> None:
-    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", traceparent(new_trace_id()))
-    assert traceparent(TRACE) != traceparent(TRACE)
+    [(name, value)] = trace_headers(new_trace_id())
+    assert name == "traceparent"
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", value)
+    assert trace_headers(TRACE) != trace_headers(TRACE)
 
 
 @pytest.fixture

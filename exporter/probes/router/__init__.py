@@ -2,7 +2,6 @@
 
 prober              probes: batches of requests
 background          loads: single requests, many in flight
-stream_client       what both share: connecting, and sending batches
 request_builder     requests whose prompts have the wanted number of tokens
 protocol            what a protocol must offer: `fmaas_protocol` (gRPC) and `http_protocol` do
 http_apis           the requests and events of TGI's API and of the OpenAI API

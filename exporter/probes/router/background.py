@@ -12,11 +12,11 @@ from exporter.observation import Failure, Outcome, Setup
 from exporter.plan.targets import Facts
 from exporter.probes.disturbed import mark_disturbed
 from exporter.probes.interface import Abandoned, OwnRequests, Result
+from exporter.probes.router.prober import StreamProber
 from exporter.probes.router.protocol import RouterProtocol
 from exporter.probes.router.router_queue import RouterQueue
-from exporter.probes.router.stream_client import StreamClient
 from exporter.probes.router.warm_connections import WarmConnections
-from exporter.wire.delays import PROCESS, Delays, DelayWatch
+from exporter.wire.delays import PROCESS, DelayWatch
 from exporter.wire.exchanges import Exchange, Exchanges
 
 # How often to look for a connection on which to send again what a server has not begun.
@@ -46,13 +46,11 @@ class StreamBackground:
         workload: Workload,
         protocol: RouterProtocol,
         own_requests: OwnRequests | None = None,
-        delays: Delays = PROCESS,
     ) -> None:
         self._workload = workload
         self._own_requests = own_requests or OwnRequests()
-        self._delays = delays
-        self._client = StreamClient(target, protocol, self._own_requests, delays)
-        self._exchanges = Exchanges(delays)
+        self._prober = StreamProber(target, protocol, self._own_requests)
+        self._exchanges = Exchanges()
         self._in_flight: deque[BackgroundRequest] = deque()
         self._not_begun: deque[BackgroundRequest] = deque()  # to be sent again
         self._next: Exchange | None = None
@@ -60,12 +58,12 @@ class StreamBackground:
         self._setups: tuple[Setup, ...] = ()
         self._corrections = 0
         self._warm = WarmConnections(protocol)
-        self._queue = RouterQueue(target, protocol, self._own_requests)
+        self._queue = RouterQueue(self._prober.users_wait, target.yield_to_users)
         self._user: int | None = None
 
     def connect(self, timeout: float) -> Facts:
         self._user = threading.get_ident()
-        facts = self._client.connect(timeout)
+        facts = self._prober.connect(timeout)
         self._queue.refresh()
         self._warm.forget_error()
         self._queue.forget_error()
@@ -79,12 +77,12 @@ class StreamBackground:
         return len(self._in_flight) + len(self._not_begun)
 
     def warm(self, stopping: Callable[[], bool]) -> None:
-        result = self._client.send_batch(self._workload, 1, stopping)
+        result = self._prober.probe(self._workload, 1, stopping)
         self._setups += result.setups
         if result.outcome not in (Outcome.OK, Outcome.DISTURBED):
             raise Failure(result.outcome, result.code, result.detail, result.corrections)
         self._corrections += result.corrections
-        self._warm.keep(self._client.pool.take())
+        self._warm.keep(self._prober.pool.take())
 
     def reserve_connections(self, requests: int) -> None:
         self._queue.refresh_soon()
@@ -96,21 +94,19 @@ class StreamBackground:
                 return
             self._next.connection.close()
             self._next = None
-        self._client.check(self._workload)
+        self._prober.check(self._workload)
         connection = self._warm.take()
         if connection is not None:
-            text = self._client.builder.texts(self._workload, 1)[0]
-            self._next = self._client.builder.exchange(connection, text, self._workload)
+            text = self._prober.builder.texts(self._workload, 1)[0]
+            self._next = self._prober.builder.exchange(connection, text, self._workload)
 
-    def send(self, intended: float | None) -> bool:
-        return self._send(intended)
-
-    def _send(self, intended: float | None, declined: float | None = None) -> bool:
+    def send(self, intended: float | None, declined: float | None = None) -> bool:
+        """`declined`: see `BackgroundRequest`."""
         self.prepare()
         if self._next is None:
             return False
         exchange, self._next = self._next, None
-        watch = self._delays.watch()
+        watch = PROCESS.watch()
         self._exchanges.send(exchange)
         deadline = exchange.sent + self._workload.timeout
         self._in_flight.append(BackgroundRequest(exchange, deadline, intended, watch, declined))
@@ -125,7 +121,7 @@ class StreamBackground:
             exchange, over = first.exchange, first.deadline <= time.perf_counter()
             assert exchange.ended is not None
             try:
-                sent = not over and self._send(first.intended, exchange.ended - exchange.sent)
+                sent = not over and self.send(first.intended, exchange.ended - exchange.sent)
             except Failure:
                 sent, over = False, True
             if not sent and not over:
@@ -139,7 +135,7 @@ class StreamBackground:
         return results
 
     def poll(self, until: float) -> list[Result]:
-        if self._client.pool.closing.is_set():
+        if self._prober.pool.closing.is_set():
             raise Abandoned
         if self._not_begun:
             until = min(until, time.perf_counter() + RESEND_SECONDS)
@@ -162,24 +158,23 @@ class StreamBackground:
         return [self._result(request) for request in ended if request not in again] + self._send_again()
 
     def _result(self, request: BackgroundRequest) -> Result:
-        if request.exchange.reusable:
-            self._warm.keep(request.exchange.connection)
-        stream, detail, counted = self._client.builder.result(request.exchange, self._workload, request.intended)
+        self._warm.keep(request.exchange.connection)
+        stream, detail, counted = self._prober.builder.result(request.exchange, self._workload, request.intended)
         stream = replace(stream, declined=request.declined or 0.0)
         if counted is not None:
-            self._client.builder.learn(self._workload, counted)
+            self._prober.builder.learn(self._workload, counted)
         if stream.outcome is Outcome.UNREACHABLE:
-            self._client.facts_cache.lost()
+            self._prober.facts_cache.lost()
         result = mark_disturbed(Result((stream,), stream.outcome, stream.code, detail), request.watch)
         request.watch.close()
-        setups = self._setups + self._client.pool.setups() + self._warm.setups()
-        corrections = self._corrections + self._client.builder.corrections()
+        setups = self._setups + self._prober.pool.setups() + self._warm.setups()
+        corrections = self._corrections + self._prober.builder.corrections()
         self._setups, self._corrections = (), 0
         return replace(result, setups=setups, corrections=corrections)
 
     def close(self) -> None:
         """A thread that sends gets Abandoned from its next `poll`. That thread must then call `close` too."""
-        self._client.pool.closing.set()
+        self._prober.pool.closing.set()
         if self._user not in (None, threading.get_ident()):
             return
         self._exchanges.close()
@@ -194,4 +189,4 @@ class StreamBackground:
             self._next = None
         self._warm.close()
         self._queue.close()
-        self._client.close()
+        self._prober.close()

@@ -18,11 +18,11 @@ SHARE = 0.05
 
 
 class FactsCache:
-    """Asks for facts and keeps them."""
+    """Asks for facts and keeps the newest, `known`."""
 
     def __init__(self, protocol: RouterProtocol, pool: Pool) -> None:
         self._protocol, self._pool = protocol, pool
-        self._facts: Facts | None = None
+        self.known: Facts | None = None
         self._again = float("-inf")
         self._changed = False
 
@@ -30,11 +30,11 @@ class FactsCache:
         """Raises Failure where the target is not reachable."""
         begun = time.perf_counter()
         try:
-            if self._facts is not None and begun < self._again:
+            if self.known is not None and begun < self._again:
                 self._pool.keep(self._pool.take(timeout))  # only look whether it is still there
-                return self._facts
+                return self.known
             if not self._protocol.needs_facts():
-                silent = self._facts is not None and self._facts.page == "silent"
+                silent = self.known is not None and self.known.page == "silent"
                 timeout = min(timeout, SLOW_SECONDS if silent else OPTIONAL_SECONDS)
             facts = self._protocol.facts(lambda request: self._pool.ask(request, timeout))
         except Failure:
@@ -43,16 +43,16 @@ class FactsCache:
         took = time.perf_counter() - begun
         fine = facts.page == "read" and took <= SLOW_SECONDS
         self._again = float("-inf") if fine else begun + took + max(AGAIN_SECONDS, took / SHARE)
-        self._changed |= facts != self._facts
-        self._facts = facts
+        self._changed |= facts != self.known
+        self.known = facts
         return facts
 
     def lost(self) -> None:
         """The connection broke: the next one may lead to another server."""
         self._again = float("-inf")
         self._changed = True
-        if self._facts is not None:
-            self._facts = replace(self._facts, page="read")
+        if self.known is not None:
+            self.known = replace(self.known, page="read")
 
     def changed(self) -> bool:
         """Whether it may be another server or model since the last call."""

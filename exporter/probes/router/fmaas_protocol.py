@@ -17,18 +17,19 @@ from exporter.pb import fmaas_pb2 as pb
 from exporter.plan.targets import Facts
 from exporter.probes.router.hints import hinted
 from exporter.probes.router.protocol import Ask, BodyReader, MetricsPage, RouterProtocol
-from exporter.probes.router.server_errors import malformed, refused, shortened
+from exporter.probes.router.server_errors import refused, shortened
 from exporter.probes.router.token_counts import AnswerTokens, Chunk, counted
 from exporter.wire.credentials import TlsContext
 from exporter.wire.detect import NOT_GRPC
 from exporter.wire.http_codec import End, Http2, HttpCodec, HttpRequest
-from exporter.wire.message_framing import FramingError, GrpcMessages, grpc_message
+from exporter.wire.message_framing import GrpcMessages, grpc_message, malformed
 from exporter.wire.sockets import Endpoint, endpoint_of
 
 SERVICE = "/fmaas.GenerationService/"
 HEADERS = (("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "tgi-probe"))
 # Bytes of an answer that is no gRPC. A message quotes its beginning.
 LONGEST_ERROR = 4096
+SAMPLED = {"temperature", "top_k", "top_p", "typical_p"}
 # The answer is not complete. Unknown reasons count as an end.
 INCOMPLETE = (pb.NOT_FINISHED, pb.CANCELLED, pb.ERROR)
 
@@ -79,16 +80,21 @@ class FmaasProtocol(RouterProtocol):
         return found[0].token_count or None if found else None
 
     def request(self, prompt: str, workload: Workload, seed: int) -> HttpRequest:
-        length = workload.decode_length
+        length, parameters = workload.decode_length, workload.parameters
+        sampling = decoding = None
+        if parameters.do_sample:
+            sampling = pb.SamplingParameters(**parameters.model_dump(include=SAMPLED), seed=seed)
+        if parameters.repetition_penalty != 1:
+            decoding = pb.DecodingParameters(repetition_penalty=parameters.repetition_penalty)
         single = pb.SingleGenerationRequest(
             model_id=self._target.model_id,
             request=pb.GenerationRequest(text=prompt),
             params=pb.Parameters(
-                method=pb.SAMPLE if workload.parameters.do_sample else pb.GREEDY,
-                sampling=_sampling(workload, seed),
+                method=pb.SAMPLE if parameters.do_sample else pb.GREEDY,
+                sampling=sampling,
                 # There is no ignore_eos; equal bounds fix the length.
                 stopping=pb.StoppingCriteria(max_new_tokens=length, min_new_tokens=length),
-                decoding=_decoding(workload),
+                decoding=decoding,
                 truncate_input_tokens=workload.sequence_length,
             ),
         )
@@ -122,24 +128,6 @@ def parsed(message: Any, data: bytes) -> Any:
         raise malformed(f"an answer that is no {message.DESCRIPTOR.name} ({error})") from None
 
 
-def _sampling(workload: Workload, seed: int) -> pb.SamplingParameters | None:
-    parameters = workload.parameters
-    if not parameters.do_sample:
-        return None
-    return pb.SamplingParameters(
-        temperature=parameters.temperature,
-        top_k=parameters.top_k,
-        top_p=parameters.top_p,
-        typical_p=parameters.typical_p,
-        seed=seed,
-    )
-
-
-def _decoding(workload: Workload) -> pb.DecodingParameters | None:
-    penalty = workload.parameters.repetition_penalty
-    return pb.DecodingParameters(repetition_penalty=penalty) if penalty != 1 else None
-
-
 class UnaryReader:
     """Reads the answer to a call that is no stream: one message, and a status in the trailers."""
 
@@ -171,10 +159,7 @@ class UnaryReader:
         if self._no_grpc is not None:
             self._page += data[: LONGEST_ERROR - len(self._page)]
             return
-        try:
-            self.received += [(at, message) for message in self._messages.feed(data)]
-        except FramingError as error:
-            raise malformed(str(error)) from None
+        self.received += [(at, message) for message in self._messages.feed(data)]
 
     def end(self, at: float, end: End) -> None:
         if self._no_grpc is not None and end.reset is None:

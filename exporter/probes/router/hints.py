@@ -3,12 +3,10 @@
 A hint follows the failure's text: what the server looks like, and which key to change.
 """
 
-from collections.abc import Iterator
 from itertools import accumulate
 
 from exporter.config import notation
 from exporter.config.settings import Settings
-from exporter.config.target import Target
 from exporter.observation import Failure
 from exporter.probes.router.http_apis import FACTS_PATHS, PATHS
 from exporter.wire import connect_errors
@@ -93,30 +91,22 @@ def _closed(detail: str) -> bool:
 
 def doubled_paths(settings: Settings) -> list[str]:
     """A line for every target whose address ends with a path that its api adds itself, as OpenAI's base URLs do."""
-    return [line for target in settings.targets if target.kind == "http" for line in _doubled_path(target)]
-
-
-def _doubled_path(target: Target) -> Iterator[str]:
-    base = notation.split_url(target.address).path.rstrip("/")
-    tail = base.removeprefix(without_added_path(base))
-    if not tail:
-        return
-    apis = [api for api in PATHS if tail == FACTS_PATHS[api] or PATHS[api].startswith(tail)]
-    other = "" if target.api in apis else f", or set api: {' or '.join(apis)}"
-    yield (
-        f"target {target.name}: its address ends with {tail}, and api {target.api} adds {PATHS[target.api]} to it"
-        f" ({base}{PATHS[target.api]}); remove {tail} from the address"
-        f" ({target.address.rstrip('/').removesuffix(tail)}){other}"
-    )
+    lines = []
+    for target in settings.targets:
+        base = notation.split_url(target.address).path.rstrip("/") if target.kind == "http" else ""
+        if tail := base.removeprefix(without_added_path(base)):
+            apis = [api for api in PATHS if tail == FACTS_PATHS[api] or PATHS[api].startswith(tail)]
+            other = "" if target.api in apis else f", or set api: {' or '.join(apis)}"
+            lines.append(
+                f"target {target.name}: its address ends with {tail}, and api {target.api} adds {PATHS[target.api]}"
+                f" to it ({base}{PATHS[target.api]}); remove {tail} from the address"
+                f" ({target.address.rstrip('/').removesuffix(tail)}){other}"
+            )
+    return lines
 
 
 def without_added_path(base: str) -> str:
-    """A base path without the part that an api adds itself."""
-    return next((base.removesuffix(tail) for tail in _added_paths() if base.endswith(tail)), base)
-
-
-def _added_paths() -> list[str]:
-    """Every path that an api adds and its beginnings, the longest first."""
+    """A base path without the part that an api adds itself: a whole path or its beginning, the longest that fits."""
     paths = {*PATHS.values(), *FACTS_PATHS.values()}
-    found = {tail for path in paths for tail in accumulate(path.split("/"), lambda one, next_one: f"{one}/{next_one}")}
-    return sorted(found - {""}, key=len, reverse=True)
+    tails = {tail for path in paths for tail in accumulate(path.split("/"), lambda one, next_one: f"{one}/{next_one}")}
+    return base.removesuffix(max(filter(base.endswith, tails), key=len))

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, assert_never
 from exporter.config.target import Api
 from exporter.config.workload import Parameters, Workload
 from exporter.plan.targets import Facts
-from exporter.probes.router.server_errors import broken_off, error_in, loaded, malformed, shortened
+from exporter.probes.router.server_errors import broken_off, error_in, loaded, shortened
 from exporter.probes.router.token_counts import AnswerTokens, Chunk, counted
+from exporter.wire.message_framing import malformed
 
 PATHS: dict[Api, str] = {"tgi": "/generate_stream", "completions": "/v1/completions", "chat": "/v1/chat/completions"}
 FACTS_PATHS: dict[Api, str] = {"tgi": "/info", "completions": "/v1/models", "chat": "/v1/models"}
@@ -183,7 +184,9 @@ def _openai_event(event: Mapping[str, Any]) -> EventContent:
         delta, listed_ids, reason = choice.get("delta"), choice.get("token_ids"), choice.get("finish_reason")
         text = text or _has_text(choice.get("text"))
         if isinstance(delta, dict):
-            text = text or bool(delta.get("content") and _has_text(delta["content"])) or _delta_has_text(delta)
+            # The beginning of a tool call is a token, even without a text.
+            text = text or bool(delta.get("content") and _has_text(delta["content"]))
+            text = text or bool(delta.get("tool_calls") or delta.get("function_call")) or _has_text(delta)
             role = role or bool(delta.get("role"))
         if isinstance(listed_ids, list):
             ids += len(listed_ids)
@@ -198,11 +201,6 @@ def _check_end(reason: object) -> None:
     failure = broken_off(reason)
     if failure is not None:
         raise failure
-
-
-def _delta_has_text(delta: Mapping[str, Any]) -> bool:
-    """The beginning of a tool call is a token, even without a text."""
-    return bool(delta.get("tool_calls") or delta.get("function_call")) or _has_text(delta)
 
 
 def _has_text(value: object, depth: int = 0) -> bool:

@@ -4,7 +4,7 @@ Each request has a connection of its own, which is kept alive. `http_apis` has t
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from exporter.probes.router.protocol import Ask, Ending, MetricsPage, PageReader
 from exporter.probes.router.token_counts import AnswerTokens
 from exporter.wire.credentials import TlsContext, bearer_token
 from exporter.wire.http_codec import End, Http1, HttpCodec, HttpRequest
-from exporter.wire.message_framing import Event, FramingError, ServerSentEvents
+from exporter.wire.message_framing import Event, ServerSentEvents, malformed
 from exporter.wire.sockets import Endpoint, endpoint_of
 
 # Bytes of an error page.
@@ -56,6 +56,9 @@ class HttpProtocol(RouterProtocol):
         self._token: str | None = None
         self._secret = Secret("")
         self._has_answered = False
+        self.forget()
+
+    def forget(self) -> None:
         # Which of USAGE_OPTIONS is asked for, and whether that was ever answered.
         self._usage = 0
         self._accepted = False
@@ -165,11 +168,6 @@ class HttpProtocol(RouterProtocol):
         self._guessed = guessed
         return True
 
-    def forget(self) -> None:
-        self._usage = 0
-        self._accepted = False
-        self._guessed = self._unrelated = None
-
     def body_reader(self) -> PageReader:
         secret = self._secret
         return PageReader(lambda status, body, headers: _refused(status, body, headers, secret))
@@ -239,36 +237,32 @@ class EventStreamReader:
         encoding = headers.get("content-encoding", "identity")
         if status < 300 and encoding.lower() not in ("", "identity"):
             shown = server_errors.shortened(self._secret.hidden(encoding))
-            raise server_errors.malformed(f"an answer in {shown} encoding, though we accept none")
+            raise malformed(f"an answer in {shown} encoding, though we accept none")
 
     def body(self, at: float, data: bytes) -> None:
         if not self._streams:
             self._error += data[: LONGEST_ERROR + 1 - len(self._error)]
-            return
-        self._add(at, lambda: self._split.feed(data))
+        elif not self.complete:  # what a server sends after the end is no part of the answer
+            self._add(at, self._split.feed(data))
 
-    def _add(self, at: float, split: Callable[[], list[Event]]) -> None:
-        if self.complete:  # what a server sends after the end is no part of the answer
-            return
-        try:
-            for text, kind in split():
-                if kind == "error":
-                    raise server_errors.event_of_error(self._secret.hidden(text))
-                self._size += len(text)
-                if self._size > LONGEST_ANSWER:
-                    raise server_errors.malformed("an answer without end")
-                self.events.append((at, text))
-                if http_apis.may_be_error(text):
-                    http_apis.parsed(self._secret.hidden(text))
-                if http_apis.ends(self._api, text):
-                    self.complete = True
-                    return
-        except FramingError as error:
-            raise server_errors.malformed(str(error)) from None
+    def _add(self, at: float, events: Sequence[Event]) -> None:
+        for text, kind in events:
+            if kind == "error":
+                raise server_errors.event_of_error(self._secret.hidden(text))
+            self._size += len(text)
+            if self._size > LONGEST_ANSWER:
+                raise malformed("an answer without end")
+            self.events.append((at, text))
+            if http_apis.may_be_error(text):
+                http_apis.parsed(self._secret.hidden(text))
+            if http_apis.ends(self._api, text):
+                self.complete = True
+                return
 
     def end(self, at: float, end: End) -> None:
         if self._streams:
-            self._add(at, self._split.rest)
+            if not self.complete:
+                self._add(at, self._split.rest())
             if self._split.stray and not self.complete:
                 failure = self._no_stream("lines of JSON", bytes(self._split.stray))
                 if failure.outcome is not Outcome.MALFORMED or not self.events:
@@ -283,7 +277,7 @@ class EventStreamReader:
         text = _legible(body, self._secret)
         document = server_errors.loaded(text)
         failure = server_errors.error_in(document) if isinstance(document, dict) else None
-        return failure or server_errors.malformed(f"{what} instead of an event stream: {server_errors.shortened(text)}")
+        return failure or malformed(f"{what} instead of an event stream: {server_errors.shortened(text)}")
 
     def tokens(self) -> AnswerTokens:
         try:

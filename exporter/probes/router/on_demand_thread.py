@@ -11,7 +11,7 @@ CLOSE_SECONDS = 0.2
 class OnDemandThread:
     """Does one job each time it is woken. The thread starts with the first time."""
 
-    def __init__(self, name: str, job: Callable[[], None], end: Callable[[], None]) -> None:
+    def __init__(self, name: str, job: Callable[[], None], end: Callable[[], None] = lambda: None) -> None:
         """`end` is called after `close`: in the thread, or in `close` where there is no thread."""
         self._job, self._end = job, end
         self._woken, self._closing = threading.Event(), threading.Event()
@@ -27,10 +27,6 @@ class OnDemandThread:
         """The newest error since the last call."""
         error, self._error = self._error, None
         return error
-
-    def raise_error(self) -> None:
-        if (error := self.error()) is not None:
-            raise error
 
     def close(self) -> None:
         """The thread ends within a moment, or when the connection that it opens has failed."""

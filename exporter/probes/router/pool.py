@@ -6,10 +6,11 @@ from http import HTTPStatus
 
 from exporter.observation import Failure, Outcome, Setup
 from exporter.probes.router.protocol import BodyReader, MetricsPage, PageReader, RouterProtocol
+from exporter.probes.router.server_errors import refused
 from exporter.wire.connection import ClientConnection
-from exporter.wire.delays import PROCESS, Delays
+from exporter.wire.delays import PROCESS
 from exporter.wire.exchanges import Exchange, Exchanges
-from exporter.wire.http_codec import HttpRequest
+from exporter.wire.http_codec import Http1, HttpRequest
 
 # To open one connection.
 OPEN_CONNECTION_SECONDS = 5.0
@@ -22,10 +23,10 @@ UNWARMED_SECONDS = 60.0
 
 
 class Pool:
-    """One thread uses it. Others may only set `closing`."""
+    """One thread uses it. Others may only call `read` and set `closing`."""
 
-    def __init__(self, protocol: RouterProtocol, delays: Delays = PROCESS) -> None:
-        self._protocol, self._delays = protocol, delays
+    def __init__(self, protocol: RouterProtocol) -> None:
+        self._protocol = protocol
         self.closing = threading.Event()
         self._free: list[ClientConnection] = []
         self._setups: list[Setup] = []
@@ -70,13 +71,13 @@ class Pool:
 
     def _open(self, timeout: float) -> ClientConnection:
         endpoint = self._protocol.endpoint()
-        with self._delays.watch() as watch:
+        with PROCESS.watch() as watch:
             connection = ClientConnection(endpoint, self._protocol.codec(endpoint), timeout)
             self._setups.append(Setup(connection.begun, connection.ready, watch.held_up().total))
         return connection
 
     def keep(self, connection: ClientConnection) -> None:
-        """Give a connection back."""
+        """Give a connection back. It is closed where it cannot be used any more."""
         if connection.codec.usable and not self.closing.is_set():
             self._free.append(connection)
         else:
@@ -91,11 +92,11 @@ class Pool:
         self.keep(connection)
         return body
 
-    def read(self, page: MetricsPage, reader: BodyReader, timeout: float = OPEN_CONNECTION_SECONDS) -> bytes:
-        """The page, on a connection of its own. Raises Failure."""
-        connection = ClientConnection(page.endpoint, page.codec, timeout)
+    def read(self, page: MetricsPage) -> bytes:
+        """The page, on a connection of its own. Any thread may call it. Raises Failure."""
+        connection = ClientConnection(page.endpoint, Http1(page.endpoint.authority), OPEN_CONNECTION_SECONDS)
         try:
-            return self._fetch(connection, page.request, reader, timeout)
+            return self._fetch(connection, page.request, PageReader(refused), OPEN_CONNECTION_SECONDS)
         finally:
             connection.close()
 

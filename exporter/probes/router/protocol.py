@@ -12,7 +12,8 @@ from exporter.plan.targets import Facts
 from exporter.probes.router.token_counts import AnswerTokens
 from exporter.wire.credentials import TlsContext
 from exporter.wire.exchanges import AnswerReader
-from exporter.wire.http_codec import End, Http1, HttpCodec, HttpRequest
+from exporter.wire.http_codec import End, HttpCodec, HttpRequest
+from exporter.wire.message_framing import malformed
 from exporter.wire.sockets import Endpoint, endpoint_of
 
 # Sends one request that is no stream, and returns the body of the answer. Raises Failure.
@@ -46,7 +47,6 @@ class MetricsPage:
     """Where a router's own metrics are."""
 
     endpoint: Endpoint
-    codec: HttpCodec
     request: HttpRequest
 
     @classmethod
@@ -55,7 +55,7 @@ class MetricsPage:
         endpoint, parts = endpoint_of(url), notation.split_url(url, "metrics_url")
         if parts.scheme == "https":
             endpoint = TlsContext(url, tls or Tls(), "http/1.1").applied_to(endpoint)
-        return cls(endpoint, Http1(endpoint.authority), HttpRequest("GET", parts.path or "/", headers))
+        return cls(endpoint, HttpRequest("GET", parts.path or "/", headers))
 
 
 class RouterProtocol(Protocol):
@@ -131,22 +131,20 @@ class PageReader:
         self.status = 0
         self._refused = refused
         self._headers: Mapping[str, str] = {}
-        self._pieces: list[bytes] = []
-        self._length = 0
+        self._content = bytearray()
 
     @property
     def content(self) -> bytes:
-        return b"".join(self._pieces)
+        return bytes(self._content)
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
         self._headers = headers
 
     def body(self, at: float, data: bytes) -> None:
-        self._length += len(data)
-        if self._length > LONGEST_PAGE:
-            raise Failure(Outcome.MALFORMED, "OK", f"an answer of more than {LONGEST_PAGE >> 20} MiB")
-        self._pieces.append(data)
+        self._content += data
+        if len(self._content) > LONGEST_PAGE:
+            raise malformed(f"an answer of more than {LONGEST_PAGE >> 20} MiB")
 
     def end(self, at: float, end: End) -> None:
         if self._refused is not None and self.status >= 300:

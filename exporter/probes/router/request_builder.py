@@ -19,7 +19,7 @@ from exporter.probes.router.protocol import Ask, RouterProtocol, TokenReader
 from exporter.probes.router.token_counts import AnswerTokens, steps
 from exporter.wire.connection import ClientConnection
 from exporter.wire.exchanges import Exchange
-from exporter.wire.trace_context import HEADER, traceparent
+from exporter.wire.trace_context import trace_headers
 
 # How many texts the server counts until a length is found: a short one, a longer one and the wanted one are enough.
 TRIES = 6
@@ -54,22 +54,18 @@ class RequestBuilder:
         self._prompts: dict[tuple[str, int] | None, Prompts] = {}
         self._lengths = PromptLengths(protocol.truncates)
         self._in_flight: WeakKeyDictionary[Exchange, tuple[str, TokenReader]] = WeakKeyDictionary()
-        # With prompt_cache: hit, the server's count of a text when it was sent for the first time.
-        self._first_counts: dict[str, int] = {}
-        self._sent_before: set[str] = set()
-        self._corrected: set[int] = set()
-        # What this server can do, as far as known.
-        self._tokenizes = protocol.tokenizes
-        self._streams_count = self._takes_one_token = True
         self._corrections = 0
+        self.forget()
 
     def forget(self) -> None:
         """The next connection may lead to another server: find out the lengths again."""
         self._protocol.forget()
         self._lengths.forget()
-        self._first_counts.clear()
-        self._sent_before.clear()
-        self._corrected.clear()
+        # With prompt_cache: hit, the server's count of a text when it was sent for the first time.
+        self._first_counts: dict[str, int] = {}
+        self._sent_before: set[str] = set()
+        self._corrected: set[int] = set()
+        # What this server can do, as far as known.
         self._tokenizes = self._protocol.tokenizes
         self._streams_count = self._takes_one_token = True
 
@@ -166,8 +162,7 @@ class RequestBuilder:
     def exchange(self, connection: ClientConnection, text: str, workload: Workload, trace_id: str = "") -> Exchange:
         """A request that is ready to be sent. Raises Failure."""
         request = self._protocol.request(text, workload, self._random.getrandbits(31))
-        if trace_id:
-            request = replace(request, headers=(*request.headers, (HEADER, traceparent(trace_id))))
+        request = replace(request, headers=request.headers + trace_headers(trace_id))
         reader = self._protocol.token_reader(workload)
         exchange = Exchange(connection, request, reader)
         self._in_flight[exchange] = text, reader

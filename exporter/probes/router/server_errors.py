@@ -120,10 +120,6 @@ def broken_off(reason: object) -> Failure | None:
     return Failure(Outcome.TIMEOUT if late else Outcome.MALFORMED, "OK", line)
 
 
-def malformed(what: str) -> Failure:
-    return Failure(Outcome.MALFORMED, "OK", what)
-
-
 def loaded(text: str) -> Any:
     """The JSON; None where the text is none. Strings may hold control characters."""
     try:

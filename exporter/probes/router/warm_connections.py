@@ -59,7 +59,7 @@ class WarmConnections:
         return found
 
     def keep(self, connection: ClientConnection) -> None:
-        """Give a connection back."""
+        """Give a connection back. It is closed where it cannot be used any more."""
         with self._lock:
             if connection.codec.usable and not self._pool.closing.is_set():
                 self._ready.append(connection)

@@ -28,7 +28,7 @@ ATTEMPTS = 5
 TEMPORARY = "/tmp"
 # The file's `calibration` where the request for the tokens of our words ended the server.
 ENDED = "ended the server"
-HOST = json.dumps(os.uname().nodename)
+HOST = os.uname().nodename
 
 
 class NoLock(Exception):
@@ -97,10 +97,9 @@ class ShardLock:
 
     def write(self, uncleared: Sequence[int], shard: Sequence[int]) -> None:
         """Write down what is to be cleared if the holder is killed; nothing after the release. Raises OSError."""
-        holder = f'"pid": {os.getpid()}, "host": {HOST}'
-        kept = json.dumps(self.quarantine) if self.quarantine else "{}"
-        kept += f', "calibration": "{self.calibration}"' if self.calibration else ""
-        line = f'{{{holder}, "owed": {[*uncleared]}, "shard": {[*shard]}, "quarantine": {kept}}}\n'.encode()
+        note = {"pid": os.getpid(), "host": HOST, "owed": [*uncleared], "shard": [*shard]}
+        note |= {"quarantine": self.quarantine} | ({"calibration": self.calibration} if self.calibration else {})
+        line = json.dumps(note).encode() + b"\n"
         with self._guard:
             if self._file is None and self._folder is None:
                 return
@@ -223,6 +222,6 @@ def _holder(note: dict[str, Any]) -> str:
     pid, host = note.get("pid"), note.get("host")
     if type(pid) is not int or not isinstance(host, str) or not host.isprintable() or len(host) > 253:
         return "another prober"
-    if json.dumps(host) != HOST:
+    if host != HOST:
         return f"another prober (process {pid} on {host})"
     return "another target of this process" if pid == os.getpid() else f"another prober (process {pid})"

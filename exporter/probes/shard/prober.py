@@ -27,8 +27,8 @@ from exporter.probes.shard.calibration import CALIBRATION_SECONDS, Calibration
 from exporter.probes.shard.error_hints import connection_ended, explained
 from exporter.probes.shard.ranks import RankAnswers, Ranks, discovered, must_exist
 from exporter.probes.shard.uncleared import UnclearedBatches
-from exporter.wire.delays import PROCESS, Delays
-from exporter.wire.trace_context import HEADER, traceparent
+from exporter.wire.delays import PROCESS
+from exporter.wire.trace_context import trace_headers
 
 CLOSE_SECONDS = 5.0
 RANKS_SECONDS = 1.0
@@ -39,13 +39,12 @@ RESERVE_SECONDS = 0.002
 class ShardProber:
     """See `Prober`. The file beside the socket keeps the `quarantine`."""
 
-    def __init__(self, target: Target, quarantine: Quarantine | None = None, delays: Delays = PROCESS) -> None:
+    def __init__(self, target: Target, quarantine: Quarantine | None = None) -> None:
         self._target = target
-        self._delays = delays
         self._random = random.Random()
         self._ranks: Ranks | None = None
         self.quarantine = quarantine or Quarantine(target)
-        self._uncleared = UnclearedBatches(target.name, self.quarantine)
+        self._uncleared = UnclearedBatches(self.quarantine)
         self._lost_connections = 0
         self._facts: Facts | None = None
         self._calibration = Calibration()
@@ -85,7 +84,7 @@ class ShardProber:
         try:
             if self._ranks is None:
                 must_exist(address)
-                self._ranks = Ranks([address], "", self._delays)
+                self._ranks = Ranks([address], "")
             self._ranks = ranks = discovered(self._ranks, address, timeout)
             answers = ranks.call("Info", b"", timeout).answers
         except Failure:
@@ -127,7 +126,7 @@ class ShardProber:
     # --- probing
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
-        with self._delays.watch() as watch:
+        with PROCESS.watch() as watch:
             try:
                 return mark_disturbed(self._calibrated_probe(workload, batch_size, stopping, trace_id), watch)
             except Failure as failure:
@@ -168,10 +167,10 @@ class ShardProber:
         if not self._may_ask():  # another prober has written that down
             self._uncleared.remove(batch.id)
             return
-        time_left = TimeLeft(time.perf_counter() + min(workload.timeout, CALIBRATION_SECONDS), ranks)
+        deadline = time.perf_counter() + min(workload.timeout, CALIBRATION_SECONDS)
         failed = not_cleared = None
         try:
-            answers = ranks.call("Prefill", batch.prefill_request(), time_left()).answers
+            answers = ranks.call("Prefill", batch.prefill_request(), time_left(deadline, ranks)).answers
             if not batch.merge("Prefill", answers, ranks.addresses).unfinished:
                 self._uncleared.remove(batch.id)
             self._calibration.learn(workload, words, batch.prompt_pieces(answers))
@@ -239,9 +238,9 @@ class ShardProber:
             self._uncleared.remove(batch.id)
             raise Failure(Outcome.QUARANTINED, "QUARANTINED", self.quarantine.reason())
         prefill, decode = batch.prefill_request(), batch.decode_request()
-        trace = ((HEADER, traceparent(trace_id)),) if trace_id else None
-        time_left = TimeLeft(time.perf_counter() + workload.timeout, ranks)
-        called = ranks.call("Prefill", prefill, time_left(), trace)
+        trace = trace_headers(trace_id)
+        deadline = time.perf_counter() + workload.timeout
+        called = ranks.call("Prefill", prefill, time_left(deadline, ranks), trace)
         self._served = facts.connection
         merged = batch.merge("Prefill", called.answers, ranks.addresses)
         steps.append(_step(called, merged))
@@ -252,11 +251,11 @@ class ShardProber:
                 raise Abandoned
             if merged.finished:
                 # Finished requests would run past their cache, so they leave the batch, as with a router.
-                ranks.call("FilterBatch", batch.filter_request(merged), time_left(), trace)
-            called = ranks.call("Decode", decode, time_left(), trace)
+                ranks.call("FilterBatch", batch.filter_request(merged), time_left(deadline, ranks), trace)
+            called = ranks.call("Decode", decode, time_left(deadline, ranks), trace)
             merged = batch.merge("Decode", called.answers, ranks.addresses)
             steps.append(_step(called, merged))
-        time_left()
+        time_left(deadline, ranks)
         if merged.unfinished:
             what = f"no end after {counted(len(steps), 'step')} for decode_length {workload.decode_length}"
             raise Failure(Outcome.MALFORMED, "OK", f"{ranks.addresses[0]}: {what}")
@@ -308,19 +307,12 @@ def _step(called: RankAnswers, merged: MergedAnswers) -> Step:
     return Step(called.asked, called.arrived, merged.tokens, merged.timings, merged.answered, late)
 
 
-class TimeLeft:
-    """The seconds of a probe's timeout that are left for its next call. Raises Failure when none are.
+def time_left(deadline: float, ranks: Ranks) -> float:
+    """The seconds that are left for the next call of a probe. Raises Failure when none are.
 
     Several ranks get RANKS_SECONDS or more: a rank that computes would wait for ever for one whose call was cancelled.
     """
-
-    def __init__(self, deadline: float, ranks: Ranks) -> None:
-        self._deadline = deadline
-        self._ranks = ranks
-
-    def __call__(self) -> float:
-        left = self._deadline - time.perf_counter()
-        if left <= 0:
-            detail = f"{self._ranks.addresses[0]}: the probe's timeout is over"
-            raise Failure(Outcome.TIMEOUT, DEADLINE_EXCEEDED, detail)
-        return left if len(self._ranks.addresses) == 1 else max(left, RANKS_SECONDS)
+    left = deadline - time.perf_counter()
+    if left <= 0:
+        raise Failure(Outcome.TIMEOUT, DEADLINE_EXCEEDED, f"{ranks.addresses[0]}: the probe's timeout is over")
+    return left if len(ranks.addresses) == 1 else max(left, RANKS_SECONDS)

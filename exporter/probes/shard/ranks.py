@@ -11,14 +11,12 @@ import grpc
 from exporter.observation import Failure, Outcome
 from exporter.probes.shard.batch import PROTOCOLS, parsed
 from exporter.probes.shard.channel import failure, open_channel
-from exporter.wire.delays import PROCESS, Delays, PendingCall
+from exporter.wire.delays import PROCESS, PendingCall
 
 # When one rank fails, these are the codes of the others.
 CUT_OFF = ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED")
 # How often a call itself puts its thread to sleep: one or two times were seen.
 SLEEPS = 3
-# W3C trace context, the same for every call of a probe; None sends none.
-Metadata = tuple[tuple[str, str], ...] | None
 
 
 class RankAnswers(NamedTuple):
@@ -36,8 +34,7 @@ class RankAnswers(NamedTuple):
 class Ranks:
     """Channels to every rank of one sharded model."""
 
-    def __init__(self, addresses: Sequence[str], protocol: str, delays: Delays = PROCESS) -> None:
-        self._delays = delays
+    def __init__(self, addresses: Sequence[str], protocol: str) -> None:
         self.addresses = tuple(addresses)
         self.protocol = protocol
         self._channels = [open_channel(address) for address in addresses]
@@ -48,7 +45,7 @@ class Ranks:
         """Changes when a server was gone between two calls: see `socket_files`."""
         return socket_files(self.addresses)
 
-    def call(self, rpc: str, request: bytes, timeout: float, metadata: Metadata = None) -> RankAnswers:
+    def call(self, rpc: str, request: bytes, timeout: float, metadata: Sequence[tuple[str, str]] = ()) -> RankAnswers:
         """Every rank's answer. Returns when the slowest one is in. Raises Failure.
 
         It always waits for all ranks: they compute together, so cancelling one call would leave the others waiting.
@@ -58,7 +55,7 @@ class Ranks:
         first = partial(calls[0], request, timeout=timeout, metadata=metadata)
         answers: list[bytes] = []
         failures: list[Failure] = []
-        before = self._delays.mark(len(calls) > 1)
+        before = PROCESS.mark(len(calls) > 1)
         asked = arrived = time.perf_counter()
         self.pending = PendingCall(before, before.at + timeout)
         others = [call.future(request, timeout=timeout, metadata=metadata) for call in calls[1:]]
@@ -74,7 +71,7 @@ class Ranks:
         if failures:
             raise min(failures, key=lambda failed: (failed.code in CUT_OFF, not failed.may_have_ended_server))
         self.pending = None
-        late = self._delays.between(before, self._delays.mark(len(calls) > 1), SLEEPS)
+        late = PROCESS.between(before, PROCESS.mark(len(calls) > 1), SLEEPS)
         return RankAnswers(asked, arrived, answers, late)
 
     def call_first(self, rpc: str, request: bytes, timeout: float) -> bytes:
@@ -91,9 +88,6 @@ class Ranks:
         if calls is None:
             calls = self._calls[path] = [channel.unary_unary(path) for channel in self._channels]
         return calls
-
-    def moved_to(self, addresses: Sequence[str]) -> "Ranks":
-        return Ranks(addresses, self.protocol, self._delays)
 
     def close(self) -> None:
         for channel in self._channels:
@@ -119,8 +113,7 @@ def discovered(ranks: Ranks, address: str, timeout: float) -> Ranks:
 
     `address` is the configured one. `ranks` is closed where others come back. Raises Failure.
     """
-    first = [ranks.protocol] if ranks.protocol else []
-    for protocol in [*first, *(other for other in PROTOCOLS if other not in first)]:
+    for protocol in sorted(PROTOCOLS, key=lambda name: name != ranks.protocol):  # the known one first
         ranks.protocol = protocol
         try:
             answer = ranks.call_first("ServiceDiscovery", b"", timeout)
@@ -141,7 +134,7 @@ def discovered(ranks: Ranks, address: str, timeout: float) -> Ranks:
         if addresses == ranks.addresses:
             return ranks
         ranks.close()
-        return ranks.moved_to(addresses)
+        return Ranks(addresses, protocol)
     hint = "it answers, but not as a TGI shard; is it the router? Then kind: fmaas"
     raise Failure(Outcome.REJECTED, "UNIMPLEMENTED", f"{address}: {hint}")
 

@@ -23,14 +23,14 @@ CALIBRATION_ENDED = (
 
 
 class UnclearedBatches:
-    """Batches that were sent and have not ended, each with the ranks that hold it. `target`: its name, for the log.
+    """Batches that were sent and have not ended, each with the ranks that hold it.
 
     While there is one, the shard is locked against other probers, and the lock's file holds its id: if this process is
     killed, the next prober clears it. The file also keeps what ended the shard.
     """
 
-    def __init__(self, target: str, quarantine: Quarantine | None = None) -> None:
-        self._target = target
+    def __init__(self, quarantine: Quarantine) -> None:
+        self._target = quarantine.target.name  # for the log
         self._quarantine = quarantine
         self._batches: dict[int, tuple[tuple[str, ...], str]] = {}  # the addresses and the protocol of each id
         self._locks: dict[tuple[str, ...], ShardLock] = {}
@@ -63,17 +63,15 @@ class UnclearedBatches:
 
         Where another prober has the shard now, the next batch writes it.
         """
-        if self._quarantine is None:
-            return
-        self._note_calibration(self._quarantine)
+        self._note_calibration()
         with contextlib.suppress(Occupied, Failure):
             self._lock(ranks)
             self._write(ranks.addresses)
             self._release_unused(ranks.addresses)
 
-    def _note_calibration(self, quarantine: Quarantine) -> None:
-        if not quarantine.calibration_ended_server:
-            quarantine.calibration_ended_server = True
+    def _note_calibration(self) -> None:
+        if not self._quarantine.calibration_ended_server:
+            self._quarantine.calibration_ended_server = True
             logger.warning("target %s: %s", self._target, CALIBRATION_ENDED)
 
     def clear_leftovers(self, ranks: Ranks) -> None:
@@ -136,11 +134,10 @@ class UnclearedBatches:
             self._warn_once(f"other probers are not kept out: {why}")
             return
         self._locked.add(ranks.addresses)
-        if self._quarantine is not None:
-            if self._quarantine.restore(lock.quarantine):
-                logger.warning("target %s: %s", self._target, self._quarantine.reason())
-            if lock.calibration:
-                self._note_calibration(self._quarantine)
+        if self._quarantine.restore(lock.quarantine):
+            logger.warning("target %s: %s", self._target, self._quarantine.reason())
+        if lock.calibration:
+            self._note_calibration()
         if lock.uncleared:
             try:
                 self._clear_leftovers_of(lock, ranks)
@@ -177,9 +174,8 @@ class UnclearedBatches:
         if addresses not in self._locked:
             return
         lock = self._locks[addresses]
-        if self._quarantine is not None:
-            lock.quarantine = self._quarantine.as_data(lock.quarantine)
-            lock.calibration = ENDED if self._quarantine.calibration_ended_server else lock.calibration
+        lock.quarantine = self._quarantine.as_data(lock.quarantine)
+        lock.calibration = ENDED if self._quarantine.calibration_ended_server else lock.calibration
         try:
             lock.write(self._ids_at(addresses), socket_files(addresses))
         except OSError as error:
