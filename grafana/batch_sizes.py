@@ -2,6 +2,7 @@
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from exporter.observation import NOT_JUDGED
 from grafana import colours, frame, promql
 from grafana.frame import BATCH_SIZE, TARGET, WORKLOAD, Row
 from grafana.histograms import bars
@@ -18,7 +19,10 @@ DECODE = "tgi_probe_decode_duration_seconds"
 PREFILL_RATE = "tgi_probe_prefill_throughput_tokens_per_second"
 DECODE_RATE = "tgi_probe_decode_throughput_tokens_per_second"
 SHAPE = "workload, batch_size"
+SERIES = f"target, {SHAPE}"
 REQUESTS = "tgi_probe_slo_requests_total"
+ATTEMPTS = "tgi_probe_attempts_total"
+OK, JUDGED = 'outcome="ok"', f'outcome!~"{"|".join(sorted(NOT_JUDGED))}"'
 OF_LATENCY = 'measure!="availability", workload=~"$workload"'
 POINTS = {str(size): shade for size, shade in colours.BATCH_SIZES.items()}
 LEGEND = "{{workload}} batch {{batch_size}}"
@@ -27,12 +31,23 @@ NO_SLO = "No SLO limits a latency of these workloads: configure one"
 
 
 def kept() -> str:
-    """Batch sizes that meet the latency SLOs that judge them."""
+    """Batch sizes whose successful probes meet the latency SLOs that judge them.
+
+    A verdict counts failed requests as bad. An outage says nothing about batch sizes, so the share of good requests is
+    divided by the share of probes that succeeded: of each batch size, all probes have the same number of requests.
+    """
     by = f"slo, {SHAPE}"
     good = promql.increase(REQUESTS, by, where=f'{promql.CHOSEN}, verdict="good"')
-    share = f"{good} / ({promql.increase(REQUESTS, by)} > 0)"
     objective = f"max by (slo) (tgi_probe_slo_objective_ratio) and on (slo) tgi_probe_slo_info{{{OF_LATENCY}}}"
+    share = f"{good} / ({promql.increase(REQUESTS, by)} > 0) / ({judged_probes(OK)} / {judged_probes(JUDGED)})"
     return f"min by ({SHAPE}) ({share} - on (slo) group_left () ({objective})) > -1e-9"
+
+
+def judged_probes(outcomes: str) -> str:
+    """How many probes with these outcomes there were, of the series that each SLO judges."""
+    series = f"group by (slo, {SERIES}) (increase({REQUESTS}{{{promql.CHOSEN}}}[{promql.RANGE}]))"
+    probes = promql.increase(ATTEMPTS, SERIES, where=f"{promql.CHOSEN}, {outcomes}")
+    return f"sum by (slo, {SHAPE}) ({series} * on ({SERIES}) group_left () {probes})"
 
 
 def best() -> str:
@@ -68,8 +83,8 @@ def answers() -> list[Panel]:
         numbers(
             Text(
                 "Batch size to run",
-                "Run the batch size named here: of those that met the latency SLOs that judge them in the time "
-                "range, it generates most tokens per second.",
+                "Run the batch size named here: of those whose successful probes met the latency SLOs in the "
+                "time range, it generates most tokens per second.",
                 TOKENS_PER_SECOND,
                 empty=NO_SLO,
             ),

@@ -61,13 +61,18 @@ def histogram(name: str, labels: str, cumulative: Mapping[str, float], total: fl
     return {**buckets, f"{name}_count{{{labels}}}": cumulative["+Inf"], f"{name}_sum{{{labels}}}": total}
 
 
-def batch(size: int, ttft: Mapping[str, float], tokens_per_second: float, ms_per_token: float = 10) -> Counts:
-    """Ten probes a minute of one batch size, judged by two SLOs."""
+def batch(
+    size: int, ttft: Mapping[str, float], tokens_per_second: float, ms_per_token: float = 10, failed: float = 0
+) -> Counts:
+    """Ten good probes a minute of one batch size, and some that failed, judged by two SLOs."""
     labels = f'target="a", workload="chat", batch_size="{size}"'
     judged = {
         f'{batch_sizes.REQUESTS}{{{labels}, slo="{slo}", verdict="{verdict}"}}': count
         for slo in ("chat-ttft", "second")
-        for verdict, count in (("good", ttft["0.2"]), ("bad", ttft["+Inf"] - ttft["0.2"]))
+        for verdict, count in (("good", ttft["0.2"]), ("bad", ttft["+Inf"] - ttft["0.2"] + failed))
+    } | {
+        f'{batch_sizes.ATTEMPTS}{{{labels}, outcome="{outcome}", code="x"}}': count
+        for outcome, count in (("ok", 10), ("timeout", failed), ("disturbed", 3))
     }
     return {
         **judged,
@@ -88,6 +93,17 @@ def test_the_batch_size_to_run_is_the_fastest_of_those_that_keep_the_limits(tmp_
     series = {**batch(1, FAST, 100), **batch(8, FAST, 800), **batch(16, RARELY_SLOW, 1600), **batch(32, SLOW, 3200)}
     asked = {batch_sizes.best(): ['{workload="chat", batch_size="8"}'], batch_sizes.unreached(): []}
     check(tmp_path, series, asked, SLO)
+
+
+def test_failed_probes_do_not_decide_on_the_batch_size(tmp_path: Path) -> None:
+    series = {**batch(1, FAST, 100), **batch(8, FAST, 800, failed=5), **batch(16, RARELY_SLOW, 1600, failed=5)}
+    check(tmp_path, series, {batch_sizes.best(): ['{workload="chat", batch_size="8"}']}, SLO)
+
+
+def test_an_slo_for_some_batch_sizes_says_nothing_of_others(tmp_path: Path) -> None:
+    series = {**batch(8, FAST, 800), **batch(16, FAST, 1600)}
+    of_8 = {name: value for name, value in series.items() if "slo=" not in name or 'batch_size="8"' in name}
+    check(tmp_path, of_8, {batch_sizes.best(): ['{workload="chat", batch_size="8"}']}, SLO)
 
 
 def test_a_looser_objective_allows_a_larger_batch(tmp_path: Path) -> None:
