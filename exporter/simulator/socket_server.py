@@ -16,6 +16,8 @@ from exporter.simulator.options import host_and_port
 from exporter.simulator.router_options import server_context
 
 _BACKLOG = 4096
+# asyncio tells of a client some turns of its loop after it has accepted it.
+_ACCEPTING_TURNS = 5
 
 
 class SocketServer:
@@ -56,6 +58,8 @@ class SocketServer:
         if self._server is None:
             return
         self._server.close()
+        for _ in range(_ACCEPTING_TURNS):
+            await asyncio.sleep(0)
         for connection in list(self.connections):
             connection.abort()
         await self._server.wait_closed()

@@ -1,6 +1,8 @@
 """The admin page: look, slow down, break, restart."""
 
+import gc
 import json
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -113,3 +115,14 @@ def test_what_breaks_shard_and_router_together_is_what_both_know(shard: Shard) -
 )
 def test_a_bad_command_says_what_is_expected(page: str, path: str, status: int, words: str) -> None:
     assert ask(page + path, post=True) == (status, words + "\n")
+
+
+def test_a_client_that_is_just_being_accepted_at_the_stop_leaves_no_socket_open() -> None:
+    for _ in range(50):
+        with Router(RouterConfig(http="127.0.0.1:0")) as router:
+            assert router.http
+            host, port = router.http.split(":")
+            clients = [socket.create_connection((host, int(port))) for _ in range(3)]
+        for client in clients:
+            client.close()
+    gc.collect()  # what is left open now warns, which is an error
