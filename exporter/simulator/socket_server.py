@@ -16,7 +16,7 @@ from exporter.simulator.options import host_and_port
 from exporter.simulator.router_options import server_context
 
 _BACKLOG = 4096
-# asyncio tells of a client some turns of its loop after it has accepted it.
+# asyncio needs some turns of its loop to accept a client. One whose server closes meanwhile is never closed.
 _ACCEPTING_TURNS = 5
 
 
@@ -57,9 +57,12 @@ class SocketServer:
     async def close(self) -> None:
         if self._server is None:
             return
-        self._server.close()
+        loop = asyncio.get_running_loop()
+        for listening in self._server.sockets:
+            loop.remove_reader(listening.fileno())
         for _ in range(_ACCEPTING_TURNS):
             await asyncio.sleep(0)
+        self._server.close()
         for connection in list(self.connections):
             connection.abort()
         await self._server.wait_closed()
