@@ -33,6 +33,7 @@ def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemon]:
             "targets": [{"name": "t", **target}],
             "workloads": [workload] if kind == "shard" else [workload, users],
             "max_duty_cycle": 1,
+            "histograms": {"classic": "fine"},  # an edge near LONG
             "web": {"listen_address": "127.0.0.1:0"},
         }
         config = tmp_path / "config.yaml"

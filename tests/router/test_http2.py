@@ -132,12 +132,13 @@ def settings_of_every_kind(peer: Peer, stream: int) -> None:
     peer.settings(MAX_FRAME_SIZE=2**24 - 1, HEADER_TABLE_SIZE=0, MAX_HEADER_LIST_SIZE=1, ENABLE_CONNECT_PROTOCOL=1)
     peer.send(SettingsFrame(0, settings={0x0: 5, 0x9: 1, 0xFE03: 1, 0xFFFF: 2**32 - 1}))
     peer.settings(MAX_CONCURRENT_STREAMS=0)
-    peer.settings(INITIAL_WINDOW_SIZE=LAST)
-    peer.settings(INITIAL_WINDOW_SIZE=0)
     peer.settings(MAX_CONCURRENT_STREAMS=1)
     peer.body(stream)
-    peer.send(*peer.answer(stream))
+    # Only now, and all before the answer's end: without a window no request could be sent.
+    peer.settings(INITIAL_WINDOW_SIZE=LAST)
+    peer.settings(INITIAL_WINDOW_SIZE=0)
     peer.settings(INITIAL_WINDOW_SIZE=65535)
+    peer.send(*peer.answer(stream))
 
 
 def pings_and_priorities(peer: Peer, stream: int) -> None:
