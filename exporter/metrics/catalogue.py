@@ -83,9 +83,16 @@ class Catalogue:
         )
 
     def change_layout(self, layout: Layout) -> None:
+        """Counts go on where only thresholds have changed.
+
+        Between lean and fine edges they cannot: what fell between two edges cannot be divided among others, and where
+        there were none, all would stand above the last one.
+        """
+        restart = layout.classic != self.layout.classic
         self.layout = layout
         for family, scale, measure in self._scales:
-            family.change_edges(layout.edges(scale, measure))
+            change = family.restart if restart else family.change_edges
+            change(layout.edges(scale, measure))
 
     def _gauge(self, name: str, text: str, labels: tuple[str, ...] = SERIES) -> Family[NumberChild]:
         return self.collector.gauge(name, text, labels)

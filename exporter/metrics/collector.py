@@ -58,7 +58,7 @@ class ProbeCollector:
 
     def describe(self) -> list[Metric]:
         """The families without their samples: a registry asks for them to refuse a name that it has already."""
-        return [METRICS[family.kind](family.name, family.help) for family in self.families]
+        return [METRICS[family.kind_in_text](family.name, family.help) for family in self.families]
 
     def collect(self) -> list[Metric]:
         """Every sample: slow where there are many targets. The daemon's own page is written by `pages`."""

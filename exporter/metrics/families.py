@@ -129,6 +129,11 @@ class Family(Generic[ChildType]):
         return f"{self.name}_total" if self.kind == "counter" else self.name
 
     @property
+    def kind_in_text(self) -> str:
+        """A histogram without classic edges is a summary there: in OpenMetrics it would lack its bucket +Inf."""
+        return "summary" if self.kind == "histogram" and not self.edges else self.kind
+
+    @property
     def has_start(self) -> bool:
         return self.kind != "gauge"
 
@@ -167,12 +172,24 @@ class Family(Generic[ChildType]):
 
     def change_edges(self, edges: Sequence[float]) -> None:
         """Only for histograms, which keep what they have counted: see `HistogramChild.change_edges`."""
+        if self._take_edges(edges):
+            for child in self.children():
+                child.change_edges(self)  # type: ignore[attr-defined]
+
+    def restart(self, edges: Sequence[float]) -> None:
+        """Only for histograms: with these edges, and every count from 0."""
+        if self._take_edges(edges):
+            for group in self.groups.values():
+                for values, child in group.items():
+                    group[values] = self.child(self, child.labels)
+
+    def _take_edges(self, edges: Sequence[float]) -> bool:
+        """Whether they are others than before."""
         if self.edges == tuple(edges):
-            return
+            return False
         self.edges = tuple(edges)
         self.edge_texts = edge_texts(self.edges)
-        for child in self.children():
-            child.change_edges(self)  # type: ignore[attr-defined]
+        return True
 
 
 # --- text and labels

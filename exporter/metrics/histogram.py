@@ -63,7 +63,7 @@ class HistogramChild:
                 self.exemplars[place] = exemplar
 
     def change_edges(self, family: "Family[HistogramChild]") -> None:
-        """Take over the family's edges. No series goes back: those of edges that stay are as before.
+        """Take over the family's edges, of which some are new and some gone. No series goes back.
 
         What fell between two old edges cannot be divided. At a new edge between them the series starts at the count of
         the lower one, and rises with each value that comes from now on.
@@ -76,9 +76,10 @@ class HistogramChild:
         self.edges, self.edge_texts = family.edges, family.edge_texts
 
     def samples(self, name: str) -> Iterator[Sample]:
+        """Without edges also none for +Inf: as of a summary."""
         labels = label_dict(self.labels)
         counts = list(accumulate(self.counts))
-        for place, edge in enumerate(self.edge_texts):
+        for place, edge in enumerate(self.edge_texts if self.edges else ()):
             yield Sample(f"{name}_bucket", labels | {"le": edge}, counts[place], None, self.exemplars.get(place))
         yield Sample(f"{name}_count", labels, counts[-1])
         yield Sample(f"{name}_sum", labels, self.sum)

@@ -12,8 +12,8 @@ from exporter.metrics.histogram import HistogramChild
 def head(family: Family[Any], openmetrics: bool) -> bytes:
     """The lines HELP and TYPE."""
     if openmetrics:
-        return _head(family.name, _escaped(family.help).replace('"', r"\""), family.kind)
-    return _head(family.sample_name, _escaped(family.help), family.kind)
+        return _head(family.name, _escaped(family.help).replace('"', r"\""), family.kind_in_text)
+    return _head(family.sample_name, _escaped(family.help), family.kind_in_text)
 
 
 def head_of_starts(family: Family[Any]) -> bytes:
@@ -52,7 +52,7 @@ def _start(name: str, child: Any) -> str:
 
 
 def _of_histogram(name: str, child: HistogramChild, with_exemplars: bool) -> str:
-    """All lines of one histogram, made with one `join`."""
+    """All lines of one histogram, made with one `join`. One without edges has no buckets."""
     counts = list(accumulate(child.counts))
     values = [f"{count}.0" for count in counts] if counts[-1] < PLAIN_BELOW else [number(count) for count in counts]
     total = values[-1]
@@ -60,9 +60,11 @@ def _of_histogram(name: str, child: HistogramChild, with_exemplars: bool) -> str
         for place, exemplar in child.exemplars.items():
             values[place] += _exemplar(exemplar)
     before, after = child.bucket_text
-    lines = [f"{name}_bucket{before}", "", after, "", "\n"] * len(values)
-    lines[1::5] = child.edge_texts
-    lines[3::5] = values
+    lines = []
+    if child.edges:
+        lines = [f"{name}_bucket{before}", "", after, "", "\n"] * len(values)
+        lines[1::5] = child.edge_texts
+        lines[3::5] = values
     lines.append(f"{name}_count{child.label_text} {total}\n{name}_sum{child.label_text} {number(child.sum)}\n")
     return "".join(lines)
 

@@ -289,3 +289,17 @@ def test_the_content_types_are_those_of_prometheus_client() -> None:
     assert PLAIN_0_0_4.content_type == prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
     assert PLAIN_1_0_0.content_type == prometheus_client.CONTENT_TYPE_PLAIN_1_0_0 + "; escaping=underscores"
     assert OPENMETRICS.content_type == openmetrics_text.CONTENT_TYPE_LATEST
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_histogram_without_edges_is_a_summary(form: Format) -> None:
+    registry = started_registry()
+    histogram = registry.probes.histogram("h_seconds", "Help.", (), ("a",))
+    histogram.labels("x").observe(0.5, Exemplar({"trace_id": "1"}, 0.5, STARTED))
+    found = plain(registry, form)
+    assert found.startswith(b'# HELP h_seconds Help.\n# TYPE h_seconds summary\nh_seconds_count{a="x"} 1.0\n')
+    assert b"_bucket" not in found
+    assert found == reference(registry, form)
+    if form is OPENMETRICS:
+        [family] = parse_openmetrics(found.decode())  # type: ignore[no-untyped-call]
+        assert family.type == "summary"

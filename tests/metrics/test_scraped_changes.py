@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from itertools import permutations
 
 import pytest
 
@@ -15,9 +16,10 @@ from tests.prometheus_server import PrometheusServer, prometheus_scraping
 TTFT = "tgi_probe_time_to_first_token_seconds"
 
 
-def settings(ttft: str, *targets: str) -> Settings:
+def settings(ttft: str, *targets: str, classic: str = "lean") -> Settings:
     return Settings.model_validate(
         {
+            "histograms": {"classic": classic},
             "targets": [{"name": name, "address": f"unix:///run/{name}"} for name in targets],
             "workloads": [{"name": "chat", "batch_sizes": [1]}],
             "slos": [{"name": "fast", "workload": "chat", "ttft": ttft}],
@@ -97,6 +99,28 @@ def test_a_reload_with_another_threshold_resets_nothing(scraped: Scraped) -> Non
     assert classic.value(of_a) == 100  # those since the reload: the threshold is exact from then on
     share = native.value(f'histogram_fraction(0, 0.12, {TTFT}{{target="a"}})')
     assert share == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(("before", "after"), [*permutations(("lean", "fine", "off"), 2)])
+def test_a_reload_with_other_classic_buckets_loses_no_count_and_shows_no_wrong_median(
+    scraped: Scraped, before: str, after: str
+) -> None:
+    scraped.metrics.configure(settings("200ms", "a", "b", classic=before))
+    scraped.await_scrapes()
+    scraped.probe("a", 0.15, 100)
+    scraped.await_scrapes()
+    scraped.metrics.configure(settings("200ms", "a", "b", classic=after))
+    scraped.await_scrapes()
+    scraped.probe("a", 0.15, 50)
+    scraped.await_scrapes()
+    for found in scraped.increases("a").values():
+        assert 150 <= found < 225
+    medians = scraped.medians("a")
+    assert medians["native"] == pytest.approx(0.15, rel=0.045)
+    if after != "off":
+        assert 0.1 < medians["classic"] <= 0.2  # between the neighbours among the lean edges
+    else:
+        assert scraped.servers["classic"].query(f"{TTFT}_bucket") == []
 
 
 def test_a_target_that_leaves_has_no_sample_and_one_that_returns_starts_at_its_own_count(scraped: Scraped) -> None:
