@@ -28,12 +28,12 @@ def notes(inputs: RuleInputs) -> Iterator[str]:
     if not schedule.interval:
         yield f"slo {name}: probed as fast as the server answers, so how many bad probes it takes is not known before"
         return
-    for severity in ("page", "ticket"):
-        for one in inputs.firing_thresholds(severity):
-            pair = one.pair
+    for pair in inputs.pairs:
+        one = firing_threshold(pair, schedule, inputs.slo.objective)
+        if one is not None:
             every = round(pair.long / schedule.interval * len(schedule.batch_sizes))
             yield (
-                f"slo {name}: {severity}s when at least {one.bad_long} of {every} probes in "
+                f"slo {name}: {pair.severity}s when at least {one.bad_long} of {every} probes in "
                 f"{promql.duration(pair.long)} are bad and {one.bad_short} in the last {promql.duration(pair.short)}; "
                 f"if all are bad, after {promql.duration(_rough(one.outage))}"
             )

@@ -6,10 +6,12 @@ history; before, its alerts do not fire. What stays worse for half a week become
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 from exporter.alerting import promql
 from exporter.alerting.burn_rates import between_probes, rounded_up
-from exporter.alerting.rule_types import BATCH_SIZE, TARGET, WORKLOAD, Alert, Options, Recording, RuleGroup
+from exporter.alerting.rule_types import BATCH_SIZE, TARGET, WORKLOAD, Options, Rule, group, recording
 from exporter.alerting.slo_rules import RuleInputs
 from exporter.config.settings import Settings
 
@@ -47,18 +49,14 @@ METRICS = (
 )
 
 
-def groups(settings: Settings, found: list[RuleInputs], options: Options) -> list[RuleGroup]:
+def rules(settings: Settings, found: list[RuleInputs], options: Options) -> dict[str, Any]:
     interval = max(options.scrape_interval, EVALUATION * options.time_scale)
     longest = max((between_probes(workload) for workload in settings.workloads), default=0.0)
     window = rounded_up(max(options.hours(1), ROUNDS * longest))
-    measures = tuple(rule for metric in METRICS for rule in _regression(metric, window, interval, options))
-    knees = tuple(
-        rule
-        for inputs in found
-        if len(inputs.schedule.batch_sizes) > 1
-        for rule in _knee(inputs, window, interval, options)
-    )
-    return [RuleGroup("tgi-probe-baselines", measures + knees, interval)]
+    regressions = (_regression(metric, window, interval, options) for metric in METRICS)
+    several = (inputs for inputs in found if len(inputs.schedule.batch_sizes) > 1)
+    knees = (_knee(inputs, window, interval, options) for inputs in several)
+    return group("tgi-probe-baselines", chain(*regressions, *knees), interval)
 
 
 def _baseline(record: str, window: float, interval: float, options: Options) -> str:
@@ -68,17 +66,15 @@ def _baseline(record: str, window: float, interval: float, options: Options) -> 
     return f"quantile_over_time(0.5, {past})\nand count_over_time({past}) >= {enough}"
 
 
-def _regression(
-    metric: ComparedMetric, window: float, interval: float, options: Options
-) -> Iterator[Recording | Alert]:
+def _regression(metric: ComparedMetric, window: float, interval: float, options: Options) -> Iterator[Rule]:
     span, factor = promql.duration(window), promql.number(options.regression_factor)
     now, usual = f"tgi_probe:{metric.histogram}:median_{span}", f"tgi_probe:{metric.histogram}:baseline_7d"
     native, buckets = (f"rate(tgi_probe_{metric.histogram}{suffix}[{span}])" for suffix in ("", "_bucket"))
     if options.drop_labels:
         native, buckets = (f"sum without ({options.dropped()}) ({rates})" for rates in (native, buckets))
     median = f"histogram_quantile(0.5, {native})\nor histogram_quantile(0.5, {buckets})"
-    yield Recording(now, f"({median})\n>= 0")  # no NaN where nothing was measured
-    yield Recording(usual, _baseline(now, window, interval, options))
+    yield recording(now, f"({median})\n>= 0")  # no NaN where nothing was measured
+    yield recording(usual, _baseline(now, window, interval, options))
     if metric.higher_is_worse:
         expr = f"{now} > {factor} * {usual}\nand {now} - {usual} > {promql.number(NOISE)}"
         direction = "above"
@@ -88,7 +84,7 @@ def _regression(
     value, unit = (
         ("{{ $value | humanizeDuration }}", "") if metric.unit == "s" else ("{{ $value | humanize }}", metric.unit)
     )
-    yield Alert(
+    yield options.alert(
         metric.alert,
         expr,
         "ticket",
@@ -103,7 +99,7 @@ def _regression(
     )
 
 
-def _knee(inputs: RuleInputs, window: float, interval: float, options: Options) -> Iterator[Recording | Alert]:
+def _knee(inputs: RuleInputs, window: float, interval: float, options: Options) -> Iterator[Rule]:
     slo, span = inputs.slo.name, promql.duration(window)
     dropped, matchers = options.dropped("workload", "verdict"), f'slo="{slo}"'
     ratio, knee, usual = (
@@ -112,8 +108,8 @@ def _knee(inputs: RuleInputs, window: float, interval: float, options: Options) 
         "slo:largest_good_batch_size:baseline_7d",
     )
     own, label = f"{{{matchers}}}", {"slo": slo}
-    yield Recording(ratio, promql.error_ratio(matchers, window, dropped), label)
-    yield Recording(f"slo:bad_requests:batch_increase{span}", promql.bad_requests(matchers, window, dropped), label)
+    yield recording(ratio, promql.error_ratio(matchers, window, dropped), label)
+    yield recording(f"slo:bad_requests:batch_increase{span}", promql.bad_requests(matchers, window, dropped), label)
     terms = []
     for size in inputs.schedule.batch_sizes:
         one = f'{{{matchers},batch_size="{size}"}}'
@@ -122,15 +118,15 @@ def _knee(inputs: RuleInputs, window: float, interval: float, options: Options) 
             f" + (slo:bad_requests:batch_increase{span}{one} < bool {promql.number(BAD_PROBES * size)}), 1)"
         )
     every = len(inputs.schedule.batch_sizes)
-    yield Recording(
+    yield recording(
         knee,
         "max without (batch_size) (\n  "
         + "\n  or ".join(terms)
         + f"\n)\nand count without (batch_size) ({ratio}{own}) == {every}",
         label,
     )
-    yield Recording(usual, _baseline(knee + own, window, interval, options), label)
-    yield Alert(
+    yield recording(usual, _baseline(knee + own, window, interval, options), label)
+    yield options.alert(
         "TgiProbeKneeMoved",
         f"{knee}{own} < {usual}{own}",
         "ticket",

@@ -1,20 +1,11 @@
 """The alerts on targets and on the probing itself: down, not probed, skipped, late. Pure."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from exporter.alerting import promql, startup_grace
 from exporter.alerting.burn_rates import between_probes
-from exporter.alerting.rule_types import (
-    BATCH_SIZE,
-    INSTANCE,
-    JOB,
-    TARGET,
-    WORKLOAD,
-    Alert,
-    Options,
-    Recording,
-    RuleGroup,
-)
+from exporter.alerting.rule_types import BATCH_SIZE, INSTANCE, JOB, TARGET, WORKLOAD, Options, Rule, group
 from exporter.config.settings import Settings
 from exporter.config.target import Target
 from exporter.config.workload import Workload
@@ -41,8 +32,8 @@ SKIP_TEXTS = {
 }
 
 
-def groups(settings: Settings, options: Options) -> list[RuleGroup]:
-    rules: tuple[Recording | Alert, ...] = (
+def rules(settings: Settings, options: Options) -> dict[str, Any]:
+    found = (
         *startup_grace.recordings(options),
         *_absent(settings, options),
         _exporter_down(options),
@@ -55,12 +46,12 @@ def groups(settings: Settings, options: Options) -> list[RuleGroup]:
         _late(settings, options),
         _reload_failed(options),
     )
-    return [RuleGroup("tgi-probe-guards", rules)]
+    return group("tgi-probe-guards", found)
 
 
-def _absent(settings: Settings, options: Options) -> Iterator[Alert]:
+def _absent(settings: Settings, options: Options) -> Iterator[Rule]:
     for target in settings.targets:
-        yield Alert(
+        yield options.alert(
             "TgiProbeAbsent",
             f'absent(tgi_probe_target_up{{target="{target.name}"}})',
             "page",
@@ -75,10 +66,10 @@ def _absent(settings: Settings, options: Options) -> Iterator[Alert]:
         )
 
 
-def _exporter_down(options: Options) -> Alert:
+def _exporter_down(options: Options) -> Rule:
     """A scrape target that does not answer and was a tgi-probe in the last day, whatever its job is called."""
     same, before = options.on() or "job", promql.duration(options.days(1))
-    return Alert(
+    return options.alert(
         "TgiProbeExporterDown",
         f"up == 0\nand on ({same})\ncount by ({same}) (last_over_time(tgi_probe_build_info[{before}]))",
         "ticket",
@@ -91,13 +82,13 @@ def _exporter_down(options: Options) -> Alert:
     )
 
 
-def _target_down(options: Options) -> Alert:
+def _target_down(options: Options) -> Rule:
     """With labels dropped: when no daemon reaches the target. It has the labels by which Alertmanager inhibits the
     other alerts of the target.
     """
     up = "tgi_probe_target_up"
     up = f"max without ({options.dropped()}) ({up})" if options.drop_labels else up
-    return Alert(
+    return options.alert(
         "TgiProbeTargetDown",
         f"{up} == 0{startup_grace.unless_starting(options)}",
         "page",
@@ -128,16 +119,13 @@ def _unexplained(workload: Workload, settings: Settings, options: Options) -> st
     own = f'workload="{workload.name}"'
     newest = f"tgi_probe_last_success_timestamp_seconds{{{own}}}"
     same = options.on("target", "batch_size")
-    increases = {
-        "skips": f'increase(tgi_probe_skipped_total{{{own},reason=~"{HARMLESS_SKIPS}"}}[{window}])',
-        "refusals": f'increase(tgi_probe_attempts_total{{{own},outcome=~"{EXPLAINED}"}}[{window}])',
-        "failures": f'increase(tgi_probe_attempts_total{{{own},outcome!~"{NO_FAILURES}"}}[{window}])',
-    }
-    skips, refusals, failures = (f"{increase} > 0" for increase in increases.values())
+    skips = f'increase(tgi_probe_skipped_total{{{own},reason=~"{HARMLESS_SKIPS}"}}[{window}]) > 0'
+    refusals = f'increase(tgi_probe_attempts_total{{{own},outcome=~"{EXPLAINED}"}}[{window}]) > 0'
+    failures = f'increase(tgi_probe_attempts_total{{{own},outcome!~"{NO_FAILURES}"}}[{window}]) > 0'
     return f"{newest}\n  unless on ({same}) ((\n    {skips}\n    or {refusals}\n  ) unless on ({same}) {failures})"
 
 
-def _stale(workload: Workload, settings: Settings, options: Options) -> Iterator[Alert]:
+def _stale(workload: Workload, settings: Settings, options: Options) -> Iterator[Rule]:
     """A page when no batch size has had a success, a ticket for a single one. A target that is new to the daemon gets
     the same time for its first success.
 
@@ -154,7 +142,7 @@ def _stale(workload: Workload, settings: Settings, options: Options) -> Iterator
     interval = between_probes(workload)
     due = f"One is due every {promql.duration(interval)}." if interval else "They are sent as fast as it answers."
     window = after + 2 * wait
-    yield Alert(
+    yield options.alert(
         "TgiProbeStale",
         f"time() - max without ({options.dropped('batch_size')}) ({newest}) > {limit}\n{grace}\n{unexplained}"
         f"{not_starting}",
@@ -167,7 +155,7 @@ def _stale(workload: Workload, settings: Settings, options: Options) -> Iterator
         wait=wait,
     )
     each = f"max without ({options.dropped()}) ({newest})" if options.drop_labels else newest
-    yield Alert(
+    yield options.alert(
         "TgiProbeBatchSizeStale",
         f"time() - {each} > {limit}\n{grace}{not_starting}",
         "ticket",
@@ -214,10 +202,10 @@ def _window(settings: Settings, least: float, intervals: int) -> float:
     return max(least, intervals * max((between_probes(workload) for workload in settings.workloads), default=0.0))
 
 
-def _refused(settings: Settings, options: Options) -> Alert:
+def _refused(settings: Settings, options: Options) -> Rule:
     window = promql.duration(_window(settings, options.minutes(15), 3))
     dropped = options.dropped("batch_size", "outcome", "code")
-    return Alert(
+    return options.alert(
         "TgiProbeRefused",
         f'sum without ({dropped}) (increase(tgi_probe_attempts_total{{outcome="refused"}}[{window}])) > 0',
         "ticket",
@@ -231,7 +219,7 @@ def _refused(settings: Settings, options: Options) -> Alert:
     )
 
 
-def _disturbed(settings: Settings, options: Options) -> Alert:
+def _disturbed(settings: Settings, options: Options) -> Rule:
     window = promql.duration(_window(settings, options.minutes(15), 10))
     dropped = options.dropped("workload", "batch_size", "outcome", "code")
 
@@ -239,7 +227,7 @@ def _disturbed(settings: Settings, options: Options) -> Alert:
         return f"sum without ({dropped}) (increase(tgi_probe_attempts_total{matcher}[{window}]))"
 
     disturbed = f'{{outcome="{Outcome.DISTURBED}"}}'
-    return Alert(
+    return options.alert(
         "TgiProbeDisturbed",
         f"{attempts(disturbed)}\n/\n({attempts('')} > 0)\n> {DISTURBED_SHARE:g}",
         "ticket",
@@ -253,11 +241,11 @@ def _disturbed(settings: Settings, options: Options) -> Alert:
     )
 
 
-def _quarantined(settings: Settings, options: Options) -> Iterator[Alert]:
+def _quarantined(settings: Settings, options: Options) -> Iterator[Rule]:
     """For shards only: a router rejects what is too large for its server."""
     if all(target.kind != "shard" for target in settings.targets):
         return
-    yield Alert(
+    yield options.alert(
         "TgiProbeQuarantined",
         f"sum without ({options.dropped('batch_size')}) (tgi_probe_quarantined) > 0",
         "ticket",
@@ -272,14 +260,14 @@ def _quarantined(settings: Settings, options: Options) -> Iterator[Alert]:
     )
 
 
-def _skipped(settings: Settings, options: Options) -> Alert:
+def _skipped(settings: Settings, options: Options) -> Rule:
     """Without `backoff`, which follows failures: those have alerts of their own."""
     seconds = _window(settings, options.hours(1), 10)
     window = promql.duration(seconds)
     skips = f'increase(tgi_probe_skipped_total{{reason!="backoff"}}[{window}])'
     skipped = f"sum without ({options.dropped('reason')}) ({skips})"
     attempted = f"sum without ({options.dropped('outcome', 'code')}) (increase(tgi_probe_attempts_total[{window}]))"
-    return Alert(
+    return options.alert(
         "TgiProbeSkipped",
         f"{skipped}\n/\n(\n  {skipped}\n  + {attempted}\n  > 0\n)\n> {SKIPPED_SHARE:g}",
         "ticket",
@@ -294,14 +282,14 @@ def _skipped(settings: Settings, options: Options) -> Alert:
     )
 
 
-def _late(settings: Settings, options: Options) -> Alert:
+def _late(settings: Settings, options: Options) -> Rule:
     window = promql.duration(_window(settings, options.minutes(15), 10))
     lateness = "tgi_probe_schedule_lateness_seconds"
     buckets = f'sum without ({options.dropped("le")}) (increase({lateness}_bucket{{le="%s"}}[{window}]))'
     started, on_time = buckets % "+Inf", buckets % f"{LATE_SECONDS:g}"
     native = f"sum without ({options.dropped()}) (increase({lateness}[{window}]))"
     number, share = f"histogram_count({native})", f"histogram_fraction({LATE_SECONDS:g}, +Inf, {native})"
-    return Alert(
+    return options.alert(
         "TgiProbeLate",
         f"({share}\n  * {number} > 1.5)\n/\n{number}\n> {LATE_SHARE:g}\n"
         f"or\n({started}\n  - {on_time} > 1.5)\n/\n{started}\n> {LATE_SHARE:g}",
@@ -316,8 +304,8 @@ def _late(settings: Settings, options: Options) -> Alert:
     )
 
 
-def _reload_failed(options: Options) -> Alert:
-    return Alert(
+def _reload_failed(options: Options) -> Rule:
+    return options.alert(
         "TgiProbeReloadFailed",
         "tgi_probe_config_last_reload_successful == 0",
         "ticket",

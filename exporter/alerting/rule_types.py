@@ -1,13 +1,17 @@
-"""The parts of a rule file: recordings, alerts, groups, and the options of `tgi-probe rules`. Pure."""
+"""The parts of a rule file as it is written: recordings, alerts, groups; and the options of `tgi-probe rules`. Pure."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+from exporter.alerting import promql
 from exporter.alerting.burn_rates import DAY, HOUR, MINUTE
 
 # Labels of the alert, as its texts name them.
 TARGET, WORKLOAD, BATCH_SIZE = "{{ $labels.target }}", "{{ $labels.workload }}", "{{ $labels.batch_size }}"
 INSTANCE, JOB = "{{ $labels.instance }}", "{{ $labels.job }}"
+NO_LABELS: Mapping[str, str] = {}
+Rule = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +47,35 @@ class Options:
     def days(self, count: float) -> float:
         return count * DAY * self.time_scale
 
+    def alert(
+        self,
+        name: str,
+        expr: str,
+        severity: str,
+        *,
+        summary: str,
+        description: str,
+        wait: float = 0.0,
+        labels: Mapping[str, str] = NO_LABELS,
+    ) -> Rule:
+        """`wait`: seconds for which it must hold before it fires. `severity`: page or ticket, a label."""
+        return {
+            "alert": name,
+            "expr": expr,
+            **({"for": promql.duration(wait)} if wait else {}),
+            "labels": {"severity": severity, **labels},
+            "annotations": {
+                "summary": summary,
+                "description": description,
+                "runbook_url": f"{self.runbooks}#{name.lower()}",
+            },
+        }
 
-@dataclass(frozen=True, slots=True)
-class Recording:
-    record: str
-    expr: str
-    labels: Mapping[str, str] = field(default_factory=dict)
+
+def recording(record: str, expr: str, labels: Mapping[str, str] = NO_LABELS) -> Rule:
+    return {"record": record, "expr": expr, **({"labels": dict(labels)} if labels else {})}
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """`wait`: seconds for which it must hold before it fires. `severity`: page or ticket, a label."""
-
-    name: str
-    expr: str
-    severity: str
-    summary: str
-    description: str
-    wait: float = 0.0
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class RuleGroup:
+def group(name: str, rules: Iterable[Rule], interval: float | None = None) -> dict[str, Any]:
     """Rules evaluated together and in order; `interval` in seconds, None = as Prometheus is set up."""
-
-    name: str
-    rules: tuple[Recording | Alert, ...]
-    interval: float | None = None
+    return {"name": name, **({"interval": promql.duration(interval)} if interval else {}), "rules": [*rules]}

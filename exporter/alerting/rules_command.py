@@ -85,10 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     texts = [*notes, *(f"warning: {warning}" for warning in warnings)]
-    if arguments.format == "k8s":
-        print(rule_file.kubernetes_resource(settings, options, texts, arguments.name), end="")
-    else:
-        print(rule_file.rule_file(settings, options, texts), end="")
+    resource = arguments.name if arguments.format == "k8s" else ""
+    print(rule_file.rule_file(settings, options, texts, resource), end="")
     return 0
 
 

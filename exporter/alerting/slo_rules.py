@@ -3,21 +3,20 @@
 The recordings have the names that sloth gives them. Their labels are `slo` and those of the target.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from exporter.alerting import promql, startup_grace
 from exporter.alerting.burn_rates import (
     DAY,
-    FiringThreshold,
     ProbeSchedule,
     WindowPair,
     between_probes,
     budget,
-    firing_threshold,
     window_pairs,
 )
-from exporter.alerting.rule_types import TARGET, Alert, Options, Recording, RuleGroup
+from exporter.alerting.rule_types import TARGET, Options, Rule, group, recording
 from exporter.analysis import slo as judging
 from exporter.config.settings import Settings
 from exporter.config.slo import Slo
@@ -51,13 +50,10 @@ class RuleInputs:
     def budget(self) -> float:
         return budget(self.slo.objective)
 
-    def firing_thresholds(self, severity: str) -> list[FiringThreshold]:
-        found = (
-            firing_threshold(pair, self.schedule, self.slo.objective)
-            for pair in self.pairs
-            if pair.severity == severity
-        )
-        return [one for one in found if one is not None]
+    @property
+    def shortest(self) -> str:
+        """The shortest window, as PromQL has it."""
+        return promql.duration(min(pair.short for pair in self.pairs))
 
 
 def rule_inputs(settings: Settings, options: Options) -> list[RuleInputs]:
@@ -82,92 +78,81 @@ def rule_inputs(settings: Settings, options: Options) -> list[RuleInputs]:
     return found
 
 
-def groups(inputs: RuleInputs, options: Options) -> list[RuleGroup]:
-    name = inputs.slo.name
+def groups(inputs: RuleInputs, options: Options) -> list[dict[str, Any]]:
+    name, label = inputs.slo.name, {"slo": inputs.slo.name}
+    own, dropped = f'slo="{name}"', options.dropped("workload", "batch_size", "verdict")
     windows = {window for pair in inputs.pairs for window in (pair.short, pair.long)}
     quick = sorted(window for window in windows if window < options.days(1))
     slow = sorted((windows | {inputs.period}) - set(quick))
-    recordings = [_ratio(inputs, window, options) for window in quick]
-    recordings += [_bad(inputs, window, options) for window in quick]
-    recordings.append(_rate(inputs, _shortest(inputs), options))
+
+    def ratios(windows: Sequence[float]) -> Iterator[Rule]:
+        for window in windows:
+            expr = promql.error_ratio(own, window, dropped)
+            yield recording(f"slo:sli_error:ratio_rate{promql.duration(window)}", expr, label)
+
+    def bad_requests(windows: Sequence[float]) -> Iterator[Rule]:
+        for window in windows:
+            expr = promql.bad_requests(own, window, dropped)
+            yield recording(f"slo:bad_requests:increase{promql.duration(window)}", expr, label)
+
+    rate = f"sum without ({dropped}) (rate({promql.REQUESTS}{{{own}}}[{inputs.shortest}]))"
     return [
-        RuleGroup(f"tgi-probe-slo-{name}", (*recordings, *_facts(inputs), *_alerts(inputs, options))),
-        RuleGroup(
+        group(
+            f"tgi-probe-slo-{name}",
+            [
+                *ratios(quick),
+                *bad_requests(quick),
+                recording(f"slo:requests:rate{inputs.shortest}", rate, label),
+                *_facts(inputs),
+                *_alerts(inputs, options),
+            ],
+        ),
+        group(
             f"tgi-probe-slo-{name}-period",
-            (
-                *(_ratio(inputs, window, options) for window in slow),
-                *(_bad(inputs, window, options) for window in slow if window in windows),
-                *_budget(inputs),
-            ),
+            [*ratios(slow), *bad_requests([window for window in slow if window in windows]), *_budget(inputs)],
             interval=max(options.scrape_interval, SLOW_INTERVAL * options.time_scale),
         ),
     ]
 
 
-def _ratio(inputs: RuleInputs, window: float, options: Options) -> Recording:
-    expr = promql.error_ratio(f'slo="{inputs.slo.name}"', window, options.dropped("workload", "batch_size", "verdict"))
-    return Recording(f"slo:sli_error:ratio_rate{promql.duration(window)}", expr, {"slo": inputs.slo.name})
-
-
-def _bad(inputs: RuleInputs, window: float, options: Options) -> Recording:
-    expr = promql.bad_requests(f'slo="{inputs.slo.name}"', window, options.dropped("workload", "batch_size", "verdict"))
-    return Recording(f"slo:bad_requests:increase{promql.duration(window)}", expr, {"slo": inputs.slo.name})
-
-
-def _shortest(inputs: RuleInputs) -> float:
-    return min(pair.short for pair in inputs.pairs)
-
-
-def _rate(inputs: RuleInputs, window: float, options: Options) -> Recording:
-    every = f'{promql.REQUESTS}{{slo="{inputs.slo.name}"}}[{promql.duration(window)}]'
-    expr = f"sum without ({options.dropped('workload', 'batch_size', 'verdict')}) (rate({every}))"
-    return Recording(f"slo:requests:rate{promql.duration(window)}", expr, {"slo": inputs.slo.name})
-
-
-def _facts(inputs: RuleInputs) -> list[Recording]:
+def _facts(inputs: RuleInputs) -> Iterator[Rule]:
     """Constants for each target, so that `tgi-probe slo` sees a target without data too."""
-    values = [
-        ("slo:objective:ratio", promql.number(inputs.slo.objective)),
-        ("slo:error_budget:ratio", promql.number(inputs.budget)),
-        ("slo:time_period:days", promql.number(inputs.period / DAY)),
-    ]
-    if inputs.slo.threshold is not None:
-        values.append(("slo:threshold:seconds", promql.number(inputs.slo.threshold)))
+    values = {
+        "slo:objective:ratio": inputs.slo.objective,
+        "slo:error_budget:ratio": inputs.budget,
+        "slo:time_period:days": inputs.period / DAY,
+        "slo:threshold:seconds": inputs.slo.threshold,
+    }
+    for record, value in values.items():
+        if value is not None:
+            expr = f"vector({promql.number(value)})"
+            yield from (recording(record, expr, {"slo": inputs.slo.name, "target": each}) for each in inputs.targets)
+
+
+def _budget(inputs: RuleInputs) -> list[Rule]:
+    label, own, share = {"slo": inputs.slo.name}, f'{{slo="{inputs.slo.name}"}}', promql.number(inputs.budget)
+    period = promql.duration(inputs.period)
     return [
-        Recording(record, f"vector({value})", {"slo": inputs.slo.name, "target": target})
-        for record, value in values
-        for target in inputs.targets
+        recording("slo:current_burn_rate:ratio", f"slo:sli_error:ratio_rate{inputs.shortest}{own} / {share}", label),
+        recording("slo:period_burn_rate:ratio", f"slo:sli_error:ratio_rate{period}{own} / {share}", label),
+        recording("slo:period_error_budget_remaining:ratio", f"1 - slo:period_burn_rate:ratio{own}", label),
     ]
 
 
-def _budget(inputs: RuleInputs) -> list[Recording]:
-    label = {"slo": inputs.slo.name}
-    own, share = f'{{slo="{inputs.slo.name}"}}', promql.number(inputs.budget)
-    now = f"slo:sli_error:ratio_rate{promql.duration(_shortest(inputs))}{own}"
-    whole = f"slo:sli_error:ratio_rate{promql.duration(inputs.period)}{own}"
-    return [
-        Recording("slo:current_burn_rate:ratio", f"{now} / {share}", label),
-        Recording("slo:period_burn_rate:ratio", f"{whole} / {share}", label),
-        Recording("slo:period_error_budget_remaining:ratio", f"1 - slo:period_burn_rate:ratio{own}", label),
-    ]
-
-
-def _alerts(inputs: RuleInputs, options: Options) -> list[Alert]:
-    found = []
+def _alerts(inputs: RuleInputs, options: Options) -> Iterator[Rule]:
     for severity in ("page", "ticket"):
         # Not those that even a total outage would not fire.
         able = [pair for pair in inputs.pairs if pair.severity == severity and pair.factor * inputs.budget < 1]
         if able:
-            found.append(_alert(inputs, severity, able, options))
-    return found
+            yield _alert(inputs, severity, able, options)
 
 
-def _alert(inputs: RuleInputs, severity: str, able: Sequence[WindowPair], options: Options) -> Alert:
+def _alert(inputs: RuleInputs, severity: str, able: Sequence[WindowPair], options: Options) -> Rule:
     slo = inputs.slo
     own = f'{{slo="{slo.name}"}}'
     spared = promql.number(promql.EXTRAPOLATION * inputs.schedule.largest)
     share = promql.number(inputs.budget)
-    terms, now = [], promql.duration(_shortest(inputs))
+    terms = []
     for pair in able:
         # Until the short window holds nothing of the start any more.
         spare = startup_grace.unless_starting(options, pair.short).replace("\n", "\n  ") if severity == "page" else ""
@@ -178,12 +163,12 @@ def _alert(inputs: RuleInputs, severity: str, able: Sequence[WindowPair], option
             f"(\n  slo:sli_error:ratio_rate{long}{own} / {share} > {factor}\n"
             f"  and slo:sli_error:ratio_rate{short}{own} / {share} > {factor}\n"
             f"  and slo:bad_requests:increase{short}{own} > {spared}\n"
-            f"  and slo:bad_requests:increase{long}{own} > {filled} * slo:requests:rate{now}{own}{spare}\n)"
+            f"  and slo:bad_requests:increase{long}{own} > {filled} * slo:requests:rate{inputs.shortest}{own}{spare}\n)"
         )
     windows = " or ".join(dict.fromkeys(promql.duration(pair.long) for pair in able))
     factors = " or ".join(f"{promql.number(pair.factor)}×" for pair in able)
     asked = MEASURES[slo.measure] + (f" ≤ {promql.duration(slo.threshold)}" if slo.threshold is not None else "")
-    return Alert(
+    return options.alert(
         BURN,
         "\nor\n".join(terms),
         severity,

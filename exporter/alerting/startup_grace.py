@@ -4,12 +4,12 @@ It ends with the target's first success, or `startup_grace` after the start of t
 """
 
 from exporter.alerting import promql
-from exporter.alerting.rule_types import Options, Recording
+from exporter.alerting.rule_types import Options, Rule, recording
 
 STARTING = "tgi_probe:target:starting"
 
 
-def recordings(options: Options) -> tuple[Recording, ...]:
+def recordings(options: Options) -> tuple[Rule, ...]:
     """The rule of a series that exists for each target in its grace period, and keeps its alerts from firing.
 
     A target is in its grace period while no daemon that probes it has had a success or is older than the grace.
@@ -28,7 +28,7 @@ def recordings(options: Options) -> tuple[Recording, ...]:
         f"and on ({same}) {probed('<')}\n"
         f"unless on ({same}) {probed('>=')}"
     )
-    return (Recording(STARTING, expr),)
+    return (recording(STARTING, expr),)
 
 
 def unless_starting(options: Options, window: float = 0.0) -> str:

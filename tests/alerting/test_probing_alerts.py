@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from exporter.alerting.probing_alerts import SKIP_TEXTS, groups, stale_after
+from exporter.alerting.probing_alerts import SKIP_TEXTS, rules, stale_after
 from exporter.alerting.rule_types import Options
 from exporter.config.settings import Settings
 from exporter.config.target import Target
@@ -43,6 +43,5 @@ def test_every_reason_to_skip_has_words_in_the_alerts() -> None:
 def test_the_alert_of_a_quarantine_names_every_limit_that_releases_it() -> None:
     targets = [{"name": "t", "address": "unix:///s-0"}]
     settings = Settings.model_validate({"targets": targets, "workloads": [{"name": "w"}]})
-    rules = [rule for group in groups(settings, Options()) for rule in group.rules]
-    [alert] = [rule for rule in rules if getattr(rule, "name", "") == "TgiProbeQuarantined"]
+    [alert] = [rule for rule in rules(settings, Options())["rules"] if rule.get("alert") == "TgiProbeQuarantined"]
     assert all(limit in str(alert) for limit in Target.LIMITS)
