@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -54,11 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where docs/runbooks.md can be read by those who are paged",
     )
     parser.add_argument(
-        "--regression-factor", type=_factor, default=DEFAULTS.regression_factor, metavar="N",
+        "--regression-factor", type=partial(_between, 1.0, 1000.0), default=DEFAULTS.regression_factor, metavar="N",
         help="how many times worse than the past 7 days is an alert (default 1.5)",
     )  # fmt: skip
     parser.add_argument(
-        "--time-scale", type=_scale, default=1.0, metavar="N",
+        "--time-scale", type=partial(_between, 0.0, 1.0), default=1.0, metavar="N",
         help="multiply every window and wait, to see alerts fire in minutes: 0.01 makes 5m 3s (default 1)",
     )  # fmt: skip
     parser.add_argument(
@@ -140,15 +141,7 @@ def _url(text: str) -> str:
     return text
 
 
-def _scale(text: str) -> float:
-    return _between(text, 0.0, 1.0)
-
-
-def _factor(text: str) -> float:
-    return _between(text, 1.0, 1000.0)
-
-
-def _between(text: str, above: float, most: float) -> float:
+def _between(above: float, most: float, text: str) -> float:
     try:
         value = float(text)
     except ValueError:

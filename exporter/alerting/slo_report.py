@@ -6,10 +6,11 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 from pydantic_core import PydanticCustomError
+from tabulate import tabulate
 
 from exporter.alerting import promql
 from exporter.alerting.prometheus_query import PrometheusError, PrometheusSample, query, read_token
@@ -17,6 +18,7 @@ from exporter.config import notation
 
 RATIO = "slo:sli_error:ratio_rate"
 OBJECTIVE = "slo:objective:ratio"
+PERIOD_BURN = "slo:period_burn_rate:ratio"
 # Everything that the rules record of SLOs and this report needs, in one query.
 RECORDED = (
     '{__name__=~"slo:(sli_error:ratio_rate.+|objective:ratio|threshold:seconds|time_period:days|period_burn_rate:ratio)",'
@@ -24,6 +26,7 @@ RECORDED = (
 )
 FIRING = 'ALERTS{alertname=~"TgiProbe.+",alertstate="firing"}'
 MEASURES = "max by (slo, measure) (tgi_probe_slo_info)"
+Labels = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
@@ -104,30 +107,43 @@ def slo_statuses(
 
     Series of the same names that other programs recorded are ignored.
     """
-    by_name: dict[str, list[PrometheusSample]] = {}
+    by_slo: dict[tuple[str, str], list[PrometheusSample]] = {}
     for sample in recorded:
         if {"__name__", "slo", "target"} <= sample.labels.keys():
-            by_name.setdefault(sample.labels["__name__"], []).append(sample)
-    ratios = [one for name, many in by_name.items() if _window(name) is not None for one in many]
-    kinds = {sample.labels.get("slo", ""): sample.labels.get("measure", "") for sample in measures}
+            by_slo.setdefault((sample.labels["slo"], sample.labels["target"]), []).append(sample)
+    measured = {sample.labels.get("slo", ""): sample.labels.get("measure", "") for sample in measures}
     alerts = [alert for alert in firing if "alertname" in alert.labels]
     found = []
-    objectives = ((one.labels["slo"], one.labels["target"], one.value) for one in by_name.get(OBJECTIVE, []))
-    for slo, target, objective in dict.fromkeys(objectives):
-        if not 0 < objective < 1:
-            continue
-        period = _value(by_name.get("slo:time_period:days", []), slo, target)
-        threshold = _value(by_name.get("slo:threshold:seconds", []), slo, target)
-        blank = (slo, target, objective, (period or 0.0) * 86400, kinds.get(slo, ""))
-        series = _select([*by_name.get("slo:period_burn_rate:ratio", []), *ratios], slo, target)
-        for key in sorted({_other_labels(one) for one in series}) or [()]:
-            status = SloStatus(*blank, threshold, dict(key))
-            for one in series:
-                if _other_labels(one) == key and math.isfinite(one.value):
-                    _set_burn(status, one)
-            status.alerts = sorted({_alert_text(alert) for alert in alerts if _concerns(alert, status)})
+    for (slo, target), samples in by_slo.items():
+        finite = {one.labels["__name__"]: one.value for one in reversed(samples) if math.isfinite(one.value)}
+        period, threshold = finite.get("slo:time_period:days", 0.0) * 86400, finite.get("slo:threshold:seconds")
+        objectives = (one.value for one in samples if one.labels["__name__"] == OBJECTIVE and 0 < one.value < 1)
+        burns = _burns(samples) or {(): {}}
+        for objective, labels in product(dict.fromkeys(objectives), sorted(burns)):
+            status = SloStatus(slo, target, objective, period, measured.get(slo, ""), threshold, dict(labels))
+            status.period_burn = burns[labels].get(PERIOD_BURN)
+            status.burn = {
+                name.removeprefix(RATIO): ratio / (1 - objective)
+                for name, ratio in burns[labels].items()
+                if name != PERIOD_BURN and abs((_window(name) or 0.0) - period) > period * 1e-6
+            }
+            concerning = (alert.labels for alert in alerts if _concerns(alert, status))
+            status.alerts = sorted({f"{one['alertname']} ({one.get('severity', '')})" for one in concerning})
             found.append(status)
     return sorted(found, key=lambda status: (status.slo, status.target, sorted(status.labels.items())))
+
+
+def _burns(samples: Sequence[PrometheusSample]) -> dict[Labels, dict[str, float]]:
+    """The ratios and the burn rate of the period by name, for the other labels by which series differ."""
+    found: dict[Labels, dict[str, float]] = {}
+    for sample in samples:
+        name = sample.labels["__name__"]
+        if name == PERIOD_BURN or _window(name) is not None:
+            others = {key: text for key, text in sample.labels.items() if key not in ("__name__", "slo", "target")}
+            values = found.setdefault(tuple(sorted(others.items())), {})
+            if math.isfinite(sample.value):
+                values[name] = sample.value
+    return found
 
 
 def _window(name: str) -> float | None:
@@ -138,27 +154,6 @@ def _window(name: str) -> float | None:
         return None
 
 
-def _value(samples: Sequence[PrometheusSample], slo: str, target: str) -> float | None:
-    return next((one.value for one in _select(samples, slo, target) if math.isfinite(one.value)), None)
-
-
-def _select(samples: Sequence[PrometheusSample], slo: str, target: str) -> list[PrometheusSample]:
-    return [one for one in samples if one.labels.get("slo") == slo and one.labels.get("target") == target]
-
-
-def _other_labels(sample: PrometheusSample) -> tuple[tuple[str, str], ...]:
-    """The labels by which series of the same SLO and target differ."""
-    return tuple(sorted(item for item in sample.labels.items() if item[0] not in ("__name__", "slo", "target")))
-
-
-def _set_burn(status: SloStatus, sample: PrometheusSample) -> None:
-    name = sample.labels["__name__"]
-    if not name.startswith(RATIO):
-        status.period_burn = sample.value
-    elif abs((_window(name) or 0.0) - status.period) > status.period * 1e-6:
-        status.burn[name.removeprefix(RATIO)] = sample.value / (1 - status.objective)
-
-
 def _concerns(alert: PrometheusSample, status: SloStatus) -> bool:
     """Whether it is an alert of this SLO, or of its target and no SLO."""
     labels = alert.labels
@@ -167,34 +162,28 @@ def _concerns(alert: PrometheusSample, status: SloStatus) -> bool:
     return all(labels.get(name, value) == value for name, value in status.labels.items())
 
 
-def _alert_text(alert: PrometheusSample) -> str:
-    return f"{alert.labels['alertname']} ({alert.labels.get('severity', '')})"
-
-
 def table(found: Sequence[SloStatus]) -> str:
     """A line for each SLO and target. Labels are shown only where targets of one name differ by them."""
     windows = sorted({window for status in found for window in status.burn}, key=notation.parse_duration)
     burns = [f"BURN {window}" for window in windows]
     head = ["SLO", "TARGET", "OBJECTIVE", "THRESHOLD", "PERIOD", "GOOD", "BUDGET LEFT", *burns, "", "ALERTS"]
-    rows = [head]
-    for status in found:
-        rows.append(
-            [
-                status.slo,
-                _target(status, found),
-                promql.percent(status.objective),
-                _threshold(status),
-                promql.duration(status.period),
-                _percent(status.good, 3),
-                _percent(status.budget_left, 1),
-                *(_number(status.burn.get(window)) for window in windows),
-                status.verdict,
-                ", ".join(status.alerts) or "-",
-            ]
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines)
+    rows = [
+        [
+            status.slo,
+            _target(status, found),
+            promql.percent(status.objective),
+            _threshold(status),
+            promql.duration(status.period),
+            _percent(status.good, 3),
+            _percent(status.budget_left, 1),
+            *(f"{status.burn[window]:.3g}" if window in status.burn else "-" for window in windows),
+            status.verdict,
+            ", ".join(status.alerts) or "-",
+        ]
+        for status in found
+    ]
+    lines = tabulate([head, *rows], tablefmt="plain", disable_numparse=True).splitlines()
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def explain_no_data(without_data: Sequence[SloStatus]) -> str:
@@ -227,15 +216,10 @@ def _percent(ratio: float | None, digits: int) -> str:
     return "-" if ratio is None else f"{ratio * 100:.{digits}f} %"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
 def as_json(found: Sequence[SloStatus]) -> str:
     """The same as JSON: ratios, and seconds."""
-
-    def item(status: SloStatus) -> dict[str, Any]:
-        return {
+    items = [
+        {
             "slo": status.slo,
             "target": status.target,
             "labels": status.labels,
@@ -249,5 +233,6 @@ def as_json(found: Sequence[SloStatus]) -> str:
             "alerts": status.alerts,
             "verdict": status.verdict.lower(),
         }
-
-    return json.dumps([item(status) for status in found], indent=2, ensure_ascii=False, allow_nan=False)
+        for status in found
+    ]
+    return json.dumps(items, indent=2, ensure_ascii=False, allow_nan=False)
