@@ -7,15 +7,16 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic_core import PydanticCustomError
+from pydantic import TypeAdapter, ValidationError
 
 from exporter.alerting import advice, rule_file, slo_rules
 from exporter.alerting.rule_types import Options
-from exporter.config import notation
+from exporter.config.fields import PositiveSeconds
 from exporter.config.settings import Settings
 from exporter.config.sources import load
 
 DEFAULTS = Options()
+DURATION = TypeAdapter[float](PositiveSeconds)
 KEPT_LABELS = ("slo", "target", "workload", "batch_size")
 
 
@@ -101,9 +102,9 @@ def explain(settings: Settings, options: Options = DEFAULTS) -> tuple[list[str],
 
 def _duration(text: str) -> float:
     try:
-        return notation.positive(notation.parse_duration(text))
-    except PydanticCustomError as error:
-        raise argparse.ArgumentTypeError(f"{error.message()}, not {text!r}") from None
+        return DURATION.validate_python(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(f"{error.errors()[0]['msg']}, not {text!r}") from None
 
 
 def _grace(text: str) -> float:

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 LONGEST_SHOWN = 200  # characters of a wrong value
 # Types of errors that a check of a whole block raises: their message begins with the key, `address: must be …`.
-NAMES_ITS_KEY = frozenset({"address", "listen_address", "label", "twice", "key"})
+NAMES_ITS_KEY = frozenset({"address", "listen_address", "twice", "key"})
 # Types of errors whose message says everything, or whose value must not be repeated.
 WITHOUT_VALUE = frozenset({"missing", "extra_forbidden", "twice", "reference", "label", "key", "variable_name"})
 MESSAGES = {

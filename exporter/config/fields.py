@@ -1,20 +1,38 @@
 """The types of configuration values, and the base class of all blocks."""
 
-from collections.abc import Mapping
-from typing import Annotated
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic_core import PydanticCustomError
 
 from exporter.config import notation
 
+
+def must(hold: Callable[[Any], object], message: str, kind: str = "value") -> AfterValidator:
+    """A check of a value. The message says what to write instead; `kind` is the type of the error, see `errors`."""
+
+    def check(value: Any) -> Any:
+        if not hold(value):
+            raise PydanticCustomError(kind, message)
+        return value
+
+    return AfterValidator(check)
+
+
+NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}", re.ASCII)
 Seconds = Annotated[
     float, BeforeValidator(notation.parse_duration), PlainSerializer(notation.write_duration, when_used="json")
 ]
-PositiveSeconds = Annotated[Seconds, AfterValidator(notation.positive)]
+PositiveSeconds = Annotated[Seconds, must(lambda seconds: seconds > 0, "must be longer than 0s")]
 Whole = Annotated[int, BeforeValidator(notation.no_boolean)]
 Real = Annotated[float, BeforeValidator(notation.no_boolean), Field(allow_inf_nan=False)]
-Interval = Annotated[Seconds, AfterValidator(notation.interval)]
-Name = Annotated[str, AfterValidator(notation.name)]
+Interval = Annotated[
+    Seconds,
+    must(lambda seconds: seconds == 0 or seconds >= 0.01, "must be 10ms or longer, or 0s for back to back"),
+]
+Name = Annotated[str, must(NAME.fullmatch, "must be 1 to 128 of letters, digits and _ . : / -")]
 BatchSizes = Annotated[
     tuple[Annotated[Whole, Field(ge=1, le=4096)], ...], BeforeValidator(notation.listed), Field(min_length=1)
 ]
@@ -33,7 +51,7 @@ class SettingsBlock(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _whole_characters(cls, value: object) -> object:
-        if isinstance(value, Mapping):
-            for text in (*value.keys(), *value.values()):
-                notation.unicode_text(text)
-        return notation.unicode_text(value)
+        texts = (*value.keys(), *value.values()) if isinstance(value, Mapping) else (value,)
+        if not all(notation.is_unicode(text) for text in texts if isinstance(text, str)):
+            raise PydanticCustomError("unicode", "must be whole UTF-8 characters")
+        return value

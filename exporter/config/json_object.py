@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from exporter.config.errors import Place, raise_problems
+from exporter.config.notation import is_unicode
 
 # More than that is an error, such as a YAML anchor that holds itself.
 DEEPEST = 64
@@ -41,7 +42,7 @@ def not_json(value: object) -> Iterator[tuple[Place, str]]:
             return
         if isinstance(inner, dict):
             for key in inner:
-                if not isinstance(key, str) or not _is_unicode(key):
+                if not isinstance(key, str) or not is_unicode(key):
                     yield (*place, str(key)), f"must have a text as its key; write '{key}' in quotes"
             waiting += [((*place, str(key)), item) for key, item in reversed(inner.items())]
         elif isinstance(inner, list):
@@ -54,7 +55,7 @@ def _mend(value: object) -> str | None:
     """What to do about a value that is no list and no mapping; None where JSON has it."""
     match value:
         case str():
-            return None if _is_unicode(value) else "must be whole UTF-8 characters"
+            return None if is_unicode(value) else "must be whole UTF-8 characters"
         case float():
             return None if math.isfinite(value) else f"must be what JSON has, a finite number, not {value:g}"
         case int():  # true and false too
@@ -67,11 +68,3 @@ def _mend(value: object) -> str | None:
             return "must be what JSON has, which has no binary values; put it in quotes, as text"
         case _:
             return "must be what JSON has; put it in quotes, or write a list [a, b] or a mapping {a: b}"
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

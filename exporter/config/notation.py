@@ -68,51 +68,13 @@ def no_boolean(value: object) -> object:
     return value
 
 
-def name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.:/-]{1,128}", value, re.ASCII):
-        raise PydanticCustomError("name", "must be 1 to 128 of letters, digits and _ . : / -")
-    return value
-
-
-def positive(value: float) -> float:
-    if value <= 0:
-        raise PydanticCustomError("duration_positive", "must be longer than 0s")
-    return value
-
-
-def interval(value: float) -> float:
-    if 0 < value < 0.01:
-        raise PydanticCustomError("interval", "must be 10ms or longer, or 0s for back to back")
-    return value
-
-
-def unicode_text(value: object) -> object:
-    """Refuses half surrogate pairs, which no page or log could be written with."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise PydanticCustomError("unicode", "must be whole UTF-8 characters") from None
-    return value
-
-
-def variable_name(value: str) -> str:
-    if not re.fullmatch(r"[^\s$={}]+", value) or not value.isprintable():
-        # Its own type, so that the value is not repeated: it may be the token itself.
-        raise PydanticCustomError("variable_name", "must be the name alone of an environment variable, without $")
-    return value
-
-
-def file_name(value: str) -> str:
-    if not value.strip() or not value.isprintable():
-        raise PydanticCustomError("file_name", "must be the name of a file, without line ends or control characters")
-    return value
-
-
-def budget_period(value: float) -> float:
-    if not 3600 <= value <= 366 * 86400:
-        raise PydanticCustomError("period", "must be from 1h to 366d")
-    return value
+def is_unicode(text: str) -> bool:
+    """Whether it has no half surrogate pairs, which no page, log or JSON could be written with."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 # The kernel's limit for a socket's address, less the closing zero.

@@ -2,13 +2,12 @@
 
 from typing import Annotated, Literal, Self, cast
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from exporter.config import notation
-from exporter.config.fields import BatchSizes, Name, Names, PositiveSeconds, Real, Seconds, SettingsBlock
+from exporter.config.fields import BatchSizes, Name, Names, PositiveSeconds, Real, Seconds, SettingsBlock, must
 
-BudgetPeriod = Annotated[Seconds, AfterValidator(notation.budget_period)]
+BudgetPeriod = Annotated[Seconds, must(lambda seconds: 3600 <= seconds <= 366 * 86400, "must be from 1h to 366d")]
 MEASURES = ("ttft", "inter_token_latency", "time_per_output_token", "request_duration", "availability")
 
 

@@ -1,5 +1,6 @@
 """The keys of a target, and of its TLS."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -7,7 +8,7 @@ from pydantic import AfterValidator, Field, field_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from exporter.config import notation
-from exporter.config.fields import Name, SettingsBlock, Whole
+from exporter.config.fields import Name, SettingsBlock, Whole, must
 from exporter.config.json_object import JsonObject
 from exporter.config.secrets import masked
 
@@ -15,15 +16,36 @@ Kind = Literal["shard", "fmaas", "http"]
 Api = Literal["tgi", "completions", "chat"]
 KvCache = Literal["exclusive", "reserved_block"]
 Address = Annotated[str, AfterValidator(notation.ascii_address)]
-VariableName = Annotated[str, AfterValidator(notation.variable_name)]
-FileName = Annotated[str, AfterValidator(notation.file_name)]
-LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
 RESERVED_LABELS = frozenset(
     {
         *("target", "workload", "batch_size", "method", "phase", "outcome", "code", "reason", "slo", "verdict", "kind"),
         *("protocol", "model", "dtype", "device", "attention", "ranks", "le", "quantile", "job", "instance", "version"),
     }
 )
+VariableName = Annotated[
+    str,
+    must(
+        lambda text: re.fullmatch(r"[^\s$={}]+", text) and text.isprintable(),
+        "must be the name alone of an environment variable, without $",
+        kind="variable_name",  # keeps the value from being repeated: it may be the token itself
+    ),
+]
+FileName = Annotated[
+    str,
+    must(
+        lambda text: text.strip() and text.isprintable(),
+        "must be the name of a file, without line ends or control characters",
+    ),
+]
+LabelName = Annotated[
+    str,
+    Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$"),
+    must(
+        lambda label: label not in RESERVED_LABELS and not label.startswith("__"),
+        "the name is taken by tgi-probe or Prometheus; choose another",
+        kind="label",
+    ),
+]
 # The keys that only some kinds of target have.
 KEYS_OF_KINDS: dict[str, tuple[Kind, ...]] = {
     "kv_cache": ("shard",),
@@ -125,7 +147,6 @@ class Target(SettingsBlock):
                     "{key}: is a key of kind {kinds} only, and this target is of kind {kind}; remove it",
                     {"key": key, "kinds": " and ".join(kinds), "kind": self.kind},
                 )
-        self._check_labels()
         if self.kind == "http":
             self._check_http()
         else:
@@ -149,12 +170,3 @@ class Target(SettingsBlock):
             raise PydanticCustomError(
                 "key", "extra_body: stream must be true, a probe needs an event stream; remove it"
             )
-
-    def _check_labels(self) -> None:
-        for label in self.labels:
-            if label in RESERVED_LABELS or label.startswith("__"):
-                raise PydanticCustomError(
-                    "label",
-                    "labels.{label}: the name is taken by tgi-probe or Prometheus; choose another",
-                    {"label": label},
-                )

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from pydantic_core import PydanticCustomError
 
 from exporter.config.errors import SettingsError, explain
-from exporter.config.fields import Seconds
+from exporter.config.fields import Seconds, must
 from exporter.config.yaml_file import read_yaml
 
 Version = Literal["TLS10", "TLS11", "TLS12", "TLS13"]
@@ -25,7 +25,7 @@ CIPHERS = {
     "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384": "ECDHE-RSA-AES256-GCM-SHA384",
     "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-RSA-CHACHA20-POLY1305",
 }
-TLS13_SUITES = frozenset({"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"})
+SUITES = frozenset({*CIPHERS, "TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"})
 HEADERS = {
     "Content-Security-Policy": (),
     "Strict-Transport-Security": (),
@@ -36,22 +36,17 @@ HEADERS = {
 BCRYPT = re.compile(r"\$2[abxy]\$\d\d\$[./A-Za-z0-9]{53}", re.ASCII)
 
 
+PasswordHash = Annotated[
+    SecretStr,
+    must(
+        lambda hashed: BCRYPT.fullmatch(hashed.get_secret_value()),
+        "must be a bcrypt hash, $2y$10$…; make one with: htpasswd -nBC 10 NAME",
+    ),
+]
+
+
 class WebFileSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-def _cipher(name: str) -> str:
-    if name not in CIPHERS and name not in TLS13_SUITES:
-        raise PydanticCustomError("cipher", "must be one of " + ", ".join(CIPHERS))
-    return name
-
-
-def _client_auth(name: str) -> str:
-    if name in ("RequestClientCert", "RequireAnyClientCert"):
-        raise PydanticCustomError(
-            "client_auth", "this policy asks for a certificate and then believes any; use RequireAndVerifyClientCert"
-        )
-    return name
 
 
 class TlsServerSection(WebFileSection):
@@ -71,12 +66,15 @@ class TlsServerSection(WebFileSection):
             "VerifyClientCertIfGiven",
             "RequireAndVerifyClientCert",
         ],
-        AfterValidator(_client_auth),
+        must(
+            lambda name: name not in ("RequestClientCert", "RequireAnyClientCert"),
+            "this policy asks for a certificate and then believes any; use RequireAndVerifyClientCert",
+        ),
     ] = "NoClientCert"
     client_allowed_sans: tuple[str, ...] = ()
     min_version: Version = "TLS12"
     max_version: Version = "TLS13"
-    cipher_suites: tuple[Annotated[str, AfterValidator(_cipher)], ...] = ()
+    cipher_suites: tuple[Annotated[str, must(SUITES.__contains__, "must be one of " + ", ".join(CIPHERS))], ...] = ()
     prefer_server_cipher_suites: bool = True
     # Python's ssl cannot set a list of curves; its default order (X25519, P-256, …) is the one of Go.
     curve_preferences: tuple[str, ...] = Field((), max_length=0)
@@ -128,18 +126,12 @@ class RateLimitSection(WebFileSection):
     burst: int = Field(0, ge=0)
 
 
-def _bcrypt(hashed: SecretStr) -> SecretStr:
-    if not BCRYPT.fullmatch(hashed.get_secret_value()):
-        raise PydanticCustomError("bcrypt", "must be a bcrypt hash, $2y$10$…; make one with: htpasswd -nBC 10 NAME")
-    return hashed
-
-
 class WebFile(WebFileSection):
     """A whole web file. The defaults hold without a file: plain HTTP, open to everyone who reaches the port."""
 
     tls_server_config: TlsServerSection | None = None
     http_server_config: HttpServerSection = HttpServerSection()
-    basic_auth_users: dict[str, Annotated[SecretStr, AfterValidator(_bcrypt)]] = {}
+    basic_auth_users: dict[str, PasswordHash] = {}
     rate_limit: RateLimitSection = RateLimitSection()
 
 
