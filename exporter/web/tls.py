@@ -3,10 +3,9 @@
 import os
 import ssl
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from exporter.web.web_file import CIPHERS, TlsServerSection
 
@@ -78,9 +77,3 @@ def problem(tls: TlsServerSection, error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f": {error.filename} cannot be read: {error.strerror}; check the path and its permissions"
     return f": {error}"
-
-
-def allowed_name(names: tuple[str, ...], certificate: Mapping[str, Any] | None) -> bool:
-    """Whether the certificate has one of the alternative `names`; true when `names` is empty."""
-    held = {str(value) for _, value in (certificate or {}).get("subjectAltName", ())}
-    return not names or not held.isdisjoint(names)

@@ -5,14 +5,13 @@ see an empty reply instead of the reason.
 """
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import ByteStream, SocketStream
 
-from exporter.web.tls import allowed_name
 from exporter.web.web_file_state import WebFileState
 
 Result = TypeVar("Result")
@@ -31,13 +30,15 @@ class ServerTlsStream(ByteStream):
         self._incoming.write(received)
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
-    async def handshake(self, allowed_names: tuple[str, ...]) -> None:
+    async def handshake(self, allowed_names: Sequence[str]) -> None:
         """Raises ClientRefusedError, also when the client's certificate has none of the names, if there are any."""
         try:
             await self._do(self._tls.do_handshake)
         except ssl.SSLError as error:
             raise ClientRefusedError(f"no TLS handshake ({error.reason or error})") from None
-        if not allowed_name(allowed_names, self._tls.getpeercert()):
+        certificate: Mapping[str, Any] = self._tls.getpeercert() or {}
+        held = {str(name) for _, name in certificate.get("subjectAltName", ())}
+        if allowed_names and held.isdisjoint(allowed_names):
             raise ClientRefusedError("its certificate has none of the client_allowed_sans")
 
     async def receive(self, max_bytes: int = 65536) -> bytes:

@@ -15,7 +15,6 @@ from exporter.config.fields import Seconds, must
 from exporter.config.yaml_file import read_yaml
 
 Version = Literal["TLS10", "TLS11", "TLS12", "TLS13"]
-VERSIONS = ("TLS10", "TLS11", "TLS12", "TLS13")
 # Go's names, as in the format, of suites with forward secrecy. Those of TLS 1.3 cannot be chosen in Go either.
 CIPHERS = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
@@ -81,23 +80,23 @@ class TlsServerSection(WebFileSection):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for what in ("cert", "key"):
-            if (getattr(self, what) is None) == (getattr(self, f"{what}_file") is None):
-                raise PydanticCustomError("pem", f"must have exactly one of {what}_file and {what}")
-        has_ca = self.client_ca is not None or self.client_ca_file is not None
-        if self.client_ca is not None and self.client_ca_file is not None:
-            raise PydanticCustomError("pem", "must have at most one of client_ca_file and client_ca")
-        if (self.client_auth_type != "NoClientCert") != has_ca:
-            raise PydanticCustomError(
-                "client_auth",
+        authorities = [one for one in (self.client_ca, self.client_ca_file) if one is not None]
+        for wrong, message in (
+            ((self.cert is None) == (self.cert_file is None), "must have exactly one of cert_file and cert"),
+            ((self.key is None) == (self.key_file is None), "must have exactly one of key_file and key"),
+            (len(authorities) > 1, "must have at most one of client_ca_file and client_ca"),
+            (
+                (self.client_auth_type != "NoClientCert") != bool(authorities),
                 "client_ca_file and client_auth_type: RequireAndVerifyClientCert go together; give both or neither",
-            )
-        if self.client_allowed_sans and self.client_auth_type != "RequireAndVerifyClientCert":
-            raise PydanticCustomError(
-                "client_auth", "client_allowed_sans needs client_auth_type: RequireAndVerifyClientCert"
-            )
-        if VERSIONS.index(self.min_version) > VERSIONS.index(self.max_version):
-            raise PydanticCustomError("version", "min_version must not be above max_version")
+            ),
+            (
+                self.client_allowed_sans and self.client_auth_type != "RequireAndVerifyClientCert",
+                "client_allowed_sans needs client_auth_type: RequireAndVerifyClientCert",
+            ),
+            (self.min_version > self.max_version, "min_version must not be above max_version"),
+        ):
+            if wrong:
+                raise PydanticCustomError("tls", message)
         return self
 
 
@@ -137,21 +136,14 @@ class WebFile(WebFileSection):
 
 def load(path: Path) -> WebFile:
     """Reads a web file; file names in it are relative to it. Raises SettingsError with a line for each problem."""
-    document = read_yaml(path)
     try:
-        config = WebFile.model_validate(document)
+        config = WebFile.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise SettingsError(
-            [_line(path, *explain(problem, echo=False, model=WebFile)) for problem in error.errors()]
-        ) from None
-    tls = config.tls_server_config
-    if tls is None:
+        problems = (explain(problem, echo=False, model=WebFile) for problem in error.errors())
+        raise SettingsError([": ".join(filter(None, (str(path), *problem))) for problem in problems]) from None
+    if (tls := config.tls_server_config) is None:
         return config
     files = {
         name: path.parent / file for name in ("cert_file", "key_file", "client_ca_file") if (file := getattr(tls, name))
     }
     return config.model_copy(update={"tls_server_config": tls.model_copy(update=files)})
-
-
-def _line(path: Path, place: str, message: str) -> str:
-    return f"{path}: {place}: {message}" if place else f"{path}: {message}"
