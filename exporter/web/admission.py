@@ -12,6 +12,7 @@ from typing import Protocol
 import anyio
 
 from exporter.web.fair_queue import FairQueue
+from exporter.web.token_bucket import Bucket
 
 # Scrapes, health checks and a person's clicks are far below; thousands a second would take the time of the probes.
 PACE_SECONDS = 0.02
@@ -50,14 +51,10 @@ class Admission:
     ) -> None:
         self._clock = clock
         self._sleep = sleep
-        self._queue: FairQueue[WaitingRequest] = FairQueue(PACE_SECONDS, PACE_BURST)
+        self._pace = Bucket(PACE_SECONDS, PACE_BURST)
+        self._queue: FairQueue[WaitingRequest] = FairQueue()
         self._pages: dict[Client, None] = {}
         self._changed = anyio.Event()
-
-    @property
-    def waiting(self) -> int:
-        """How many requests wait."""
-        return len(self._queue)
 
     @asynccontextmanager
     async def admitted(
@@ -92,19 +89,20 @@ class Admission:
         """Admits waiting requests until cancelled. Each is chosen as late as possible."""
         while True:
             await self._until_one_may_go()
-            await self._sleep(self._queue.reserve(self._clock()))
+            await self._sleep(self._pace.reserve(self._clock()))
             waiting = self._queue.pop(self._clock(), self._may_go)
             if waiting is not None:
                 if waiting.has_token:
-                    self._queue.give_back()
+                    self._pace.give_back()
                 self._admit(waiting)
 
     def _passes(self, waiting: WaitingRequest, key: Hashable) -> bool:
         """Whether it need not wait; it then counts as served."""
-        if not waiting.has_token:
-            return self._may_go(waiting) and self._queue.serve_now(key, self._clock())
-        # It takes no place that another one waits for.
-        if waiting.wants_page and len(self._pages) + self._queue.count(lambda other: other.wants_page) >= MAX_PAGES:
+        if waiting.has_token:
+            # It takes no place that another one waits for.
+            if waiting.wants_page and len(self._pages) + self._queue.count(lambda other: other.wants_page) >= MAX_PAGES:
+                return False
+        elif self._queue or not self._may_go(waiting) or not self._pace.allows(self._clock()):
             return False
         self._queue.served(key, self._clock())
         return True
@@ -119,7 +117,7 @@ class Admission:
         waiting.admitted.set()
 
     async def _until_one_may_go(self) -> None:
-        while not self._queue.has(self._may_go):
+        while not self._queue.count(self._may_go):
             seconds = CHECK_SECONDS if self._queue else float("inf")
             with anyio.move_on_after(seconds):
                 await self._changed.wait()

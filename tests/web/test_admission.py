@@ -79,12 +79,12 @@ def test_who_leaves_while_waiting_is_taken_out_and_keeps_no_page() -> None:
 
                 async def leave() -> None:
                     await settled()
-                    assert clients.admission.waiting == 1
+                    assert len(clients.admission._queue) == 1
                     leaving.cancel()
 
                 tasks.start_soon(leave)
                 await clients.ask("left", True)
-            assert clients.admission.waiting == 0
+            assert len(clients.admission._queue) == 0
             end = anyio.Event()
             await clients.pass_time()
             await take_all_places(clients, tasks, end)
@@ -103,7 +103,7 @@ def test_an_action_does_not_wait_behind_a_page_from_the_same_address() -> None:
             tasks.start_soon(clients.ask, "action")
             await settled()
             assert clients.answered[-1] == "action"
-            assert clients.admission.waiting == 1
+            assert len(clients.admission._queue) == 1
 
     anyio.run(scene)
 
@@ -115,18 +115,18 @@ def test_a_request_after_a_handshake_waits_for_a_place_only_and_takes_none_in_th
             await take_all_places(clients, tasks, end)
             tasks.start_soon(clients.ask, "after a handshake", True, None, True)
             await settled()
-            assert clients.admission.waiting == 1
+            assert len(clients.admission._queue) == 1
             end.set()
             await settled()
             assert clients.answered[-1] == "after a handshake"
             for number in range(PACE_BURST - MAX_PAGES):
                 tasks.start_soon(clients.ask, f"rest of the burst {number}")
             await settled()
-            assert clients.admission.waiting == 0
+            assert len(clients.admission._queue) == 0
             tasks.start_soon(clients.ask, "one more")
             tasks.start_soon(clients.ask, "another one after a handshake", True, None, True)
             await settled()
             assert clients.answered[-1] == "another one after a handshake"
-            assert clients.admission.waiting == 1
+            assert len(clients.admission._queue) == 1
 
     anyio.run(scene)
