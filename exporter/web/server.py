@@ -8,6 +8,7 @@ import errno
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 from anyio.abc import SocketStream, TaskGroup
@@ -16,7 +17,6 @@ from exporter.config.notation import ANY_INTERFACE, split_listen_address
 from exporter.web.accepted_connection import AcceptedConnection
 from exporter.web.access import Guard
 from exporter.web.admission import Admission
-from exporter.web.messages import HttpResponse, ReceivedRequest
 from exporter.web.routes import Views, answer
 from exporter.web.token_bucket import Bucket
 from exporter.web.web_file_state import WebFileState
@@ -61,19 +61,13 @@ class WebServer:
         self.port = int(self._socket.getsockname()[1])
         shown = f"[{host}]" if ":" in host else host
         self.address = f"{shown}:{self.port}" + (" (every interface)" if host in ANY_INTERFACE else "")
-        self._views = views
         self._web_file = web_file or WebFileState(None)
-        self._guard = Guard(self._page, self._web_file)
+        self._guard = Guard(partial(answer, views=views, workers=anyio.CapacityLimiter(WORKERS)), self._web_file)
         self._report = report
         self._admission = admission or Admission()
-        self._workers = anyio.CapacityLimiter(WORKERS)
         self._part_maker = anyio.CapacityLimiter(PART_MAKERS)
         self._pace = Bucket(ACCEPT_SECONDS, MAX_IDLE_CONNECTIONS)
         self._connections: dict[AcceptedConnection, None] = {}
-
-    @property
-    def open_connections(self) -> int:
-        return len(self._connections)
 
     def close(self) -> None:
         """Only where `serve` never ran: it closes by itself."""
@@ -129,9 +123,6 @@ class WebServer:
         idle = [connection for connection in self._connections if connection.is_idle]
         if len(idle) > MAX_IDLE_CONNECTIONS:
             min(idle, key=lambda connection: connection.was_admitted).cut()
-
-    async def _page(self, request: ReceivedRequest) -> HttpResponse:
-        return await answer(request, self._views, self._workers)
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -90,7 +90,7 @@ def test_an_answer_must_be_taken_in_time(running: WebServer, monkeypatch: pytest
         [client] = clients(stack, running, 1)
         client.sendall(request("/config"))
         assert status(client) == 200
-        wait_until(lambda: running.open_connections == 0, "the connection is closed")
+        wait_until(lambda: not running._connections, "the connection is closed")
 
 
 def test_clients_that_take_no_page_are_cut_off_for_others(running: WebServer) -> None:
@@ -200,7 +200,7 @@ def test_a_stop_is_bounded_although_clients_take_nothing(monkeypatch: pytest.Mon
             silent, slow = clients(stack, found, 2)
             slow.sendall(request("/config"))
             assert status(slow) == 200
-        assert found.open_connections == 0
+        assert not found._connections
         until_closed(silent)
 
 
