@@ -37,31 +37,20 @@ class Views:
     probe: Callable[[str, str, str], Awaitable[tuple[str, str]]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Accepts:
-    """What the client says it can read: its headers Accept and Accept-Encoding."""
-
-    format: str = ""
-    encoding: str = ""
-
-
 async def answer(request: ReceivedRequest, views: Views, workers: CapacityLimiter) -> HttpResponse:
     """The response to any request. What takes time is done in the threads of `workers`."""
     if request.is_action:
         return await _act(request, views)
-    accepts = Accepts(request.headers.get("accept", ""), request.headers.get("accept-encoding", ""))
     if request.is_health_check or request.path == "/metrics":  # whose body is made when it is sent
-        return respond(request.method, request.path, accepts, views)
-    return await to_thread.run_sync(
-        respond, request.method, request.path, accepts, views, limiter=workers, abandon_on_cancel=True
-    )
+        return respond(request, views)
+    return await to_thread.run_sync(respond, request, views, limiter=workers, abandon_on_cancel=True)
 
 
-def respond(method: str, path: str, accepts: Accepts, views: Views) -> HttpResponse:
+def respond(request: ReceivedRequest, views: Views) -> HttpResponse:
     """The response to a request that only reads."""
-    match path:
+    match request.path:
         case "/metrics":
-            return _metrics(views.registry(), accepts)
+            return _metrics(request, views.registry())
         case "/-/healthy":
             return _state(views.healthy())
         case "/-/ready":
@@ -71,11 +60,12 @@ def respond(method: str, path: str, accepts: Accepts, views: Views) -> HttpRespo
         case "/":
             return HttpResponse("200 OK", encoded(views.status()), HTML)
         case _:
-            return text_response("404 Not Found", f"no page at {json.dumps(path)}")
+            return text_response("404 Not Found", f"no page at {json.dumps(request.path)}")
 
 
-def _metrics(registry: Registry, accepts: Accepts) -> HttpResponse:
-    form, packed = choose_format(accepts.format), compressed(accepts.encoding)
+def _metrics(request: ReceivedRequest, registry: Registry) -> HttpResponse:
+    form = choose_format(request.headers.get("accept", ""))
+    packed = compressed(request.headers.get("accept-encoding", ""))
     if form is None or packed is None:
         offered = f"offered: text/plain, application/openmetrics-text and {PROTOBUF.content_type}; as it is or in gzip"
         return text_response("406 Not Acceptable", offered)
@@ -104,12 +94,9 @@ async def _reload(request: ReceivedRequest, views: Views) -> HttpResponse:
         return text_response("403 Forbidden", off)
     if request.method not in ("POST", "PUT"):
         return text_response("405 Method Not Allowed", "use POST: curl -X POST …/-/reload")
-    problems = await views.reload()
-    return (
-        text_response("500 Internal Server Error", "\n".join(problems))
-        if problems
-        else text_response("200 OK", "reloaded")
-    )
+    if problems := await views.reload():
+        return text_response("500 Internal Server Error", "\n".join(problems))
+    return text_response("200 OK", "reloaded")
 
 
 async def _probe(request: ReceivedRequest, views: Views) -> HttpResponse:
