@@ -1,9 +1,10 @@
 """A scatter chart as inline SVG: throughput over latency, a point for each batch size, a line for each series. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import cycle
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 26, 12, 30
@@ -43,30 +44,29 @@ class LabelBox:
         )
 
 
-class Labels:
-    """Finds room for texts beside points, so that none covers another or a point."""
+def _labels(places: Sequence[Place], texts: Sequence[str]) -> Iterator[str]:
+    """The element of each text, on the first side of its point where it covers no other text and no point, else on
+    the first.
+    """
+    sides = SIDES if len(places) <= MAX_PLACED_LABELS else SIDES[:1]
+    taken = [LabelBox(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y in places]
+    for point, text in zip(places, texts, strict=True):
+        labels = [_label(side, point, text) for side in sides]
+        box, element = next((one for one in labels if _is_free(one[0], taken)), labels[0])
+        taken.append(box)
+        yield element
 
-    def __init__(self, points: Sequence[Place]) -> None:
-        self._sides = SIDES if len(points) <= MAX_PLACED_LABELS else SIDES[:1]
-        self._taken = [LabelBox(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y in points]
 
-    def beside(self, point: Place, text: str) -> str:
-        """The text's element, on the first side with room, else on the first."""
-        sides = [self._on(side, point, text) for side in self._sides]
-        box, element = next(((box, element) for box, element in sides if self._is_free(box)), sides[0])
-        self._taken.append(box)
-        return element
+def _label(side: tuple[int, int, str], point: Place, text: str) -> tuple[LabelBox, str]:
+    x, y, wide = round(point[0] + side[0], 1), round(point[1] + side[1], 1), DIGIT * len(text)
+    left = x if side[2] == "start" else x - wide
+    element = f'<text class="label" x="{x}" y="{y}" text-anchor="{side[2]}">{text}</text>'
+    return LabelBox(left, y - LETTER_HEIGHT, left + wide, y), element
 
-    def _on(self, side: tuple[int, int, str], point: Place, text: str) -> tuple[LabelBox, str]:
-        x, y, wide = round(point[0] + side[0], 1), round(point[1] + side[1], 1), DIGIT * len(text)
-        left = x if side[2] == "start" else x - wide
-        element = f'<text class="label" x="{x}" y="{y}" text-anchor="{side[2]}">{text}</text>'
-        return LabelBox(left, y - LETTER_HEIGHT, left + wide, y), element
 
-    def _is_free(self, box: LabelBox) -> bool:
-        if box.left < 0 or box.right > WIDTH or box.top < 0 or box.bottom > HEIGHT - BOTTOM:
-            return False
-        return not any(box.meets(other) for other in self._taken)
+def _is_free(box: LabelBox, taken: Sequence[LabelBox]) -> bool:
+    inside = box.left >= 0 and box.right <= WIDTH and box.top >= 0 and box.bottom <= HEIGHT - BOTTOM
+    return inside and not any(box.meets(other) for other in taken)
 
 
 def scatter(title: str, points: Sequence[Point]) -> str:
@@ -90,31 +90,24 @@ def scatter(title: str, points: Sequence[Point]) -> str:
         _, down = place(0, y)
         parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down}" y2="{down}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{down + 4}" text-anchor="end">{_tick(y)}</text>')
-    names = sorted({point.series for point in points})
-    labels = Labels([place(point.x, point.y) for point in points])
-    for number, name in enumerate(names):
-        mine = sorted((point for point in points if point.series == name), key=lambda point: point.batch_size)
-        parts.append(_line(mine, [place(point.x, point.y) for point in mine], number, labels))
-    legend = " · ".join(
-        f'<span style="color:{COLOURS[number % len(COLOURS)]}">●</span> {escape(name)}'
-        for number, name in enumerate(names)
-    )
+    points = sorted(points, key=lambda point: (point.series, point.batch_size))
+    places = [place(point.x, point.y) for point in points]
+    names = dict.fromkeys(point.series for point in points)
+    styles = dict(zip(names, cycle(zip(COLOURS, DASHES, strict=True))))
+    for name, (colour, dash) in styles.items():
+        path = " ".join(f"{x},{y}" for point, (x, y) in zip(points, places, strict=True) if point.series == name)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-dasharray="{dash}"/>')
+    labels = _labels(places, [str(point.batch_size) for point in points])
+    for point, (x, y), label in zip(points, places, labels, strict=True):
+        name = f"{point.series}, batch size {point.batch_size}: {point.y:,.0f} tokens/s at {point.x:,.1f} ms"
+        circle = f'<circle cx="{x}" cy="{y}" r="{RADIUS}" fill="{styles[point.series][0]}">'
+        parts.append(f"{circle}<title>{escape(name)}</title></circle>{label}")
+    legend = " · ".join(f'<span style="color:{colour}">●</span> {escape(name)}' for name, (colour, _) in styles.items())
     return (
         f"<figure><figcaption>{escape(title)}</figcaption>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
         f'<div class="dim">{legend}</div></figure>'
     )
-
-
-def _line(points: Sequence[Point], places: Sequence[Place], number: int, labels: Labels) -> str:
-    colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
-    path = " ".join(f"{x},{y}" for x, y in places)
-    parts = [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-dasharray="{dash}"/>']
-    for point, (x, y) in zip(points, places, strict=True):
-        title = f"{point.series}, batch size {point.batch_size}: {point.y:,.0f} tokens/s at {point.x:,.1f} ms"
-        parts.append(f'<circle cx="{x}" cy="{y}" r="{RADIUS}" fill="{colour}"><title>{escape(title)}</title></circle>')
-        parts.append(labels.beside((x, y), str(point.batch_size)))
-    return "".join(parts)
 
 
 def _tick(value: float) -> str:
