@@ -26,7 +26,11 @@ BAD_PROBES = 2.5
 
 @dataclass(frozen=True, slots=True)
 class ComparedMetric:
-    """A histogram whose median is compared with its past. `unit` follows the value in the alert's text."""
+    """A histogram that is compared with its past. `unit` follows the value in the alert's text.
+
+    A latency by its median, which one slow request does not move. A throughput by its average: no slow request moves
+    it far, and it does not depend on buckets, which for throughput are wide.
+    """
 
     alert: str
     histogram: str
@@ -68,12 +72,19 @@ def _baseline(record: str, window: float, interval: float, options: Options) -> 
 
 def _regression(metric: ComparedMetric, window: float, interval: float, options: Options) -> Iterator[Rule]:
     span, factor = promql.duration(window), promql.number(options.regression_factor)
-    now, usual = f"tgi_probe:{metric.histogram}:median_{span}", f"tgi_probe:{metric.histogram}:baseline_7d"
-    native, buckets = (f"rate(tgi_probe_{metric.histogram}{suffix}[{span}])" for suffix in ("", "_bucket"))
-    if options.drop_labels:
-        native, buckets = (f"sum without ({options.dropped()}) ({rates})" for rates in (native, buckets))
-    median = f"histogram_quantile(0.5, {native})\nor histogram_quantile(0.5, {buckets})"
-    yield recording(now, f"({median})\n>= 0")  # no NaN where nothing was measured
+    short, statistic = ("median", "median") if metric.higher_is_worse else ("mean", "average")
+    now, usual = f"tgi_probe:{metric.histogram}:{short}_{span}", f"tgi_probe:{metric.histogram}:baseline_7d"
+
+    def rate(suffix: str = "") -> str:
+        rates = f"rate(tgi_probe_{metric.histogram}{suffix}[{span}])"
+        return f"sum without ({options.dropped()}) ({rates})" if options.drop_labels else rates
+
+    native, classic = (
+        (f"histogram_quantile(0.5, {rate()})", f"histogram_quantile(0.5, {rate('_bucket')})")
+        if metric.higher_is_worse
+        else (f"histogram_sum({rate()}) / histogram_count({rate()})", f"{rate('_sum')} / {rate('_count')}")
+    )
+    yield recording(now, f"({native}\nor {classic})\n>= 0")  # no NaN where nothing was measured
     yield recording(usual, _baseline(now, window, interval, options))
     if metric.higher_is_worse:
         expr = f"{now} > {factor} * {usual}\nand {now} - {usual} > {promql.number(NOISE)}"
@@ -90,9 +101,9 @@ def _regression(metric: ComparedMetric, window: float, interval: float, options:
         "ticket",
         summary=f"{TARGET}: {metric.what} of batch size {BATCH_SIZE} is worse than it was",
         description=(
-            f"The median {metric.what} of workload {WORKLOAD}, batch size {BATCH_SIZE}, on {TARGET} was {value}{unit} "
-            f"in the last {span}: {direction} its own median of the past 7 days by more than the factor {factor} "
-            f"({usual})."
+            f"The {statistic} {metric.what} of workload {WORKLOAD}, batch size {BATCH_SIZE}, on {TARGET} was "
+            f"{value}{unit} in the last {span}: {direction} the median of its past 7 days by more than the factor "
+            f"{factor} ({usual})."
         ),
         wait=options.minutes(30),
         labels={"measure": metric.what},

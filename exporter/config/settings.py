@@ -44,7 +44,7 @@ class Histograms(SettingsBlock):
 
     classic: Annotated[ClassicBuckets, BeforeValidator(_off)] = Field(
         "lean",
-        description="classic buckets: lean = about ten edges in each histogram, fine = up to 131, off = none",
+        description="classic buckets: lean = 4 to 10 edges in each histogram, fine = up to 131, off = none",
     )
     native: bool = Field(
         True, description="whether a Prometheus that asks for native histograms (in protobuf) gets them"

@@ -17,6 +17,7 @@ from pydantic_settings import SettingsError as PydanticSettingsError
 
 from exporter.config import paths, variables
 from exporter.config.errors import SettingsError, explain
+from exporter.config.fields import SettingsBlock
 from exporter.config.settings import Settings
 from exporter.config.variables import PREFIX
 from exporter.config.yaml_file import read_yaml
@@ -62,9 +63,12 @@ def load(path: Path | None) -> Settings:
         raise SettingsError([str(error)]) from None
     except PydanticSettingsError as error:
         field = re.search(r'field "(\w+)"', str(error))
-        name = PREFIX + (field[1].upper() if field else "…")
+        name = field[1] if field else ""
+        kind = Settings.model_fields[name].annotation if name in Settings.model_fields else None
+        keys = list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, SettingsBlock) else ["0__NAME"]
+        variable = PREFIX + (name.upper() or "…")
         raise SettingsError(
-            [f"{name}: is not JSON; write a JSON value, or set one key each, such as {name}__0__NAME"]
+            [f"{variable}: is not JSON; write a JSON value, or set one key each, such as {variable}__{keys[0].upper()}"]
         ) from None
     return Settings.model_construct(**{name: getattr(merged, name) for name in Settings.model_fields})
 

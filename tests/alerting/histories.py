@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from exporter.metrics import bucket_edges
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -68,6 +70,8 @@ class History:
             self.count(
                 f'{name}_bucket{{{labels},le="{le}"}}', sum(n for value, n in seen if value <= edge), there, reset
             )
+        self.count(f"{name}_count{{{labels}}}", sum(n for _, n in seen), there, reset)
+        self.count(f"{name}_sum{{{labels}}}", sum(n * value for value, n in seen), there, reset)
 
 
 def history(phases: Sequence[Phase], name: str = "llama", instance: str = "probe:9477") -> dict[str, list[Value]]:
@@ -110,8 +114,8 @@ def history(phases: Sequence[Phase], name: str = "llama", instance: str = "probe
             edges = (0.01, 0.012, 0.015, 0.018, 0.022, 0.027, 0.033, 0.039, 0.082, 0.1, 0.12, 0.15, 0.18, 0.2, 0.22)
             seen.histogram(f"tgi_probe_{name}_seconds", probes, edges, [(value, phase.probes)], there, restart)
         for name in ("decode", "prefill"):
-            series, rates = f"tgi_probe_{name}_throughput_tokens_per_second", (33, 47, 68, 100, 150, 220)
-            seen.histogram(series, probes, rates, [(phase.throughput, phase.probes)], there, restart)
+            series, edges = f"tgi_probe_{name}_throughput_tokens_per_second", bucket_edges.THROUGHPUT.lean
+            seen.histogram(series, probes, edges, [(phase.throughput, phase.probes)], there, restart)
     return seen.values
 
 

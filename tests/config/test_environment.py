@@ -227,6 +227,11 @@ def test_a_mapping_by_variable_overrules_single_keys_of_the_file(
             "TGI_PROBE_TARGETS: is not JSON; write a JSON value, or set one key each,"
             " such as TGI_PROBE_TARGETS__0__NAME",
         ),
+        (
+            TARGET | {"HISTOGRAMS": "fine"},
+            "TGI_PROBE_HISTOGRAMS: is not JSON; write a JSON value, or set one key each,"
+            " such as TGI_PROBE_HISTOGRAMS__CLASSIC",
+        ),
     ],
 )
 def test_a_wrong_variable_is_named_with_its_value_and_the_mend(
