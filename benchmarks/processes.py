@@ -83,8 +83,9 @@ class Process:
 class Server(Process):
     """A shard of `benchmarks.server` with a fixed service time."""
 
-    def __init__(self, address: str, service_seconds: float) -> None:
-        super().__init__(["-m", "benchmarks.server", address, str(service_seconds)])
+    def __init__(self, address: str, service_seconds: float, ranks: int = 1) -> None:
+        """One rank of a model that has so many."""
+        super().__init__(["-m", "benchmarks.server", address, str(service_seconds), str(ranks)])
         self.address = self.read().split()[1]
 
     def batches(self) -> int:

@@ -3,10 +3,11 @@
 A gRPC server in Python takes about half a millisecond around its handler, and no one could tell it from the client's
 share. This one reads a request in one call and writes the answer in another; its own record of a call, `total_ns`,
 begins when the last byte of the request is in and ends right before the answer goes out. It speaks just enough of
-generate.v3 to be probed (padded, one rank), and answers only well-behaved clients on this machine.
+generate.v3 to be probed (padded), and answers only well-behaved clients on this machine.
 
-Run as a process: `python -m benchmarks.server ADDRESS SERVICE_SECONDS`. It prints `ready ADDRESS`, then answers each
-line on standard input with the number of batches it still holds, and ends with its input.
+Run as a process: `python -m benchmarks.server ADDRESS SERVICE_SECONDS [RANKS]`, one for each rank, whose address ends
+in -0, -1 and so on. It prints `ready ADDRESS`, then answers each line on standard input with the number of batches it
+still holds, and ends with its input.
 """
 
 import socket
@@ -43,10 +44,12 @@ def varint(value: int) -> bytes:
 class Shard:
     """The batches of one shard. An answer comes without `total_ns`, which is appended when it is known."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, ranks: int) -> None:
+        self._generates = ranks == 1 or address.endswith("-0")  # the first rank answers for all
+        urls = [address] if ranks == 1 else [f"{address.rpartition('-')[0]}-{rank}" for rank in range(ranks)]
         # One message that reads as ServiceDiscoveryResponse (field 1 as text) and as InfoResponse (field 1 as bool).
         self._about = (
-            pb.ServiceDiscoveryResponse(urls=[address]).SerializeToString()
+            pb.ServiceDiscoveryResponse(urls=urls).SerializeToString()
             + pb.InfoResponse(requires_padding=True, dtype="float32", device_type="cpu").SerializeToString()
         )
         self.batches: dict[int, tuple[int, bytes, bytes]] = {}
@@ -70,7 +73,7 @@ class Shard:
         ids = [request.id for request in batch.requests]
         step = pb.DecodeResponse(batch=pb.CachedBatch(id=batch.id, request_ids=ids, size=len(ids)))
         last = pb.DecodeResponse()
-        for request_id in ids:
+        for request_id in ids if self._generates else ():
             tokens = {"ids": [1], "logprobs": [-1.0], "texts": [" word"], "is_special": [False]}
             step.generations.add(request_id=request_id, tokens=tokens)
             end = {"text": " word", "generated_tokens": steps + 1}
@@ -168,10 +171,10 @@ def listen(address: str) -> tuple[socket.socket, str]:
     return listener, address
 
 
-def serve(address: str, service: float) -> None:
+def serve(address: str, service: float, ranks: int) -> None:
     sys.setswitchinterval(0.0001)
     listener, reachable = listen(address)
-    shard = Shard(reachable)
+    shard = Shard(reachable, ranks)
     threading.Thread(target=_accept, args=(listener, shard, service), daemon=True).start()
     print(f"ready {reachable}", flush=True)
     for _ in sys.stdin:
@@ -187,4 +190,4 @@ def _accept(listener: socket.socket, shard: Shard, service: float) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], float(sys.argv[2]))
+    serve(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else 1)

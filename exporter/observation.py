@@ -87,6 +87,7 @@ class Step:
 
     Both instants are the latest possible ones, because this process may have read late: the first of the tokens may
     have arrived up to `late` seconds before `arrived`, and the waiting may have begun `asked_late` before `asked`.
+    `ranks`: how many calls it took, made at once.
     """
 
     asked: float
@@ -96,6 +97,7 @@ class Step:
     requests: int | None = None
     late: float = 0.0
     asked_late: float = 0.0
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,10 @@ from exporter.observation import Observation, Outcome, Step, Stream
 TOLERANCE_SECONDS = 0.0025
 TOLERANCE_SHARE = 0.015
 # A sum of several calls may be wrong by this much more for each call after the first: even the smallest possible client
-# adds that much to a call (measured by `python -m benchmarks added-delay`).
-TOLERANCE_PER_CALL = 0.0003
+# adds that much to a call, and the second figure for each further rank that is called at once (measured by
+# `python -m benchmarks added-delay`).
+TOLERANCE_PER_CALL = 0.0005
+TOLERANCE_PER_RANK = 0.00025
 
 
 class Measure(StrEnum):
@@ -40,17 +42,20 @@ class Measure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UncertainDuration:
-    """Seconds. The true duration may be up to `less` shorter or `more` longer. It is a sum of that many `calls`."""
+    """Seconds. The true duration may be up to `less` shorter or `more` longer.
+
+    A sum of calls may be wrong by `allowed` more than a single duration.
+    """
 
     seconds: float
     less: float = 0.0
     more: float = 0.0
-    calls: int = 1
+    allowed: float = 0.0
 
     @property
     def certain(self) -> bool:
-        fixed = TOLERANCE_SECONDS + TOLERANCE_PER_CALL * (self.calls - 1)
-        return max(self.less, self.more) <= fixed + TOLERANCE_SHARE * max(0.0, self.seconds)
+        tolerance = TOLERANCE_SECONDS + TOLERANCE_SHARE * max(0.0, self.seconds) + self.allowed
+        return max(self.less, self.more) <= tolerance
 
     def within(self, threshold: float) -> bool | None:
         """Whether it is at most the threshold; None where that is not certain."""
@@ -89,7 +94,7 @@ def request_duration(stream: Stream) -> UncertainDuration:
     before = [step.late for step, _ in _pauses(stream.steps)]
     last = stream.steps[-1].late if stream.steps and stream.steps[-1].arrived == stream.ended else stream.ended_late
     less = last + sum(before) + _begun_late(stream)
-    return UncertainDuration(timeline.request_duration(stream), less, calls=1 + len(before))
+    return UncertainDuration(timeline.request_duration(stream), less, allowed=_allowed(stream.steps))
 
 
 def _begun_late(stream: Stream) -> float:
@@ -103,6 +108,11 @@ def _begun_late(stream: Stream) -> float:
 def _pauses(steps: Sequence[Step]) -> Iterator[tuple[Step, Step]]:
     """Pairs of steps with a pause in between, as between calls to a shard. A stream has no such pauses."""
     return ((step, after) for step, after in pairwise(steps) if after.asked != step.arrived)
+
+
+def _allowed(steps: Sequence[Step]) -> float:
+    """By how much more the sum of these steps may be wrong than one of them."""
+    return math.fsum(TOLERANCE_PER_CALL + TOLERANCE_PER_RANK * (after.ranks - 1) for _, after in _pauses(steps))
 
 
 def _decoding_late(steps: Sequence[Step]) -> tuple[float, float]:
@@ -130,8 +140,8 @@ def decode_duration(observation: Observation) -> UncertainDuration | None:
     streams = [stream for stream in observation.streams if len(stream.steps) > 1]
     late = [_decoding_late(stream.steps) for stream in streams]
     less = max(less for less, _ in late) + _send_spread(observation.streams)
-    calls = max(1 + sum(1 for _ in _pauses(stream.steps[1:])) for stream in streams)
-    return UncertainDuration(seconds, less, max(more for _, more in late), calls)
+    allowed = max(_allowed(stream.steps[1:]) for stream in streams)
+    return UncertainDuration(seconds, less, max(more for _, more in late), allowed)
 
 
 def _send_spread(streams: Sequence[Stream]) -> float:

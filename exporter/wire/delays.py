@@ -17,14 +17,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Self, TypeVar
 
 from exporter.observation import Failure, Outcome
 
 SCHEDSTAT = "/proc/thread-self/schedstat"
-TASKS = "/proc/self/task"
 BEAT_SECONDS = 0.002
 # A beat that is so much later, not counting the wait for a CPU, was held up.
 NOTICED_SECONDS = 0.0005
@@ -43,17 +42,13 @@ T = TypeVar("T")
 
 
 class Mark(NamedTuple):
-    """A thread's counters at one instant, in seconds, and its number of sleeps. `known`: the kernel has the counters.
-
-    `others`: how long each other thread of the process has waited for a CPU, where asked for.
-    """
+    """A thread's counters at one instant, in seconds, and its number of sleeps. `known`: the kernel has them."""
 
     at: float
     waited: float = 0.0
     ran: float = 0.0
     sleeps: int = 0
     known: bool = False
-    others: Mapping[str, float] = {}
 
 
 class Gap(NamedTuple):
@@ -114,7 +109,6 @@ class Delays:
         self._clock = clock
         self._path = path
         self._own = threading.local()
-        self._others = _Others()
         self._lock = threading.Lock()
         self._awake = threading.Event()
         self._watches = 0
@@ -125,17 +119,15 @@ class Delays:
 
     # --- one thread
 
-    def mark(self, of_all: bool = False) -> Mark:
-        """`of_all`: with the other threads of the process, for work that they share."""
+    def mark(self) -> Mark:
         file = getattr(self._own, "file", None)
         if file is None:
             file = self._own.file = _Counters(self._path)
         waited = file.waited()
         if waited is None:
             return Mark(self._clock())
-        others = self._others.waited() if of_all else {}
         sleeps = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-        return Mark(self._clock(), waited * 1e-9, time.thread_time(), sleeps, True, others)
+        return Mark(self._clock(), waited * 1e-9, time.thread_time(), sleeps, True)
 
     def between(self, before: Mark, after: Mark, sleeps: int) -> float:
         """At most how many seconds between the two marks this thread was held up.
@@ -146,8 +138,6 @@ class Delays:
         late = self.stopped(before.at, after.at)
         if before.known and after.known:
             late += max(0.0, after.waited - before.waited) + after.ran - before.ran
-            # A thread that has ended is missing: its wait does not offset the waits of others.
-            late += math.fsum(max(0.0, now - before.others.get(who, 0.0)) for who, now in after.others.items())
             late += max(0, after.sleeps - before.sleeps - sleeps) * (sys.getswitchinterval() + TIMER_SLACK)
         return min(late, after.at - before.at)
 
@@ -282,29 +272,6 @@ class DelayWatch:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Others:
-    """The counters of the other threads, kept open."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counters: dict[str, _Counters] = {}
-
-    def waited(self) -> dict[str, float]:
-        """How many seconds each has waited for a CPU."""
-        own = str(threading.get_native_id())
-        with self._lock:
-            there = set(os.listdir(TASKS))
-            self._counters = {who: counters for who, counters in self._counters.items() if who in there}
-            found: dict[str, float] = {}
-            for who in there - {own}:
-                waited = None if (known := self._counters.get(who)) is None else known.waited()
-                if waited is None:  # a new thread, perhaps with the number of an ended one
-                    known = self._counters[who] = _Counters(f"{TASKS}/{who}/schedstat")
-                    waited = known.waited()
-                found[who] = (waited or 0) * 1e-9
-        return found
 
 
 class _Counters:

@@ -114,8 +114,8 @@ def history(phases: Sequence[Phase], name: str = "llama", instance: str = "probe
             edges = (0.01, 0.012, 0.015, 0.018, 0.022, 0.027, 0.033, 0.039, 0.082, 0.1, 0.12, 0.15, 0.18, 0.2, 0.22)
             seen.histogram(f"tgi_probe_{name}_seconds", probes, edges, [(value, phase.probes)], there, restart)
         for name in ("decode", "prefill"):
-            series, edges = f"tgi_probe_{name}_throughput_tokens_per_second", bucket_edges.THROUGHPUT.lean
-            seen.histogram(series, probes, edges, [(phase.throughput, phase.probes)], there, restart)
+            series, rates = f"tgi_probe_{name}_throughput_tokens_per_second", bucket_edges.THROUGHPUT.lean
+            seen.histogram(series, probes, rates, [(phase.throughput, phase.probes)], there, restart)
     return seen.values
 
 

@@ -242,11 +242,13 @@ def test_a_recorded_gap_around_a_stop_of_the_whole_machine_is_true(read: Read, l
                 assert abs(value.seconds - (after - before)) <= allowed(value.seconds)
 
 
-@pytest.mark.parametrize(("late", "recorded"), [(0.0002, True), (0.001, False)])
+@pytest.mark.parametrize(
+    ("late", "ranks", "recorded"), [(0.0004, 1, True), (0.001, 1, False), (0.001, 4, True), (0.002, 4, False)]
+)
 def test_what_each_call_to_a_shard_adds_does_not_withhold_their_sum_but_what_holds_each_up_does(
-    late: float, recorded: bool
+    late: float, ranks: int, recorded: bool
 ) -> None:
-    calls = [Step(number * 0.0081, number * 0.0081 + 0.008, 1, late=late) for number in range(64)]
+    calls = [Step(number * 0.0081, number * 0.0081 + 0.008, 1, late=late, ranks=ranks) for number in range(64)]
     stream = Stream(1, 10, 0.0, calls[-1].arrived, tuple(calls))
     seen = certainty.recorded(Observation(Series("t", "w", 1), 0.0, 0.0, 1.0, Outcome.OK, "OK", streams=(stream,)))
     assert len(seen.gaps) == 63

@@ -16,6 +16,7 @@ from exporter.observation import Failure, Outcome
 from exporter.probes.interface import Prober
 from exporter.probes.opening import open_prober
 from exporter.simulator import Fault, Shard
+from tests.processes import wait_until
 from tests.simulator.caller import fast
 
 
@@ -79,6 +80,23 @@ def test_a_debt_is_paid_on_every_rank_however_often_connecting_failed_meanwhile(
         shard.fault(None)
         prober.close()
         assert batches(shard) == [0, 0]
+
+
+def test_each_further_rank_has_a_thread_until_the_prober_closes() -> None:
+    before = set(threading.enumerate())
+
+    def ranks() -> list[threading.Thread]:
+        return [thread for thread in set(threading.enumerate()) - before if thread.name == "rank"]
+
+    with Shard(fast(ranks=3)) as shard:
+        prober = prober_of(shard)
+        prober.connect(5.0)
+        (stream,) = prober.probe(workload(decode_length=4), 1, lambda: False).streams
+        assert {step.ranks for step in stream.steps} == {3}
+        assert len(threads := ranks()) == 2
+        assert all(thread.daemon for thread in threads), "a hung call must not keep the process alive"
+        prober.close()
+        wait_until(lambda: not ranks(), "they end")
 
 
 def test_a_restart_between_two_calls_is_noticed(tmp_path: Path) -> None:

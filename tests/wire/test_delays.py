@@ -89,25 +89,6 @@ def test_the_kernel_counts_for_each_thread() -> None:
     assert after.sleeps >= before.sleeps
 
 
-@LINUX
-def test_the_other_threads_are_read_one_by_one_and_those_that_end_are_forgotten() -> None:
-    delays, over = Delays(), threading.Event()
-    thread = threading.Thread(target=over.wait)
-    thread.start()
-    who = str(thread.native_id)
-    assert who in delays.mark(of_all=True).others
-    over.set()
-    thread.join()
-    wait_until(lambda: who not in delays.mark(of_all=True).others, "it is forgotten", every=0.001)
-    assert who not in delays._others._counters
-
-
-def test_a_thread_that_ends_hides_no_waiting_of_others() -> None:
-    before = mark(1.0)._replace(others={"ended": 9.0, "stays": 1.0})
-    after = mark(2.0)._replace(others={"stays": 1.3, "new": 0.2})
-    assert Delays().between(before, after, 0) == pytest.approx(0.5)
-
-
 class Beating:
     """Delays whose heart beats when the test says so."""
 

@@ -1,9 +1,12 @@
 """Calls to every rank of one sharded model, and the discovery of the ranks."""
 
 import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import grpc
@@ -22,12 +25,21 @@ SLEEPS = 3
 class RankAnswers(NamedTuple):
     """Every rank's answer to one call, in rank order, not parsed; the instants before and after it (seconds).
 
-    This process was held up for at most `late` seconds in between.
+    We held it up for at most `late` seconds in between.
     """
 
     asked: float
     arrived: float
     answers: list[bytes]
+    late: float
+
+
+class RankCall(NamedTuple):
+    """One rank's answer, or what it failed with. The thread that called it was held up for at most `late` seconds."""
+
+    answer: bytes | Failure
+    asked: float
+    arrived: float
     late: float
 
 
@@ -39,6 +51,8 @@ class Ranks:
         self.protocol = protocol
         self._channels = [open_channel(address) for address in addresses]
         self._calls: dict[str, list[Any]] = {}
+        # The first rank is called by the thread that probes: with one rank, nothing comes between socket and clock.
+        self._threads = [RankThread() for _ in addresses[1:]]
         self.pending: PendingCall | None = None  # the newest call, until its answers are in
 
     def connection(self) -> tuple[int, ...]:
@@ -50,29 +64,24 @@ class Ranks:
 
         It always waits for all ranks: they compute together, so cancelling one call would leave the others waiting.
         """
-        calls = self._calls_of(rpc)
-        # This thread itself calls the first rank: with one rank, nothing comes between socket and clock.
-        first = partial(calls[0], request, timeout=timeout, metadata=metadata)
-        answers: list[bytes] = []
-        failures: list[Failure] = []
-        before = PROCESS.mark(len(calls) > 1)
-        asked = arrived = time.perf_counter()
+        calls = [
+            partial(_call_rank, rpc, address, call, request, timeout, metadata)
+            for address, call in zip(self.addresses, self._calls_of(rpc), strict=True)
+        ]
+        before = PROCESS.mark()
         self.pending = PendingCall(before, before.at + timeout)
-        others = [call.future(request, timeout=timeout, metadata=metadata) for call in calls[1:]]
-        for wait, address in zip([first, *(other.result for other in others)], self.addresses, strict=True):
-            try:
-                answers.append(wait())
-                arrived = time.perf_counter()
-            except grpc.RpcError as error:
-                failures.append(failure(error, rpc, address, timeout))
-            except ValueError:  # gRPC's error for a channel that another thread has closed
-                detail = f"{rpc} at {address}: we closed the connection"
-                raise Failure(Outcome.UNREACHABLE, "CANCELLED", detail) from None
+        others = [thread.submit(call) for thread, call in zip(self._threads, calls[1:], strict=True)]
+        ranks = [calls[0](), *(other.result() for other in others)]
+        answers = [rank.answer for rank in ranks if isinstance(rank.answer, bytes)]
+        failures = [rank.answer for rank in ranks if isinstance(rank.answer, Failure)]
         if failures:
             raise min(failures, key=lambda failed: (failed.code in CUT_OFF, not failed.may_have_ended_server))
         self.pending = None
-        late = PROCESS.between(before, PROCESS.mark(len(calls) > 1), SLEEPS)
-        return RankAnswers(asked, arrived, answers, late)
+        asked, arrived = min(rank.asked for rank in ranks), max(rank.arrived for rank in ranks)
+        late = arrived - max(rank.arrived - rank.late for rank in ranks)
+        # A rank that we asked late may have made all wait.
+        asked_late = max(rank.asked for rank in ranks) - asked
+        return RankAnswers(asked, arrived, answers, late + asked_late)
 
     def call_first(self, rpc: str, request: bytes, timeout: float) -> bytes:
         """The first rank's answer alone: only for calls without computation. Raises Failure."""
@@ -92,6 +101,55 @@ class Ranks:
     def close(self) -> None:
         for channel in self._channels:
             channel.close()
+        for thread in self._threads:
+            thread.end()
+
+
+def _call_rank(
+    rpc: str, address: str, call: Any, request: bytes, timeout: float, metadata: Sequence[tuple[str, str]]
+) -> RankCall:
+    answer: bytes | Failure
+    before = PROCESS.mark()
+    asked = time.perf_counter()
+    try:
+        answer = call(request, timeout=timeout, metadata=metadata)
+    except grpc.RpcError as error:
+        answer = failure(error, rpc, address, timeout)
+    except ValueError:  # gRPC's error for a channel that another thread has closed
+        answer = Failure(Outcome.UNREACHABLE, "CANCELLED", f"{rpc} at {address}: we closed the connection")
+    arrived = time.perf_counter()
+    return RankCall(answer, asked, arrived, PROCESS.between(before, PROCESS.mark(), SLEEPS))
+
+
+class RankThread(threading.Thread):
+    """Makes one rank's calls beside those of the others, in a thread that waits for nothing else.
+
+    gRPC's own way to make calls at once, futures, hands an answer through several threads. How long those wait for a
+    CPU adds up to more than an answer may be late. No pool of the library: it would keep the process alive until a
+    hung call ends.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="rank", daemon=True)
+        self._jobs: SimpleQueue[tuple[Future[RankCall], Callable[[], RankCall]] | None] = SimpleQueue()
+        self.start()
+
+    def submit(self, call: Callable[[], RankCall]) -> "Future[RankCall]":
+        result: Future[RankCall] = Future()
+        self._jobs.put((result, call))
+        return result
+
+    def end(self) -> None:
+        """After the calls that were submitted."""
+        self._jobs.put(None)
+
+    def run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            result, call = job
+            try:
+                result.set_result(call())
+            except BaseException as error:
+                result.set_exception(error)
 
 
 def socket_files(addresses: Sequence[str]) -> tuple[int, ...]:
