@@ -140,12 +140,12 @@ def build_parser(command: Sequence[str] = ()) -> Parser:
         simulator.add_arguments(simulate)
         simulate.set_defaults(command=simulator.run)
 
-    bench = commands.add_parser("bench", help="one sweep over batch sizes, as tables, JSON or CSV")
+    bench = commands.add_parser("bench", help="one sweep over batch sizes: which one to run, on a live screen")
     if "bench" in command:
-        from exporter.bench import sweep as sweep
+        from exporter.bench import command as bench_command
 
-        sweep.add_arguments(bench)
-        bench.set_defaults(command=sweep.run)
+        bench_command.add_arguments(bench)
+        bench.set_defaults(command=bench_command.run)
 
     demo = commands.add_parser("demo", help="simulated servers and the daemon together, to look around")
     demo.add_argument("--port", type=_port, default=9477, help="port of the HTTP side (default 9477)")

@@ -13,6 +13,7 @@ PACKAGES = {
     "amtool": "prometheus-alertmanager",
     "chromium": "chromium",
     "kubectl": "kubernetes-client",
+    "tmux": "tmux",
 }
 
 

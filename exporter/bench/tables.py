@@ -1,137 +1,147 @@
-"""The results of a sweep as rows of latency and throughput, and as a table, JSON or CSV."""
+"""The results of a sweep as Markdown tables, JSON and CSV."""
 
 import csv
 import io
 import json
-import math
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from exporter.analysis.certainty import Measure, Recorded, mean, recorded
-from exporter.observation import Observation
+from tabulate import tabulate
 
-# By step: its value, and as which measure that is withheld.
-Measures = Mapping[str, tuple[Callable[[Recorded], float | None], Measure]]
-# The steps of TGI's benchmark tool. Seconds, and tokens per second.
-LATENCY: Measures = {
-    "Prefill": (lambda seen: seen.prefill, Measure.PREFILL_RATE),
-    "Decode (token)": (lambda seen: mean(seen.per_output_token), Measure.PER_OUTPUT_TOKEN),
-    "Decode (total)": (lambda seen: seen.decode, Measure.DECODE),
-}
-THROUGHPUT: Measures = {
-    "Prefill": (lambda seen: seen.prefill_rate, Measure.PREFILL_RATE),
-    "Decode": (lambda seen: seen.decode_rate, Measure.DECODE_RATE),
-}
+from exporter.bench.compare import Difference, verdict
+from exporter.bench.results import Results
+from exporter.bench.statistics import Estimate, Shift
+from exporter.bench.summary import LATENCY, QUANTILES, THROUGHPUT, Row, ServerRow, rows, server_rows
+
+MISSING = "–"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of a table: a step at a batch size. Latency in milliseconds, throughput in tokens per second.
-
-    `values` counts those that the numbers are made of; they are None where all were `withheld`.
-    """
-
-    step: str
-    batch_size: int
-    average: float | None
-    lowest: float | None
-    highest: float | None
-    p50: float | None
-    p90: float | None
-    p99: float | None
-    values: int
-    withheld: int
+def parameters_table(results: Results) -> str:
+    cells = [(name.replace("_", " ").capitalize(), value) for name, value in results.parameters.items()]
+    return tabulate(cells, ["Parameter", "Value"], tablefmt="github", disable_numparse=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """What one sweep found. `stopped` says why it ended before its last batch size, None when it did not."""
-
-    parameters: dict[str, Any]
-    latency: list[Row]
-    throughput: list[Row]
-    stopped: str | None
-
-
-def latency_rows(batch_size: int, observations: Sequence[Observation]) -> Iterator[Row]:
-    """Of the certain values; no decode rows where nothing was decoded."""
-    return _rows(batch_size, LATENCY, observations, 1000)
-
-
-def throughput_rows(batch_size: int, observations: Sequence[Observation]) -> Iterator[Row]:
-    return _rows(batch_size, THROUGHPUT, observations)
-
-
-def _rows(
-    batch_size: int, measures: Measures, observations: Sequence[Observation], factor: float = 1.0
-) -> Iterator[Row]:
-    seen = [recorded(observation) for observation in observations]
-    for step, (value_of, measure) in measures.items():
-        values = [value * factor for one in seen if (value := value_of(one)) is not None]
-        withheld = sum(value_of(one) is None and measure in one.withheld for one in seen)
-        if values or withheld:
-            yield summary(step, batch_size, values, withheld)
-
-
-def summary(step: str, batch_size: int, values: Sequence[float], withheld: int = 0) -> Row:
-    """Percentiles interpolate between the two nearest values; a single value is all its percentiles."""
-    if not values:
-        return Row(step, batch_size, None, None, None, None, None, None, 0, withheld)
-    ordered = sorted(values)
-    cuts = statistics.quantiles(ordered, n=100, method="inclusive") if len(ordered) > 1 else ordered * 99
-    average = math.fsum(ordered) / len(ordered)
-    found = (average, ordered[0], ordered[-1], cuts[49], cuts[89], cuts[98])
-    return Row(step, batch_size, *found, len(ordered), withheld)
-
-
-def withheld_lines(result: Sweep) -> Iterator[str]:
-    """Which values are missing, and why: a line for each row that lacks some."""
-    for measure, rows in (("latency", result.latency), ("throughput", result.throughput)):
-        for row in rows:
-            if row.withheld:
-                yield (
-                    f"{row.step.lower()} {measure}: {row.withheld} of {row.values + row.withheld} values withheld "
-                    f"at batch size {row.batch_size}: this machine was busy"
-                )
-
-
-def as_table(result: Sweep) -> str:
-    from tabulate import tabulate
-
-    def table(rows: list[Row], unit: str, columns: Sequence[str]) -> str:
-        cells = [[row.step, row.batch_size, *(_cell(getattr(row, column), unit) for column in columns)] for row in rows]
-        headers = ["Step", "Batch Size", *(column if column[0] == "p" else column.capitalize() for column in columns)]
-        return tabulate(cells, headers, tablefmt="github", stralign="right")
-
-    parameters = [(name.replace("_", " ").capitalize(), value) for name, value in result.parameters.items()]
+def as_markdown(results: Results) -> str:
+    """The tables of TGI's benchmark tool, and those that say how sure the numbers are; at most 100 columns."""
+    latency, throughput = list(rows(results, LATENCY)), list(rows(results, THROUGHPUT))
     parts = [
-        tabulate(parameters, ["Parameter", "Value"], tablefmt="github", disable_numparse=True),
-        table(result.latency, "ms", ("average", "lowest", "highest", "p50", "p90", "p99")),
-        table(result.throughput, "tokens/s", ("average", "lowest", "highest")),
+        parameters_table(results),
+        "Latency in milliseconds:",
+        _values_table(latency),
+        "Latency, 95 % intervals of the percentiles:",
+        _interval_table(latency),
+        "Throughput in tokens per second:",
+        _throughput_table(throughput),
     ]
-    if lines := "\n".join(withheld_lines(result)):
-        parts.append(lines)
+    if told := list(server_rows(results)):
+        parts += ["What the server says one call took, medians in milliseconds:", _server_table(told)]
     return "\n\n".join(parts)
 
 
-def _cell(value: float | None, unit: str) -> str:
-    return "–" if value is None else f"{value:.2f} {unit}"
+def _values_table(found: Sequence[Row]) -> str:
+    cells = [
+        [
+            *(row.step, row.batch_size),
+            *(cell(value, 1e3) for value in (row.average, row.lowest, row.highest)),
+            *(cell(value.value, 1e3) for value in row.quantiles or ()),
+            *(MISSING for _ in QUANTILES if row.quantiles is None),
+        ]
+        for row in found
+    ]
+    return _table(cells, ["Step", "Batch Size", "Average", "Lowest", "Highest", "p50", "p90", "p99"])
 
 
-def as_json(result: Sweep) -> str:
-    return json.dumps(asdict(result), indent=2)
+def _interval_table(found: Sequence[Row]) -> str:
+    cells = [
+        [row.step, row.batch_size, row.values, *(interval(one, 1e3) for one in row.quantiles)]
+        for row in found
+        if row.quantiles is not None
+    ]
+    return _table(cells, ["Step", "Batch Size", "Values", "p50", "p90", "p99"])
 
 
-def as_csv(result: Sweep) -> str:
+def _throughput_table(found: Sequence[Row]) -> str:
+    cells = [
+        [
+            *(row.step, row.batch_size, row.values),
+            *(cell(value) for value in (row.average, row.lowest, row.highest)),
+            *((cell(row.quantiles[0].value), interval(row.quantiles[0])) if row.quantiles else (MISSING, MISSING)),
+        ]
+        for row in found
+    ]
+    return _table(cells, ["Step", "Batch Size", "Values", "Average", "Lowest", "Highest", "p50", "p50, 95 %"])
+
+
+def _server_table(found: Sequence[ServerRow]) -> str:
+    parts = [part for part in found[0].parts if any(row.parts[part] is not None for row in found)]
+    cells = [[row.method, row.batch_size, *(cell(row.parts[part], 1e3) for part in parts)] for row in found]
+    return _table(cells, ["Call", "Batch Size", *(part.capitalize() for part in parts)])
+
+
+def comparison_table(found: Sequence[Difference]) -> str:
+    cells = [
+        [one.step, one.batch_size, f"{one.change.ratio - 1:+.1%}", reach(one.change), verdict(one)] for one in found
+    ]
+    return _table(cells, ["What", "Batch Size", "Change", "95 % interval", "Verdict"])
+
+
+def reach(one: Shift) -> str:
+    if one.low is None or one.high is None:
+        return MISSING
+    return f"{one.low - 1:+.1%} to {one.high - 1:+.1%}"
+
+
+def _table(cells: list[list[Any]], headers: Sequence[str]) -> str:
+    alignment = ("left", *("right" for _ in headers[1:]))
+    return tabulate(cells, headers, tablefmt="github", disable_numparse=True, colalign=alignment if cells else None)
+
+
+def cell(value: float | None, factor: float = 1.0) -> str:
+    if value is None:
+        return MISSING
+    return f"{value * factor:.2f}" if abs(value * factor) < 10_000 else f"{value * factor:.0f}"
+
+
+def interval(found: Estimate, factor: float = 1.0, written: Callable[[float | None, float], str] = cell) -> str:
+    """`1.00 to 2.00`, or the one bound there is."""
+    low, high = (written(bound, factor) for bound in (found.low, found.high))
+    if found.high is None:
+        return MISSING if found.low is None else f"over {low}"
+    return f"under {high}" if found.low is None else f"{low} to {high}"
+
+
+def as_json(results: Results) -> str:
+    """The document, and for readers in a hurry the rows of the tables."""
+    document = results.model_dump(mode="json")
+    for name, steps, factor in (("latency", LATENCY, 1e3), ("throughput", THROUGHPUT, 1.0)):
+        document[name] = [dict(_flat(row, factor)) for row in rows(results, steps)]
+    return json.dumps(document, indent=2)
+
+
+def as_csv(results: Results) -> str:
+    """A line for each row of the tables."""
     out = io.StringIO()
-    columns = list(Row.__dataclass_fields__)
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["measure", "unit", *columns])
-    for measure, unit, rows in (("latency", "ms", result.latency), ("throughput", "tokens/s", result.throughput)):
-        writer.writerows([measure, unit, *(getattr(row, column) for column in columns)] for row in rows)
-    return out.getvalue().rstrip()
+    found = [
+        {"measure": name, "unit": unit} | dict(_flat(row, factor))
+        for name, unit, steps, factor in (("latency", "ms", LATENCY, 1e3), ("throughput", "tokens/s", THROUGHPUT, 1.0))
+        for row in rows(results, steps)
+    ]
+    columns = ["measure", "unit", *dict(_flat(Row("", 0, None, None, None, None, 0, 0), 1.0))]
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return out.getvalue()
 
 
-FORMATS = {"table": as_table, "json": as_json, "csv": as_csv}
+def _flat(row: Row, factor: float) -> Iterator[tuple[str, object]]:
+    def scaled(value: float | None) -> float | None:
+        return None if value is None else round(value * factor, 6)
+
+    yield from (("step", row.step), ("batch_size", row.batch_size))
+    for name in ("average", "lowest", "highest"):
+        yield name, scaled(getattr(row, name))
+    for number, q in enumerate(QUANTILES):
+        found = row.quantiles[number] if row.quantiles else Estimate(0.0, None, None)
+        yield f"p{q * 100:g}", scaled(found.value) if row.quantiles else None
+        yield from ((f"p{q * 100:g}_low", scaled(found.low)), (f"p{q * 100:g}_high", scaled(found.high)))
+    yield from (("values", row.values), ("withheld", row.withheld))

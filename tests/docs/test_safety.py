@@ -14,7 +14,9 @@ import pytest
 
 from docs import generate
 from exporter import cli
-from exporter.bench import sweep
+from exporter.bench.precision import Precision
+from exporter.bench.reports import Lines
+from exporter.bench.sweep import Sweep, SweepPlan
 from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.daemon.runner import Runner
@@ -23,7 +25,6 @@ from exporter.observation import Failure, Observation, Outcome, Series, SkipReas
 from exporter.plan.targets import Facts, Plan
 from exporter.probes.opening import open_prober
 from exporter.probes.quarantine import Quarantine
-from exporter.probes.shard.prober import ShardProber
 from exporter.simulator import Config, Fault, Shard
 from tests.processes import wait_until
 from tests.simulator.caller import Caller, decode, fast, prefill_of
@@ -458,6 +459,15 @@ def test_bench_stops_at_the_first_end_and_names_it(tmp_path: Path, capsys: pytes
         assert len(lives) == 2
 
 
+def swept(target: Target, batch_size: int) -> str | None:
+    """Why a sweep of this batch size ended early."""
+    workload = work().model_copy(update={"batch_sizes": (batch_size,)})
+    sweep = Sweep(SweepPlan(target, workload, 1, Precision()), lambda: False, Lines())
+    stopped = sweep.run().stopped
+    sweep.close()
+    return stopped
+
+
 @says("A paged shard has N ÷ block size blocks, and a request takes whole ones", "in blocks is named in the log")
 @pytest.mark.parametrize("speculate", [0, 3])
 @pytest.mark.parametrize("block_size", [1, 16, 64])
@@ -467,11 +477,8 @@ def test_what_fits_by_our_count_fits_and_one_more_does_not(tmp_path: Path, block
     config = replace(config, block_size=block_size)
     target = Target(name="t", address=f"{config.listen}-0", kv_cache="exclusive", max_batch_tokens=config.kv_tokens)
     with Shard(config) as shard:
-        prober = ShardProber(target)
-        sweep.observe(target, work(), 5, prober, lambda: False)
-        with pytest.raises(Failure, match="REFUSED"):
-            sweep.observe(target, work(), 6, prober, lambda: False)
-        prober.close()
+        assert swept(target, 5) is None
+        assert "refused (REFUSED)" in str(swept(target, 6))
         assert shard.died is None
         careless = open_prober(target)
         careless.connect(5.0)
