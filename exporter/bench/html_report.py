@@ -1,12 +1,12 @@
 """The results of a sweep as one HTML page, which needs neither a network nor a script. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
 
 from exporter.bench.advice import Advice
 from exporter.bench.compare import Difference, verdict
 from exporter.bench.results import Results
-from exporter.bench.summary import LATENCY, THROUGHPUT, Row, remarks, rows, steady
+from exporter.bench.summary import LATENCY, THROUGHPUT, Row, curve, remarks, rows
 from exporter.bench.tables import interval, reach
 from exporter.web import chart, tables
 from exporter.web.tables import Column, table
@@ -56,8 +56,8 @@ def page(
         f"<dl>{''.join(map(_answer, advice))}</dl>" if advice else "<p>Nothing was measured.</p>",
         _settings(advice, settings),
         '<h2>Throughput over latency</h2><div class="charts">',
-        chart.scatter("Prefill: tokens/s over milliseconds", list(_curve(results, "prefill"))),
-        chart.scatter("Decode: tokens/s over milliseconds per token", list(_curve(results, "decode"))),
+        chart.scatter("Prefill: tokens/s over milliseconds", _curve(results, "prefill")),
+        chart.scatter("Decode: tokens/s over milliseconds per token", _curve(results, "decode")),
         "</div>",
         "<h2>Latency in milliseconds</h2>",
         table("values", VALUES, [_row(row, 1e3) for row in rows(results, LATENCY)]),
@@ -105,19 +105,11 @@ def _settings(advice: Sequence[Advice], settings: Sequence[str]) -> str:
     return f"<dl>{heading}{''.join(f'<dd>{escape(line)}</dd>' for line in settings)}</dl>"
 
 
-def _curve(results: Results, phase: str) -> Iterator[chart.Point]:
-    """The medians of each batch size that has both."""
-    wait = {"prefill": "prefill_seconds", "decode": "token_seconds"}[phase]
-    for block in results.batch_sizes:
-        pairs = [
-            (seconds, rate)
-            for run in steady(block)
-            if (seconds := getattr(run, wait)) is not None
-            and (rate := getattr(run, f"{phase}_tokens_per_second")) is not None
-        ]
-        if pairs:
-            x, y = (sorted(values)[len(values) // 2] for values in zip(*pairs, strict=True))
-            yield chart.Point(f"{phase}, medians", block.batch_size, x * 1e3, y)
+def _curve(results: Results, phase: str) -> list[chart.Point]:
+    return [
+        chart.Point(f"{phase}, medians", batch_size, seconds * 1e3, rate)
+        for batch_size, seconds, rate in curve(results, phase)
+    ]
 
 
 def _row(row: Row, factor: float) -> str:

@@ -22,10 +22,8 @@ from textual.containers import Horizontal
 from textual.events import Resize
 from textual.widgets import Footer, ProgressBar, Static, Tab, Tabs
 
-from exporter.bench.advice import candidates
 from exporter.bench.progress import Progress
-from exporter.bench.statistics import Estimate, estimate
-from exporter.bench.summary import LATENCY, THROUGHPUT, Row, remarks, rows, steady
+from exporter.bench.summary import LATENCY, THROUGHPUT, Row, curve, remarks, rows, steady
 from exporter.bench.tables import interval
 from exporter.web.chart import ticks
 
@@ -187,7 +185,7 @@ class Screen(App[None]):
         return chart.text()
 
     def _curve(self, where: Static, phase: str, shown: int | None) -> Text:
-        places = list(self._places(phase))
+        places = [(size, seconds * 1e3, rate) for size, seconds, rate in curve(self._progress.results, phase)]
         title = f"{phase.capitalize()}: tokens/s over ms" + (" per token" if phase == "decode" else "")
         if not places:
             return Text(title, style="dim")
@@ -200,18 +198,6 @@ class Screen(App[None]):
         middle = next(((x, y) for size, x, y in places if size == shown), (xs[-1], ys[-1]))
         chart.zoom(self._zoom, middle, (max(xs), max(ys)))
         return chart.text()
-
-    def _places(self, phase: str) -> Iterator[tuple[int, float, float]]:
-        for point in candidates(self._progress.results, 0.5):
-            wait, rate = point.first, point.rate
-            if phase == "decode":
-                if point.token is None:
-                    continue
-                wait = point.token
-            else:
-                rates = self._values(point.batch_size, "prefill_tokens_per_second")
-                rate = estimate([value / 1e3 for value in rates], 0.5) if rates else Estimate(0.0, None, None)
-            yield point.batch_size, wait.value * 1e3, rate.value
 
 
 def _cells(row: Row, factor: float) -> Iterator[str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from exporter.bench.results import BatchSize, Results, Run
-from exporter.bench.statistics import Estimate, drift, estimate, estimate_of_groups, unsettled
+from exporter.bench.statistics import Estimate, drift, estimate, estimate_of_groups, quantile, unsettled
 
 QUANTILES = (0.5, 0.9, 0.99)
 # By step: its values of one run. The steps of TGI's benchmark tool; it has one value of a run, however many steps that
@@ -105,6 +105,19 @@ def server_rows(results: Results) -> Iterator[ServerRow]:
                 parts[part] = estimate(values, 0.5).value if values else None
             if any(value is not None for value in parts.values()):
                 yield ServerRow(method.capitalize(), block.batch_size, parts)
+
+
+def curve(results: Results, phase: str) -> Iterator[tuple[int, float, float]]:
+    """Batch size, seconds and tokens per second of prefill or decode: the medians, where there are both."""
+    wait = {"prefill": "prefill_seconds", "decode": "token_seconds"}[phase]
+    for block in sorted(results.batch_sizes, key=lambda block: block.batch_size):
+        runs = steady(block)
+        seconds, rates = (
+            sorted(value for run in runs if (value := getattr(run, key)) is not None)
+            for key in (wait, f"{phase}_tokens_per_second")
+        )
+        if seconds and rates:
+            yield block.batch_size, quantile(seconds, 0.5), quantile(rates, 0.5)
 
 
 def remarks(results: Results) -> Iterator[str]:
