@@ -121,7 +121,7 @@ def _latency(goal: str, name: str, found: Sequence[Candidate], waits: Sequence[E
         if n != chosen and (wait.below(limit) is None if n > chosen else waits[chosen].below(limit) is None)
     )
     over = waits[chosen].value / min(wait.value for wait in waits) - 1
-    why = f"{name} {milliseconds(waits[chosen].value)}, {over:.0%} over the lowest"
+    why = f"{name} {milliseconds(waits[chosen].value)}, {'the lowest' if not over else f'{over:.1%} over the lowest'}"
     return Advice(goal, found[chosen].batch_size, why, others)
 
 
