@@ -19,8 +19,8 @@ from exporter.observation import Observation, Outcome, Step, Stream
 TOLERANCE_SECONDS = 0.0025
 TOLERANCE_SHARE = 0.015
 # A sum of several calls may be wrong by this much more for each call after the first: even the smallest possible client
-# adds that much to a call, and the second figure for each further rank that is called at once (measured by
-# `python -m benchmarks added-delay`).
+# adds that much to a call. The second figure is for each further rank of such a call.
+# (`python -m benchmarks added-delay` measures both.)
 TOLERANCE_PER_CALL = 0.0005
 TOLERANCE_PER_RANK = 0.00025
 
@@ -184,7 +184,7 @@ class Recorded:
 
 
 def recorded(observation: Observation) -> Recorded:
-    """A failed probe has no values. Those of a disturbed probe are all withheld."""
+    """A failed probe has no values but its connection setups. Those of a disturbed probe are withheld."""
     withheld: Counter[Measure] = Counter()
     whole = observation.outcome in (Outcome.OK, Outcome.DISTURBED)
     streams = observation.streams if whole else ()

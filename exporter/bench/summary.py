@@ -32,7 +32,7 @@ THROUGHPUT: dict[str, tuple[Values, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A step at a batch size, of so many `values` and not the `withheld` ones. Seconds, or tokens per second.
+    """A step at a batch size: seconds, or tokens per second. `values` counts those that are not `withheld`.
 
     `average` and the others are None where there is no value; `quantiles` are those of QUANTILES.
     """

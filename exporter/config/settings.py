@@ -23,7 +23,7 @@ class Web(SettingsBlock):
         description="web file as exporter-toolkit defines it: TLS, client certificates, basic auth; none: open to all",
     )
     enable_reload: bool = Field(False, description="whether POST /-/reload is answered; SIGHUP always reloads")
-    enable_probe: bool = Field(False, description="whether /probe runs probes for whoever asks")
+    enable_probe: bool = Field(False, description="whether /probe runs a probe for each request")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -44,7 +44,7 @@ class Histograms(SettingsBlock):
 
     classic: Annotated[ClassicBuckets, BeforeValidator(_off)] = Field(
         "lean",
-        description="classic buckets: lean = 4 to 10 edges in each histogram, fine = up to 131, off = none",
+        description="classic buckets: lean = 4 to 20 edges in each histogram, fine = up to 131, off = none",
     )
     native: bool = Field(
         True, description="whether a Prometheus that asks for native histograms (in protobuf) gets them"

@@ -19,6 +19,7 @@ Address = Annotated[str, AfterValidator(notation.ascii_address)]
 RESERVED_LABELS = frozenset(
     {
         *("target", "workload", "batch_size", "method", "phase", "outcome", "code", "reason", "slo", "verdict", "kind"),
+        *("count", "measure"),
         *("protocol", "model", "dtype", "device", "attention", "ranks", "le", "quantile", "job", "instance", "version"),
     }
 )

@@ -57,7 +57,10 @@ class Load(SettingsBlock):
     rate: RequestsPerSecond | None = Field(None, description="open: requests per second on average, such as 2/s")
     arrivals: Literal["poisson", "constant"] = Field("poisson", description="open: at random, or evenly spaced")
     max_in_flight: int = Field(
-        64, ge=1, le=4096, description="open: what is due while so many are on their way is skipped"
+        64,
+        ge=1,
+        le=4096,
+        description="open: a request that is due while max_in_flight requests are on their way is skipped",
     )
     users: int | None = Field(
         None, ge=1, le=4096, description="closed: each sends its next request when the last has ended"

@@ -206,7 +206,7 @@ class Journal:
 
     def forget(self, target: str) -> None:
         for known in (self._outages, self._lines):
-            for key in [key for key in known if key[0] == target]:
+            for key in [key for key in list(known) if key[0] == target]:  # others are added meanwhile
                 del known[key]
         for series in [series for series in list(self._no_value_since) if series.target == target]:
             del self._no_value_since[series]

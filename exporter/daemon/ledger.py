@@ -1,6 +1,7 @@
 """Where all runners report to: what happens goes to the metrics, the log and the status page."""
 
 from exporter.config.settings import Settings
+from exporter.config.target import Target
 from exporter.daemon.journal import Journal, logger
 from exporter.daemon.scoreboard import Scoreboard
 from exporter.daemon.target_state import TargetState
@@ -24,6 +25,8 @@ class Recorder:
         self._states: dict[str, TargetState] = {}
 
     def record(self, observation: Observation) -> None:
+        if self._has_left(observation.series.target):
+            return
         self.metrics.record(observation)
         self.journal.attempt(observation)
         series = observation.series
@@ -46,14 +49,18 @@ class Recorder:
 
     def load_inflight(self, target: str, workload: str, requests: int) -> None:
         """How many requests of a background load are in flight. The target's batch probe has the workload ""."""
+        if self._has_left(target):
+            return
         parts = self._inflight.setdefault(target, {})
         parts[workload] = requests
         self.metrics.inflight(target, sum(list(parts.values())))
 
     def up(self, target: str, facts: Facts | None) -> None:
         """What the target says of itself at a check, None where it is not reachable."""
-        known = next((known for known in self.settings.targets if known.name == target), None)
-        if known is not None and facts is not None:
+        known = self._target(target)
+        if known is None:
+            return
+        if facts is not None:
             self._warn(target, "ranks", deadlock(known, facts) or "")
             self._warn(target, "advice", f"target {target}: {facts.advice}" if facts.advice else "")
         state = self._state(target)
@@ -64,8 +71,16 @@ class Recorder:
         """The target leaves, or changes."""
         self.journal.forget(target)
         self.scoreboard.forget(target)
-        self._states.pop(target, None)
-        self._warned.discard((target, "advice"))
+        for known in (self._states, self._inflight, self.kinds):
+            known.pop(target, None)
+        self._warned = {key for key in self._warned if key[0] != target}
+
+    def _target(self, name: str) -> Target | None:
+        return next((known for known in self.settings.targets if known.name == name), None)
+
+    def _has_left(self, target: str) -> bool:
+        """The thread of a target that hung may outlive it, and report when its call ends."""
+        return self._target(target) is None
 
     def _state(self, target: str) -> TargetState:
         return self._states.setdefault(target, TargetState())

@@ -28,6 +28,8 @@ class PageData:
 
     def unhealthy(self) -> str | None:
         """Why the daemon is not healthy, None when it is."""
+        if self._targets.reload_failed:
+            return "a reload ended by a bug of tgi-probe; restart it"
         stuck = self._targets.stuck()
         return f"standing still: {', '.join(stuck)}" if stuck else None
 

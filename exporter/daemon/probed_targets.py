@@ -113,6 +113,7 @@ class ProbedTargets:
         self._quarantines: dict[str, Quarantine] = {}
         self._leaving: list[ProbedTarget] = []
         self._started = 0
+        self.reload_failed = False  # by a bug: some targets may not be probed
 
     @property
     def names(self) -> list[str]:

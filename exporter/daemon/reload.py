@@ -37,6 +37,14 @@ class ConfigurationFile:
         return before != self._stamp
 
 
+class WaitingReload:
+    """What it answered, once it is done."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.answer = [STOPPING]
+
+
 class Reloads:
     """`read` reads the new settings; those in force are the recorder's. Reloads run in `tasks`."""
 
@@ -48,6 +56,8 @@ class Reloads:
         self._targets = targets
         self._tasks = tasks
         self._one_at_a_time = anyio.Lock()
+        # The reload that waits for the one under way. It reads the newest file, so it answers all who ask meanwhile.
+        self._waiting: WaitingReload | None = None
         self._closed = False
 
     async def reload(self) -> list[str]:
@@ -58,22 +68,22 @@ class Reloads:
         """
         if self._closed:
             return [STOPPING]
-        answer = [STOPPING]
-        done = anyio.Event()
-
-        async def run() -> None:
-            nonlocal answer
-            try:
-                async with self._one_at_a_time:
-                    answer = await self._guarded_reload()
-            finally:
-                done.set()
-
-        self._tasks.start_soon(run)
+        if self._waiting is None:
+            self._waiting = WaitingReload()
+            self._tasks.start_soon(self._run, self._waiting)
+        waiting = self._waiting
         with anyio.move_on_after(ANSWER_SECONDS):
-            await done.wait()
-            return answer
+            await waiting.done.wait()
+            return waiting.answer
         return [f"the reload is still under way after {ANSWER_SECONDS:g} s; see the log"]
+
+    async def _run(self, waiting: "WaitingReload") -> None:
+        try:
+            async with self._one_at_a_time:
+                self._waiting = None
+                waiting.answer = await self._guarded_reload()
+        finally:
+            waiting.done.set()
 
     def close(self) -> None:
         """Refuse what is still to come. The reload under way ends when its tasks are cancelled."""
@@ -94,7 +104,10 @@ class Reloads:
         try:
             return await self._reload()
         except Exception as error:
-            logger.critical("the reload ended by a bug of tgi-probe; restart it", exc_info=True)
+            logger.critical(
+                "the reload ended by a bug of tgi-probe; /-/healthy fails from now on, restart it", exc_info=True
+            )
+            self._targets.reload_failed = True  # some targets may have stopped already
             # Not in a worker thread: that there is none may be the bug.
             self._recorder.metrics.reloaded(False)
             return [f"the reload ended by a bug of tgi-probe ({type(error).__name__}: {error}); restart it"]

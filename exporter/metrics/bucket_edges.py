@@ -5,7 +5,7 @@ Each edge of each histogram is a series in Prometheus, for every target, workloa
 
 - lean: few edges at round values, enough to see how times are spread. Prometheus computes a quantile from the bucket
   that holds it, as if the values were spread evenly in that bucket: it may be wrong by the bucket's width, which is
-  2 to 3.3 times, for whole requests up to 6 times. Averages do not depend on edges.
+  2 to 4 times, for whole requests up to 6 and for our own delays up to 10 times. Averages do not depend on edges.
 - fine: FINE has 25 edges in each factor of ten, each at most 10 % above the one before. So the error of p50, p90 and
   p99 is at most 10 %, from 1 ms to 100 s. It is for time to first token, inter-token latency and time per output token.
   COARSE has 6, for durations of whole probes and requests. RATES has 4, for throughput. OWN has 1, 2 and 5 in each
@@ -54,7 +54,7 @@ THROUGHPUT = Scale((10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5), RATES)
 OVERHEAD = Scale((0.001, 0.005, 0.01, 0.1, 1.0), OWN)
 # One for each target.
 DELAYS = Scale(OWN, OWN)
-# How late answers are read: well, within the tolerance of `certainty`, and beyond it.
+# How late answers are read; 2.5 ms is the tolerance of `certainty`.
 READ_DELAY = Scale((0.001, 0.0025, 0.01, 0.1, 1.0), (0.001, 0.0025, 0.01, 0.1, 1.0))
 # Requests that are to start at once.
 SPREAD = Scale((0.001, 0.01, 0.1, 1.0), (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0))

@@ -85,8 +85,8 @@ class Catalogue:
     def change_layout(self, layout: Layout) -> None:
         """Counts go on where only thresholds have changed.
 
-        Between lean and fine edges they cannot: what fell between two edges cannot be divided among others, and where
-        there were none, all would stand above the last one.
+        Between lean and fine edges they cannot: what fell between two edges cannot be divided among others. After `off`
+        every old value would be counted above the last edge.
         """
         restart = layout.classic != self.layout.classic
         self.layout = layout

@@ -8,7 +8,7 @@ A family holds a group for each target, and a group holds that target's children
 label values has: one series, or all series of a histogram. The labels that a target is given in the configuration stand
 on its own children only, so children of one family may have different label names.
 
-No locks: whoever may meet another thread reads and writes inside the collector's `WriteQueue`.
+No locks: code that may run in several threads reads and writes inside the collector's `WriteQueue`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -27,7 +27,7 @@ class TokenEstimate:
     samples: dict[int, float] = field(default_factory=dict)
 
     def words(self, tokens: float) -> int:
-        """How many words make so many tokens, at least one."""
+        """How many words make that many tokens, at least one."""
         return max(1, round((tokens - self.added) / self.per_word))
 
     def tokens(self, words: int) -> int:
@@ -77,7 +77,7 @@ class PromptLengths:
         return wanted in self._words or wanted in self._shortest
 
     def words(self, wanted: int) -> int:
-        """How many words to send for a prompt of so many tokens."""
+        """How many words to send for a prompt of that many tokens."""
         return self._words[wanted] if wanted in self._words else self._estimated_words(wanted)
 
     def least(self, wanted: int) -> tuple[int, int] | None:
@@ -92,7 +92,7 @@ class PromptLengths:
         return not self._server_counts and not self._truncates
 
     def tokens(self, words: int, wanted: int) -> int:
-        """How many tokens a prompt of so many words has, where the server did not count it."""
+        """How many tokens a prompt of that many words has, where the server did not count it."""
         if self._server_counts:
             return min(self._estimate.tokens(words), wanted) if self._truncates else self._estimate.tokens(words)
         return min(words, wanted)
@@ -110,7 +110,7 @@ class PromptLengths:
         return self._estimated_words(wanted)
 
     def learn(self, wanted: int, words: int, tokens: int | None) -> None:
-        """The server counted `tokens` (None: it did not count) of a text of so many words, sent for `wanted` tokens."""
+        """The server counted `tokens` (None: it did not) of a text of that many words, sent for `wanted` tokens."""
         if tokens is None or not self.plausible(words, wanted, tokens):
             self._give_up(wanted)
             return

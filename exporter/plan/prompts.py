@@ -25,7 +25,7 @@ class Prompts:
         self._kept: dict[int, str] = {}
 
     def texts(self, count: int, words: int) -> list[str]:
-        """`count` texts of so many words each."""
+        """`count` texts of `words` words each."""
         if not self._hit:
             return self._new(count, words)
         if words not in self._kept:

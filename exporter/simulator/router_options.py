@@ -156,7 +156,7 @@ OPTIONS = (
         "router",
         "fragment",
         whole(1),
-        "cut what is sent into pieces of so many bytes; default: no",
+        "cut what is sent into pieces of this many bytes; default: no",
     ),
     Option(
         "--grpc-server",

@@ -9,8 +9,8 @@ from exporter.wire.detect import NO_HTTP2
 from exporter.wire.http_codec import BrokenConnection, Http2, HttpCodec
 from exporter.wire.sockets import Endpoint, TimedSocket, unreachable
 
-# A connection that was unused for so many seconds is checked before use: a proxy may have closed it. It is also warmed,
-# because the server's thread may be slow to wake up.
+# A connection that was unused for this many seconds is checked before use: a proxy may have closed it. It is also
+# warmed, because the server's thread may be slow to wake up.
 IDLE_SECONDS = 1.0
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from exporter.daemon import reload
 from exporter.daemon.ledger import Recorder
 from exporter.metrics.record import Metrics
 from tests.daemon.beside import run_beside
-from tests.processes import PATIENCE, ask
+from tests.processes import PATIENCE, ask, wait_until
 
 
 def settings(*names: str, batch_size: int = 1) -> Settings:
@@ -105,3 +106,53 @@ def test_a_failure_to_look_at_the_file_does_not_end_the_daemon(monkeypatch: pyte
         assert all(event.wait(PATIENCE) for event in looked)
 
     assert run_beside(lambda: watched, body) == 0
+
+
+def test_reloads_that_are_asked_for_while_one_waits_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+    reads = 0
+    asked: list[object] = []
+    real = reload.Reloads.reload
+
+    async def counted(self: reload.Reloads) -> list[str]:
+        if reading.is_set():
+            asked.append(self)
+        return await real(self)
+
+    def read() -> Settings:
+        nonlocal reads
+        reads += 1
+        if reads == 2:
+            reading.set()
+            go_on.wait(PATIENCE)
+        return settings("a")
+
+    def body(port: int) -> None:
+        url = f"http://127.0.0.1:{port}/-/reload"
+        with ThreadPoolExecutor(6) as pool:
+            first = pool.submit(ask, url, "POST")
+            assert reading.wait(PATIENCE)
+            others = [pool.submit(ask, url, "POST") for _ in range(5)]
+            wait_until(lambda: len(asked) == 5, "all others wait", every=0.01)
+            go_on.set()
+            assert {one.result().text for one in (first, *others)} == {"reloaded\n"}
+
+    monkeypatch.setattr(reload.Reloads, "reload", counted)
+    assert run_beside(read, body) == 0
+    assert reads == 3, "at the start, the first reload, and one for the five others"
+
+
+def test_after_a_reload_that_ended_by_a_bug_the_daemon_is_not_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Recorder, target: str) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Recorder, "forget", fail)
+    found = [settings("a", "b"), settings("b")]
+
+    def body(port: int) -> None:
+        assert ask(f"http://127.0.0.1:{port}/-/healthy").status == 200
+        assert ask(f"http://127.0.0.1:{port}/-/reload", "POST").status == 500
+        healthy = ask(f"http://127.0.0.1:{port}/-/healthy")
+        assert (healthy.status, healthy.text) == (503, "a reload ended by a bug of tgi-probe; restart it\n")
+
+    assert run_beside(lambda: found.pop(0), body) == 0

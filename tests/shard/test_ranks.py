@@ -15,6 +15,7 @@ from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome
 from exporter.probes.interface import Prober
 from exporter.probes.opening import open_prober
+from exporter.probes.shard.ranks import Ranks
 from exporter.simulator import Fault, Shard
 from tests.processes import wait_until
 from tests.simulator.caller import fast
@@ -97,6 +98,15 @@ def test_each_further_rank_has_a_thread_until_the_prober_closes() -> None:
         assert all(thread.daemon for thread in threads), "a hung call must not keep the process alive"
         prober.close()
         wait_until(lambda: not ranks(), "they end")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_call_after_the_end_of_the_connection_fails_at_once(ranks: int) -> None:
+    closed = Ranks([f"127.0.0.1:{number + 1}" for number in range(ranks)], "generate.v3")
+    closed.close()
+    for call in (closed.call, closed.call_first):
+        with pytest.raises(Failure, match="we closed the connection"):
+            call("Info", b"", 60.0)
 
 
 def test_a_restart_between_two_calls_is_noticed(tmp_path: Path) -> None:

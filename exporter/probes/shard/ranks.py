@@ -85,11 +85,10 @@ class Ranks:
 
     def call_first(self, rpc: str, request: bytes, timeout: float) -> bytes:
         """The first rank's answer alone: only for calls without computation. Raises Failure."""
-        try:
-            answer: bytes = self._calls_of(rpc)[0](request, timeout=timeout)
-        except grpc.RpcError as error:
-            raise failure(error, rpc, self.addresses[0], timeout) from None
-        return answer
+        called = _call_rank(rpc, self.addresses[0], self._calls_of(rpc)[0], request, timeout, ())
+        if isinstance(called.answer, Failure):
+            raise called.answer
+        return called.answer
 
     def _calls_of(self, rpc: str) -> list[Any]:
         path = f"/{self.protocol}.TextGenerationService/{rpc}"
@@ -132,16 +131,25 @@ class RankThread(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="rank", daemon=True)
         self._jobs: SimpleQueue[tuple[Future[RankCall], Callable[[], RankCall]] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._ended = False
         self.start()
 
     def submit(self, call: Callable[[], RankCall]) -> "Future[RankCall]":
+        """After `end` the caller makes the call: it fails at once, since the channel is closed."""
         result: Future[RankCall] = Future()
-        self._jobs.put((result, call))
+        with self._lock:
+            if not self._ended:
+                self._jobs.put((result, call))
+                return result
+        result.set_result(call())
         return result
 
     def end(self) -> None:
         """After the calls that were submitted."""
-        self._jobs.put(None)
+        with self._lock:
+            self._ended = True
+            self._jobs.put(None)
 
     def run(self) -> None:
         while (job := self._jobs.get()) is not None:
