@@ -57,7 +57,8 @@ def rules(settings: Settings, found: list[RuleInputs], options: Options) -> dict
     interval = max(options.scrape_interval, EVALUATION * options.time_scale)
     longest = max((between_probes(workload) for workload in settings.workloads), default=0.0)
     window = rounded_up(max(options.hours(1), ROUNDS * longest))
-    regressions = (_regression(metric, window, interval, options) for metric in METRICS)
+    fine = settings.histograms.classic == "fine"
+    regressions = (_regression(metric, window, interval, options, fine) for metric in METRICS)
     several = (inputs for inputs in found if len(inputs.schedule.batch_sizes) > 1)
     knees = (_knee(inputs, window, interval, options) for inputs in several)
     return group("tgi-probe-baselines", chain(*regressions, *knees), interval)
@@ -70,7 +71,10 @@ def _baseline(record: str, window: float, interval: float, options: Options) -> 
     return f"quantile_over_time(0.5, {past})\nand count_over_time({past}) >= {enough}"
 
 
-def _regression(metric: ComparedMetric, window: float, interval: float, options: Options) -> Iterator[Rule]:
+def _regression(metric: ComparedMetric, window: float, interval: float, options: Options, fine: bool) -> Iterator[Rule]:
+    """`fine`: whether classic buckets are narrow enough for a median. Between two lean edges it may seem to double when
+    it moves by a tenth.
+    """
     span, factor = promql.duration(window), promql.number(options.regression_factor)
     short, statistic = ("median", "median") if metric.higher_is_worse else ("mean", "average")
     now, usual = f"tgi_probe:{metric.histogram}:{short}_{span}", f"tgi_probe:{metric.histogram}:baseline_7d"
@@ -84,7 +88,8 @@ def _regression(metric: ComparedMetric, window: float, interval: float, options:
         if metric.higher_is_worse
         else (f"histogram_sum({rate()}) / histogram_count({rate()})", f"{rate('_sum')} / {rate('_count')}")
     )
-    yield recording(now, f"({native}\nor {classic})\n>= 0")  # no NaN where nothing was measured
+    either = native if metric.higher_is_worse and not fine else f"{native}\nor {classic}"
+    yield recording(now, f"({either})\n>= 0")  # no NaN where nothing was measured
     yield recording(usual, _baseline(now, window, interval, options))
     if metric.higher_is_worse:
         expr = f"{now} > {factor} * {usual}\nand {now} - {usual} > {promql.number(NOISE)}"

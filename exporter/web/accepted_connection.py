@@ -20,6 +20,8 @@ from exporter.web.web_file_state import WebFileState
 
 # For the first byte of a request, for the rest of it, for a handshake, and for taking one part of a response.
 CLIENT_SECONDS = 10.0
+# For the next request of a client that had an answer: longer than between two scrapes.
+NEXT_REQUEST_SECONDS = 120.0
 # For the last words of TLS.
 CLOSE_SECONDS = 1.0
 # For a request line with its headers, and for a body.
@@ -118,11 +120,14 @@ class AcceptedConnection:
         return True
 
     @asynccontextmanager
-    async def _admitted(self, is_health_check: bool, wants_page: bool) -> AsyncIterator[None]:
+    async def _admitted(
+        self, is_health_check: bool, wants_page: bool, is_handshake: bool = False
+    ) -> AsyncIterator[None]:
+        """A handshake may be cut off as an idle connection may: it costs a client one byte to ask for one."""
         # The key for fairness: a kept-alive connection has its own, new ones share by address. Health checks have
         # another one, because many clients may share the address of a proxy.
         key: Hashable = self if self.was_admitted else (self._address, is_health_check)
-        self.is_idle = False
+        self.is_idle = is_handshake
         has_token, self._has_token = self._has_token, False
         async with self._admission.admitted(self, key, wants_page, has_token):
             yield
@@ -152,7 +157,7 @@ class AcceptedConnection:
     async def _read_request(self) -> ReceivedRequest | None:
         """None when the client has left. Raises TimeoutError, and RemoteProtocolError with the status to answer."""
         if not self._http.trailing_data[0]:
-            with anyio.fail_after(CLIENT_SECONDS):
+            with anyio.fail_after(NEXT_REQUEST_SECONDS if self.was_admitted else CLIENT_SECONDS):
                 await self._receive()
         with anyio.fail_after(CLIENT_SECONDS):
             head = await self._next_event()
@@ -243,7 +248,7 @@ class AcceptedConnection:
         if first[:1].isalpha():  # a method of HTTP; a TLS record begins with a number below 32
             await self._write(PLAIN_ON_TLS)
             return False
-        async with self._admitted(is_health_check=False, wants_page=False):
+        async with self._admitted(is_health_check=False, wants_page=False, is_handshake=True):
             try:
                 with anyio.fail_after(CLIENT_SECONDS):
                     self._stream = await tls_stream.secured(self._socket, first, self._web_file)

@@ -106,8 +106,8 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
             raise PydanticCustomError("header", "can only hold " + ", ".join(HEADERS))
         if HEADERS[name] and value not in HEADERS[name]:
             raise PydanticCustomError("header", f"{name} must be {' or '.join(HEADERS[name])}")
-        if "\r" in value or "\n" in value:
-            raise PydanticCustomError("header", f"{name} must stand on one line")
+        if not (value.isascii() and value.isprintable() and value == value.strip()):
+            raise PydanticCustomError("header", f"{name} must be one line of ASCII, without spaces around it")
     return headers
 
 

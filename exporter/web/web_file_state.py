@@ -35,10 +35,11 @@ class WebFileState:
         self._path = path
         self._report = report
         self.values = WebFileValues(WebFile(), None)
+        self._watched: list[Path] = [] if path is None else [path]
         self._stamp: Stamp = ()
         if path is not None:
             try:
-                self.values, self._stamp = _read(path)
+                self.values = self._read(path)
             except SettingsError as error:
                 raise _named(error) from None
         self.speaks_tls = self.values.context is not None
@@ -63,28 +64,42 @@ class WebFileState:
                 self._report("web file", f"a bug of tgi-probe in reading the web file: {type(error).__name__}: {error}")
 
     def _refresh(self, path: Path) -> None:
-        now = stamp(_files(path, self.values.config))
-        if now == self._stamp:
+        if stamp(self._watched) == self._stamp:
             return
         try:
-            fresh, self._stamp = _read(path)
+            fresh = self._read(path)
+            if path.stat().st_size == 0 and self.values.config != WebFile():
+                raise SettingsError([f"{path}: is empty; write what it had, or {{}} for nothing"])
         except SettingsError as error:
-            self._stamp = now
             for line in error.problems:
                 self._report("web file", f"the web file is wrong, what was read before stays in force: {line}")
             return
         if (fresh.context is not None) != self.speaks_tls:
             change = "now has" if fresh.context is not None else "no longer has"
             self._report("web file", f"{path} {change} a tls_server_config: takes effect at the next start only")
-            fresh = fresh._replace(context=self.values.context)
+            # The whole section stays: it also says which names of clients are allowed.
+            before = {"tls_server_config": self.values.config.tls_server_config}
+            fresh = WebFileValues(fresh.config.model_copy(update=before), self.values.context)
         self.values = fresh
+
+    def _read(self, path: Path) -> WebFileValues:
+        """Each stamp is taken before its file is read, so that a change in between is seen next time. The files that a
+        wrong one names are watched too: a certificate may come later.
+        """
+        self._stamp = stamp(self._watched)
+        own = stamp([path])
+        config = load(path)
+        certificates = _certificates(config) or _certificates(self.values.config)
+        self._watched, self._stamp = [path, *certificates], own + stamp(certificates)
+        return WebFileValues(config, _context(path, config))
 
 
 def check(path: Path, with_certificates: bool) -> None:
     """Raises SettingsError when the web file is wrong, or one of its certificates."""
-    read = _read if with_certificates else load
     try:
-        read(path)
+        config = load(path)
+        if with_certificates:
+            _context(path, config)
     except SettingsError as error:
         raise _named(error) from None
 
@@ -93,19 +108,16 @@ def _named(error: SettingsError) -> SettingsError:
     return SettingsError([f"web.config_file: {line}" for line in error.problems])
 
 
-def _read(path: Path) -> tuple[WebFileValues, Stamp]:
-    config = load(path)
-    # Taken before the certificates are read, so that a change in between is seen next time.
-    seen = stamp(_files(path, config))
+def _context(path: Path, config: WebFile) -> SSLContext | None:
     if config.tls_server_config is None:
-        return WebFileValues(config, None), seen
+        return None
     try:
-        return WebFileValues(config, context(config.tls_server_config)), seen
+        return context(config.tls_server_config)
     except (OSError, ValueError) as error:
         raise SettingsError([f"{path}: tls_server_config{problem(config.tls_server_config, error)}"]) from None
 
 
-def _files(path: Path, config: WebFile) -> list[Path]:
+def _certificates(config: WebFile) -> list[Path]:
     tls = config.tls_server_config
     named = (tls.cert_file, tls.key_file, tls.client_ca_file) if tls else ()
-    return [path, *(file for file in named if file is not None)]
+    return [file for file in named if file is not None]

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from exporter.cli import main
 
@@ -107,6 +108,22 @@ def test_without_a_grace_no_rule_knows_of_a_start(tmp_path: Path, capsys: pytest
     assert "process_start_time_seconds < 900" in capsys.readouterr().out
     assert main(["rules", "--config", file, "--startup-grace", "0s"]) == 0
     assert "starting" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("classic", "reads"), [("lean", False), ("fine", True), ("off", False)])
+def test_no_median_is_read_off_lean_edges(
+    classic: str, reads: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 24 and 26 ms, on both sides of the edge of 25, the medians would be 17.5 and 37.5 ms."""
+    file = Path(config(tmp_path, "30s", 0.99))
+    file.write_text(f"{file.read_text()}\nhistograms: {{classic: {classic}}}\n")
+    assert main(["rules", "--config", str(file)]) == 0
+    [baselines] = [
+        group for group in yaml.safe_load(capsys.readouterr().out)["groups"] if group["name"] == "tgi-probe-baselines"
+    ]
+    medians = [rule["expr"] for rule in baselines["rules"] if ":median_" in rule.get("record", "")]
+    assert len(medians) == 2
+    assert all(("_bucket" in expr) == reads for expr in medians)
 
 
 def test_a_configuration_with_errors_has_no_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ CONFIG = """
 targets: [{targets}]
 workloads: [{{name: chat, batch_sizes: [1], interval: 30s}}]
 slos: [{{name: chat-ttft, workload: chat, ttft: 200ms, objective: {objective}}}]
+histograms: {{classic: fine}}
 """
 PAGE, TICKET = ("TgiProbeErrorBudgetBurn", "page"), ("TgiProbeErrorBudgetBurn", "ticket")
 QUIET = ("TgiProbeBatchSizeStale", "ticket")

@@ -6,7 +6,7 @@ import resource
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from tests.processes import PATIENCE, ask, wait_until
 from tests.web.certificates import Authority
 from tests.web.clients import (
     HOST,
+    SMALL,
     clients,
     last_request,
     pages,
@@ -226,6 +227,32 @@ def test_a_client_that_never_shakes_hands_keeps_no_one_from_tls(tmp_path: Path) 
         answer = curl(f"https://{HOST}:{found.port}/", "--cacert", str(authority.own.certificate))
         assert answer.status == 200
         assert silent.fileno() > 0
+
+
+def test_clients_that_only_begin_to_shake_hands_are_pushed_out(tmp_path: Path) -> None:
+    """They wait for the pace, and then for nothing. All together they must not take every place."""
+    with serving(web_file=tls_web_file(Authority.found(tmp_path))) as found, ExitStack() as stack:
+        first, *others = clients(stack, found, server.MAX_IDLE_CONNECTIONS + 20)
+        for client in (first, *others):
+            with suppress(OSError):  # it may have been pushed out already
+                client.sendall(b"\x16")
+        until_closed(first)
+        wait_until(lambda: len(found._connections) <= server.MAX_IDLE_CONNECTIONS, "there are no more than that")
+
+
+def test_a_client_that_had_an_answer_may_wait_longer_with_its_next_request(
+    running: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Prometheus waits between two scrapes."""
+    monkeypatch.setattr(accepted_connection, "CLIENT_SECONDS", 0.2)
+    with ExitStack() as stack:
+        scraper, silent = clients(stack, running, 2)
+        scraper.sendall(request())
+        assert b"200 OK" in whole(scraper, SMALL.encode())
+        until_closed(silent)
+        until_closed(clients(stack, running, 1)[0])  # a second one that began later is cut off too
+        scraper.sendall(request())
+        assert b"200 OK" in whole(scraper, SMALL.encode())
 
 
 def test_a_port_that_is_taken_is_an_error_with_its_reason(running: WebServer) -> None:

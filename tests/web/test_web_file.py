@@ -1,12 +1,16 @@
 """The web file: what is right is read, what is wrong is one line with the place and the mend, and never a secret."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from exporter.config.errors import SettingsError
-from exporter.web.web_file import load
+from exporter.web import web_file_state
+from exporter.web.web_file import WebFile, load
 from exporter.web.web_file_state import WebFileState
+from tests.web.certificates import Authority, Pair
 
 BAD = sorted((Path(__file__).parent / "bad").glob("*.yml"))
 
@@ -65,3 +69,74 @@ def test_an_empty_file_means_plain_http_open_to_all(tmp_path: Path) -> None:
     state = WebFileState(file)
     assert not state.speaks_tls
     assert not state.values.config.basic_auth_users
+
+
+class Followed:
+    """A web file that is looked at when the test says so."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self.file = folder / "web.yml"
+        self.file.write_text(text)
+        self.said: list[str] = []
+        self.state = WebFileState(self.file, lambda kind, line: self.said.append(line))
+
+    def look(self, text: str | None = None) -> WebFile:
+        if text is not None:
+            self.file.write_text(text)
+            later = time.time_ns() + len(self.said) + 1_000_000_000
+            os.utime(self.file, ns=(later, later))  # as if time had passed
+        self.state._refresh(self.file)
+        return self.state.values.config
+
+
+def tls(pair: Pair, more: str = "") -> str:
+    return f"tls_server_config: {{cert_file: {pair.certificate}, key_file: {pair.key}{more}}}\n"
+
+
+def test_without_its_tls_section_a_file_still_lets_in_the_allowed_clients_alone(tmp_path: Path) -> None:
+    authority = Authority.found(tmp_path)
+    names = "client_auth_type: RequireAndVerifyClientCert, client_allowed_sans: [good]"
+    pair = authority.sign("server", "IP:127.0.0.1")
+    followed = Followed(tmp_path, tls(pair, f", client_ca_file: {authority.own.certificate}, {names}"))
+    section = followed.look("rate_limit: {interval: 1s}\n").tls_server_config
+    assert section is not None
+    assert section.client_allowed_sans == ("good",)
+    assert followed.state.values.context is not None
+    assert followed.said == [f"{followed.file} no longer has a tls_server_config: takes effect at the next start only"]
+
+
+def test_a_file_that_is_written_anew_lets_nobody_in_while_it_is_empty(tmp_path: Path) -> None:
+    users = "basic_auth_users: {alice: $2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze}\n"
+    followed = Followed(tmp_path, users)
+    assert followed.look("").basic_auth_users
+    assert followed.said[0].endswith("is empty; write what it had, or {} for nothing")
+    assert not followed.look("{}\n").basic_auth_users
+
+
+def test_a_certificate_that_comes_later_than_the_file_that_names_it_is_taken(tmp_path: Path) -> None:
+    authority = Authority.found(tmp_path)
+    old, new = (authority.sign("server", "IP:127.0.0.1", serial=number) for number in (1, 2))
+    kept = new.certificate.read_bytes()
+    new.certificate.unlink()
+    followed = Followed(tmp_path, tls(old))
+    section = followed.look(tls(new)).tls_server_config
+    assert section is not None
+    assert section.cert_file == old.certificate
+    new.certificate.write_bytes(kept)
+    section = followed.look().tls_server_config
+    assert section is not None
+    assert section.cert_file == new.certificate
+
+
+def test_a_change_while_the_file_is_read_is_seen_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    followed = Followed(tmp_path, "rate_limit: {interval: 1s}\n")
+
+    def read_and_change(path: Path) -> WebFile:
+        read = load(path)
+        path.write_text("rate_limit: {interval: 3s, burst: 5}\n")
+        return read
+
+    monkeypatch.setattr(web_file_state, "load", read_and_change)
+    assert followed.look("rate_limit: {interval: 2s}\n").rate_limit.interval == 2.0
+    monkeypatch.setattr(web_file_state, "load", load)
+    assert followed.look().rate_limit.interval == 3.0
