@@ -34,6 +34,7 @@ from exporter.probes.interface import Abandoned
 
 SAMPLING = tuple(Parameters.model_fields)
 REGRESSION = 3
+NO_ADVICE = "No recommendation: no batch size has a throughput. Values are withheld while this machine is busy."
 DEFAULT_TARGET = "unix:///tmp/text-generation-server-0"
 # The keys of a target that are options. The others have mappings as values: a configuration file has them.
 TARGET_KEYS = (
@@ -199,6 +200,8 @@ class Answer:
 
     def sentences(self) -> Iterator[str]:
         """The advice, and what the last of it means for a server's options."""
+        if not self.advice:
+            yield NO_ADVICE
         for one in self.advice:
             size = "no batch size" if one.batch_size is None else f"batch size {one.batch_size}"
             others = f" Perhaps also {', '.join(map(str, one.others))}: more runs will tell." if one.others else ""

@@ -53,7 +53,9 @@ def page(
         f'<p class="dim">{escape(_facts(results))}</p>',
         "".join(f'<p class="bad">{escape(line)}</p>' for line in remarks(results)),
         "<h2>Which batch size to run</h2>",
-        f"<dl>{''.join(map(_answer, advice))}</dl>" if advice else "<p>Nothing was measured.</p>",
+        f"<dl>{''.join(map(_answer, advice))}</dl>"
+        if advice
+        else "<p>No recommendation: no batch size has a throughput.</p>",
         _settings(advice, settings),
         '<h2>Throughput over latency</h2><div class="charts">',
         chart.scatter("Prefill: tokens/s over milliseconds", _curve(results, "prefill")),

@@ -50,7 +50,7 @@ class NumberChild:
     def __init__(self, family: "Family[NumberChild]", labels: Labels) -> None:
         self.labels = labels
         self.label_text = label_text(labels)
-        self.value = family.initial
+        self.value = float(family.initial)  # as Prometheus counts, also beyond 2^53
         self.created = family.start() if family.has_start else None
 
     def inc(self, amount: float = 1) -> None:

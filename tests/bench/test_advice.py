@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from exporter.bench.advice import Advice, Caps, advise, candidates, server_settings
+from exporter.bench.command import Answer
 from exporter.bench.results import Results
 from tests.bench.samples import SIZES, sweep
 
@@ -98,8 +99,12 @@ def test_without_decode_it_judges_prefill() -> None:
     ]
 
 
-def test_of_nothing_there_is_no_advice() -> None:
+def test_of_nothing_there_is_no_advice_and_that_is_said() -> None:
     assert goals(Results()) == []
+    said = Answer(Results(), Caps(), None, 0.05).markdown()
+    assert said.endswith(
+        "No recommendation: no batch size has a throughput. Values are withheld while this machine is busy."
+    )
 
 
 def test_server_settings_name_the_options_of_tgi_and_vllm() -> None:

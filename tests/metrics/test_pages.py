@@ -9,7 +9,7 @@ from typing import Any
 
 import prometheus_client
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client import exposition as plain_text
@@ -120,6 +120,7 @@ class Pair:
     st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=5, max_size=5, unique_by=lambda labels: labels[0]),
     EVENTS,
 )
+@example("", (1.0,), [(name, "", "") for name in "abcde"], [(1, 1), (1, 2**53), (1, 1)])
 def test_both_formats_are_what_prometheus_client_writes_after_any_events(
     text: str, edges: tuple[float, ...], series: list[tuple[str, str, str]], events: list[tuple[int, float]]
 ) -> None:
