@@ -31,7 +31,7 @@ demo: $(READY) ## run an embedded TGI shard, a router and the exporter on them; 
 	@exec $(BIN)/tgi-probe demo
 
 .PHONY: test
-test: real-parts format-check lint types contracts proto-check dashboards-check unit ## every check of CI except wheel-check
+test: real-parts format-check lint types contracts proto-check dashboards-check unit ## every check of CI except slow and wheel-check
 
 # ---- Set-up ----
 
@@ -92,8 +92,12 @@ dashboards-check: $(READY)
 
 .PHONY: unit
 unit: $(READY) ## run the tests; ARGS="-k schedule" picks some
-	$(BIN)/pytest --numprocesses $(WORKERS) $(BY_MODULE) -m "not alone" $(ARGS) || [ $$? = $(NO_TESTS) ]
+	$(BIN)/pytest --numprocesses $(WORKERS) $(BY_MODULE) -m "not alone and not slow" $(ARGS) || [ $$? = $(NO_TESTS) ]
 	nice -n -20 $(BIN)/pytest -m alone $(ARGS) || [ $$? = $(NO_TESTS) ]
+
+.PHONY: slow
+slow: real-parts $(READY) ## run the tests that take long by themselves: rules over days, a real Alertmanager, the image
+	$(BIN)/pytest --numprocesses $(WORKERS) -m slow $(ARGS) || [ $$? = $(NO_TESTS) ]
 
 # ---- Generated files, which are committed ----
 

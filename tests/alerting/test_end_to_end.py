@@ -13,6 +13,8 @@ from tests.end_to_end.parts import Daemon, SimulatedShard, daemon_running, simul
 from tests.processes import TGI_PROBE, wait_until
 from tests.prometheus_server import PrometheusServer, prometheus_scraping
 
+pytestmark = pytest.mark.slow
+
 INTERVAL = "500ms"
 BURN, DOWN, ABSENT, STALE = "TgiProbeErrorBudgetBurn", "TgiProbeTargetDown", "TgiProbeAbsent", "TgiProbeStale"
 

@@ -22,6 +22,8 @@ from exporter.config.sources import load
 from tests import real_parts
 from tests.alerting.histories import Phase, firing, series
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 targets: [{targets}]
 workloads: [{{name: chat, batch_sizes: [1], interval: 30s}}]

@@ -15,6 +15,8 @@ import pytest
 from tests.processes import Process, ask, running, wait_until
 from tests.real_parts import lacking, real_part
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parent.parent
 PYTHON = "/usr/bin/python3.11"

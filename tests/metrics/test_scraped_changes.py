@@ -13,6 +13,8 @@ from exporter.web.routes import Views
 from tests.metrics.served import announced, probe, serving_views
 from tests.prometheus_server import PrometheusServer, prometheus_scraping
 
+pytestmark = pytest.mark.slow
+
 TTFT = "tgi_probe_time_to_first_token_seconds"
 
 

@@ -329,8 +329,8 @@ def test_what_came_between_the_last_look_and_the_falling_asleep_was_not_there_si
     def held_up(seconds: float | None = None) -> Any:
         if seconds and not left:
             for _ in range(2):
-                left.append(time.perf_counter())
                 other.sendall(b"x")
+                left.append(time.perf_counter())
                 pause()
         return select(seconds)
 
