@@ -9,6 +9,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,50 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class RuleGroup:
+    """A group of rules as Prometheus runs it. Seconds; `evaluated`: Unix time, None before the first evaluation."""
+
+    name: str
+    interval: float
+    evaluated: float | None
+
+
 def query(url: str, expr: str, token: str | None = None) -> list[PrometheusSample]:
     """The result of an instant query. Raises PrometheusError."""
+    kind, body = _get(url, "query", {"query": expr}, token)
+    document = _parsed(body)
+    if "error" in document:
+        raise PrometheusError(f"{url}: {_line(document['error'])}")
+    try:
+        return [_sample(item["metric"], item["value"][1]) for item in document["data"]["result"]]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        what = f"its answer ({_line(kind)}) is not what Prometheus says to a query"
+        raise PrometheusError(f"{url}: {what}; is it the address of Prometheus?") from None
+
+
+def rule_groups(url: str, token: str | None = None) -> list[RuleGroup]:
+    """Those that record something; empty where the server does not tell: what stores recordings need not make them."""
+    try:
+        groups = _parsed(_get(url, "rules", {"type": "record"}, token)[1])["data"]["groups"]
+        return [
+            RuleGroup(legible(one["name"], LONGEST_TEXT), float(one["interval"]), _evaluated(one)) for one in groups
+        ]
+    except (PrometheusError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _evaluated(group: Mapping[str, Any]) -> float | None:
+    """Prometheus writes the year 1 for a group that was never evaluated."""
+    text = str(group.get("lastEvaluation", ""))
+    if not text or text.startswith("0001-"):
+        return None
+    text = re.sub(r"(\.\d{6})\d+", r"\1", text)  # nanoseconds
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _get(url: str, name: str, parameters: Mapping[str, str], token: str | None) -> tuple[str, bytes]:
+    """The content type and the body that the API answers. Raises PrometheusError."""
     if not url.startswith(("http://", "https://")):
         raise PrometheusError(f"--prometheus: must begin with http:// or https://, not {url!r}")
     try:
@@ -60,11 +103,11 @@ def query(url: str, expr: str, token: str | None = None) -> list[PrometheusSampl
         raise PrometheusError(
             "--prometheus: must not hold a user or password; use --bearer-token-file, or a proxy that signs in"
         )
-    address = f"{url.rstrip('/')}/api/v1/query?{urllib.parse.urlencode({'query': expr})}"
+    address = f"{url.rstrip('/')}/api/v1/{name}?{urllib.parse.urlencode(parameters)}"
     try:
         request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"} if token else {})
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT) as response:
-            kind, body = response.headers.get_content_type(), response.read(LARGEST_ANSWER)
+            return response.headers.get_content_type(), response.read(LARGEST_ANSWER)
     except urllib.error.HTTPError as error:
         with error:
             raise PrometheusError(f"{url}: {_refusal(error)}") from None
@@ -74,14 +117,6 @@ def query(url: str, expr: str, token: str | None = None) -> list[PrometheusSampl
         reason = getattr(error, "reason", error)
         reason = getattr(reason, "strerror", None) or reason  # without the number of the error
         raise PrometheusError(f"{url}: cannot be reached: {_line(reason)}") from None
-    document = _parsed(body)
-    if "error" in document:
-        raise PrometheusError(f"{url}: {_line(document['error'])}")
-    try:
-        return [_sample(item["metric"], item["value"][1]) for item in document["data"]["result"]]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        what = f"its answer ({_line(kind)}) is not what Prometheus says to a query"
-        raise PrometheusError(f"{url}: {what}; is it the address of Prometheus?") from None
 
 
 def _parsed(body: bytes) -> Mapping[str, Any]:

@@ -3,8 +3,10 @@
 import argparse
 import json
 import math
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -13,7 +15,14 @@ from pydantic_core import PydanticCustomError
 from tabulate import tabulate
 
 from exporter.alerting import promql
-from exporter.alerting.prometheus_query import PrometheusError, PrometheusSample, query, read_token
+from exporter.alerting.prometheus_query import (
+    PrometheusError,
+    PrometheusSample,
+    RuleGroup,
+    query,
+    read_token,
+    rule_groups,
+)
 from exporter.config import notation
 
 RATIO = "slo:sli_error:ratio_rate"
@@ -26,7 +35,28 @@ RECORDED = (
 )
 FIRING = 'ALERTS{alertname=~"TgiProbe.+",alertstate="firing"}'
 MEASURES = "max by (slo, measure) (tgi_probe_slo_info)"
+JUDGED = "sum by (slo, target) (tgi_probe_slo_requests_total) > 0"
+NOW = "vector(time())"
+# The groups of `slo_rules`: the first one evaluates as often as Prometheus does, the second one the whole period.
+GROUP, PERIOD_GROUP = "tgi-probe-slo-{}", "tgi-probe-slo-{}-period"
+# Spaces between columns, and the fewest characters of a wrapped one.
+GAP, NARROWEST = 2, 8
 Labels = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FirstVerdict:
+    """When Prometheus will evaluate the period of an SLO whose requests are judged already: Unix time, or None where
+    it does not tell. `latest`: it may be sooner.
+    """
+
+    at: float | None = None
+    latest: bool = False
+
+    def __str__(self) -> str:
+        if self.at is None:
+            return "first verdict in a few minutes"
+        return f"first verdict {'by' if self.latest else 'at'} {time.strftime('%H:%M:%S %Z', time.localtime(self.at))}"
 
 
 @dataclass(slots=True)
@@ -43,6 +73,7 @@ class SloStatus:
     period_burn: float | None = None
     burn: dict[str, float] = field(default_factory=dict)
     alerts: list[str] = field(default_factory=list)
+    first_verdict: "FirstVerdict | None" = None
 
     @property
     def good(self) -> float | None:
@@ -55,7 +86,7 @@ class SloStatus:
     @property
     def verdict(self) -> str:
         if self.budget_left is None:
-            return "no data"
+            return "no data" if self.first_verdict is None else "too early"
         return "met" if self.budget_left >= -1e-9 else "MISSED"
 
 
@@ -74,14 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     The exit code is 0 when all are met, 1 when one is missed, 2 when Prometheus cannot tell.
     """
     try:
-        token = read_token(arguments.bearer_token_file)
-        samples = {expr: query(arguments.prometheus, expr, token) for expr in (RECORDED, FIRING, MEASURES)}
-        found = slo_statuses(samples[RECORDED], samples[FIRING], samples[MEASURES])
-        if not found:
-            raise PrometheusError(
-                f"{arguments.prometheus}: has no recordings of SLOs; "
-                "load the file of `tgi-probe rules` into it and wait a minute"
-            )
+        found = _ask(arguments.prometheus, read_token(arguments.bearer_token_file))
         known = {status.slo for status in found}
         unknown, names = sorted(set(arguments.slo) - known), ", ".join(sorted(known))
         if unknown:
@@ -92,12 +116,52 @@ def run(arguments: argparse.Namespace) -> int:
     except PrometheusError as error:
         print(error, file=sys.stderr)
         return 2
-    print(table(found) if arguments.format == "table" else as_json(found))
-    without_data = [status for status in found if status.verdict == "no data"]
-    if without_data:
-        print(explain_no_data(without_data), file=sys.stderr)
     verdicts = {status.verdict for status in found}
-    return 1 if "MISSED" in verdicts else 2 if "no data" in verdicts else 0
+    if arguments.format == "json":
+        print(as_json(found))
+    elif verdicts != {"too early"}:  # a table without a number says nothing
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(table(found, width))
+    if without_data := [status for status in found if status.verdict == "no data"]:
+        print(explain_no_data(without_data), file=sys.stderr)
+    if early := [status for status in found if status.verdict == "too early"]:
+        print(explain_too_early(early), file=sys.stderr)
+    return 1 if "MISSED" in verdicts else 2 if verdicts - {"met"} else 0
+
+
+def _ask(url: str, token: str | None) -> list[SloStatus]:
+    """What Prometheus knows of every SLO. Raises PrometheusError."""
+    samples = {expr: query(url, expr, token) for expr in (RECORDED, FIRING, MEASURES)}
+    found = slo_statuses(samples[RECORDED], samples[FIRING], samples[MEASURES])
+    without = [status for status in found if status.period_burn is None]
+    groups = {group.name: group for group in rule_groups(url, token)} if without or not found else {}
+    if not found:
+        if any(name.startswith(GROUP.format("")) for name in groups):
+            raise PrometheusError(f"too early: {url} has not evaluated the rules of the SLOs yet; wait a minute")
+        raise PrometheusError(
+            f"{url}: has no recordings of SLOs; load the file of `tgi-probe rules` into it and wait a minute"
+        )
+    if without:
+        judged = {(one.labels.get("slo"), one.labels.get("target")) for one in query(url, JUDGED, token)}
+        now = next((one.value for one in query(url, NOW, token)), time.time())
+        for status in without:
+            if (status.slo, status.target) in judged:
+                status.first_verdict = first_verdict(status, groups, now)
+    return found
+
+
+def first_verdict(status: SloStatus, groups: Mapping[str, RuleGroup], now: float) -> FirstVerdict:
+    """The next evaluation of the period. A rate needs two scrapes: until the short windows have one, two more are
+    awaited.
+    """
+    period, quick = groups.get(PERIOD_GROUP.format(status.slo)), groups.get(GROUP.format(status.slo))
+    if period is None or period.interval <= 0:
+        return FirstVerdict()
+    ready = now + (2 * quick.interval if quick and not status.burn else 0.0)
+    if period.evaluated is None:
+        return FirstVerdict(ready + period.interval, latest=True)
+    missing = max(1, math.ceil((ready - period.evaluated) / period.interval))
+    return FirstVerdict(period.evaluated + missing * period.interval)
 
 
 def slo_statuses(
@@ -162,27 +226,53 @@ def _concerns(alert: PrometheusSample, status: SloStatus) -> bool:
     return all(labels.get(name, value) == value for name, value in status.labels.items())
 
 
-def table(found: Sequence[SloStatus]) -> str:
-    """A line for each SLO and target. Labels are shown only where targets of one name differ by them."""
-    windows = sorted({window for status in found for window in status.burn}, key=notation.parse_duration)
-    burns = [f"BURN {window}" for window in windows]
-    head = ["SLO", "TARGET", "OBJECTIVE", "THRESHOLD", "PERIOD", "GOOD", "BUDGET LEFT", *burns, "", "ALERTS"]
-    rows = [
-        [
-            status.slo,
-            _target(status, found),
-            promql.percent(status.objective),
-            _threshold(status),
-            promql.duration(status.period),
-            _percent(status.good, 3),
-            _percent(status.budget_left, 1),
-            *(f"{status.burn[window]:.3g}" if window in status.burn else "-" for window in windows),
-            status.verdict,
-            ", ".join(status.alerts) or "-",
-        ]
+def table(found: Sequence[SloStatus], width: int | None = None) -> str:
+    """The verdict on each SLO and target, the alerts, how fast the budgets burn, and what the SLOs ask, below one
+    another. Labels are shown only where targets of one name differ by them. Names are wrapped where a line would be
+    longer than `width`; None: never.
+    """
+    names = {id(status): [status.slo, _target(status, found)] for status in found}
+    verdicts = [
+        [*names[id(status)], status.verdict, _percent(status.good, 3), _percent(status.budget_left, 1)]
         for status in found
     ]
-    lines = tabulate([head, *rows], tablefmt="plain", disable_numparse=True).splitlines()
+    parts = [_columns(["SLO", "TARGET", "VERDICT", "GOOD", "BUDGET LEFT"], verdicts, width)]
+    firing: dict[tuple[str, str], list[str]] = {}
+    for status in found:
+        for alert in status.alerts:
+            firing.setdefault((names[id(status)][1], alert), []).append(status.slo)
+    if firing:
+        rows = [[target, alert, ", ".join(slos)] for (target, alert), slos in firing.items()]
+        parts.append(_columns(["TARGET", "FIRING ALERT", "CONCERNS SLO"], rows, width, wrapped=(0, 2)))
+    else:
+        parts.append("No alert fires.")
+    windows = sorted({window for status in found for window in status.burn}, key=notation.parse_duration)
+    if windows:
+        rows = [
+            [*names[id(status)], *(_burn(status.burn.get(window)) for window in windows)]
+            for status in found
+            if status.burn
+        ]
+        heading = "Burn rate in the last … (1 spends the budget exactly in its period)"
+        parts.append(heading + "\n" + _columns(["SLO", "TARGET", *windows], rows, width))
+    asked = {
+        (status.slo, _asked(status), promql.percent(status.objective), promql.duration(status.period)): None
+        for status in found
+    }
+    parts.append(_columns(["SLO", "A REQUEST IS GOOD WHEN", "OBJECTIVE", "PERIOD"], [*map(list, asked)], width, (0, 1)))
+    return "\n\n".join(parts)
+
+
+def _columns(head: list[str], rows: list[list[str]], width: int | None, wrapped: tuple[int, ...] = (0, 1)) -> str:
+    """Aligned columns with heads. Those of the `wrapped` numbers share what the others leave of the width."""
+    limits: list[int | None] = [None] * len(head)
+    longest = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
+    if width is not None and sum(longest) + GAP * (len(head) - 1) > width:
+        left = width - GAP * (len(head) - 1) - sum(longest[at] for at in range(len(head)) if at not in wrapped)
+        for number, at in enumerate(sorted(wrapped, key=lambda at: longest[at])):
+            limits[at] = max(NARROWEST, min(longest[at], left // (len(wrapped) - number)))
+            left -= limits[at] or 0
+    lines = tabulate([head, *rows], tablefmt="plain", disable_numparse=True, maxcolwidths=limits).splitlines()
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -206,10 +296,24 @@ def _target(status: SloStatus, found: Sequence[SloStatus]) -> str:
     return f"{status.target} ({', '.join(different)})" if different else status.target
 
 
-def _threshold(status: SloStatus) -> str:
+def explain_too_early(early: Sequence[SloStatus]) -> str:
+    """One line: when there will be a verdict, on which SLOs."""
+    verdicts = {status.first_verdict: None for status in early}
+    parts = []
+    for verdict in verdicts:
+        which = ", ".join(f"{one.slo} of target {one.target}" for one in early if one.first_verdict == verdict)
+        parts.append(f"{verdict} ({which})")
+    return f"too early: {'; '.join(parts)}"
+
+
+def _asked(status: SloStatus) -> str:
     if status.threshold is None:
-        return "success"
+        return "it succeeds"
     return f"{status.measure} ≤ {promql.duration(status.threshold)}".removeprefix(" ≤ ")
+
+
+def _burn(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.3g}" if rate < 999 else f"{rate:.0f}"
 
 
 def _percent(ratio: float | None, digits: int) -> str:
@@ -232,6 +336,7 @@ def as_json(found: Sequence[SloStatus]) -> str:
             "burn": status.burn,
             "alerts": status.alerts,
             "verdict": status.verdict.lower(),
+            "first_verdict_timestamp_seconds": status.first_verdict.at if status.first_verdict else None,
         }
         for status in found
     ]

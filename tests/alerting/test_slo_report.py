@@ -6,14 +6,16 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 
 from exporter.alerting.prometheus_query import PrometheusSample
-from exporter.alerting.slo_report import as_json, explain_no_data, slo_statuses, table
+from exporter.alerting.slo_report import JUDGED, NOW, RECORDED, as_json, explain_no_data, slo_statuses, table
 from exporter.cli import main
 from tests.alerting.pager import inbox_listening
 from tests.processes import PATIENCE, TGI_PROBE, free_port, running, wait_until
@@ -47,14 +49,52 @@ def test_the_table_shows_the_state_of_every_slo_and_target() -> None:
         firing("TgiProbeErrorBudgetBurn", slo="other", target="llama", severity="page", job="j"),
     ]
     found = slo_statuses(facts, alerts, [PrometheusSample({"slo": "fast", "measure": "ttft"}, 1)])
-    # fmt: off
     assert table(found).splitlines() == [
-        "SLO   TARGET  OBJECTIVE  THRESHOLD     PERIOD  GOOD      BUDGET LEFT  BURN 5m           ALERTS",
-        "fast  llama   99 %       ttft ≤ 200ms  30d     99.750 %  75.0 %       0.2      met      -",
-        "fast  qwen    99 %       ttft ≤ 200ms  30d     98.500 %  -50.0 %      20       MISSED   TgiProbeErrorBudgetBurn (page), TgiProbeTargetDown (page)",  # noqa: E501
-        "up    llama   99.9 %     success       7d      -         -            -        no data  -",
+        "SLO   TARGET  VERDICT  GOOD      BUDGET LEFT",
+        "fast  llama   met      99.750 %  75.0 %",
+        "fast  qwen    MISSED   98.500 %  -50.0 %",
+        "up    llama   no data  -         -",
+        "",
+        "TARGET  FIRING ALERT                    CONCERNS SLO",
+        "qwen    TgiProbeErrorBudgetBurn (page)  fast",
+        "qwen    TgiProbeTargetDown (page)       fast",
+        "",
+        "Burn rate in the last … (1 spends the budget exactly in its period)",
+        "SLO   TARGET  5m",
+        "fast  llama   0.2",
+        "fast  qwen    20",
+        "",
+        "SLO   A REQUEST IS GOOD WHEN  OBJECTIVE  PERIOD",
+        "fast  ttft ≤ 200ms            99 %       30d",
+        "up    it succeeds             99.9 %     7d",
     ]
-    # fmt: on
+
+
+WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
+
+
+@pytest.mark.parametrize("long", ["llama", "text-generation-inference-llama-3-70b-7f9c6d5b4-x2x9z"])
+def test_a_terminal_of_80_columns_holds_the_table_with_a_head_on_every_column(long: str) -> None:
+    facts: list[PrometheusSample] = []
+    for slo in ("chat-available", "chat-inter-token"):
+        facts += recorded(slo, long, (0.999, 30, 0.05, 1.25))
+        for window in WINDOWS:
+            labels = {"slo": slo, "target": long, "job": "j"}
+            facts.append(PrometheusSample({"__name__": f"slo:sli_error:ratio_rate{window}", **labels}, 0.0144))
+    alerts = [firing("TgiProbeErrorBudgetBurn", slo="chat-available", target=long, severity="page", job="j")]
+    measures = [PrometheusSample({"slo": "chat-inter-token", "measure": "inter_token_latency"}, 1)]
+    found = slo_statuses(facts, alerts, measures)
+    shown = table(found, 80)
+    assert max(map(len, shown.splitlines())) <= 80
+    rows = [re.split("  +", line) for line in table(found).splitlines() if "  " in line]
+    heads = [row for row in rows if row[0] in ("SLO", "TARGET")]
+    assert len(heads) == 4
+    assert heads[2][2:] == list(WINDOWS)
+    head: list[str] = []
+    for row in rows:
+        head = row if row in heads else head
+        assert len(row) == len(head), row
+    assert "…" not in shown.replace("last …", "")  # wrapped, not cut
 
 
 def test_targets_of_one_name_are_told_apart_by_what_differs() -> None:
@@ -62,9 +102,11 @@ def test_targets_of_one_name_are_told_apart_by_what_differs() -> None:
         *recorded("fast", "default", (0.99, 30, 0.2, 0.5, 0.002), instance="a:9477"),
         *list(recorded("fast", "default", (0.99, 30, 0.2, 2.0, 0.02), instance="b:9477"))[3:],
     ]
-    shown = table(slo_statuses(facts, [], [])).splitlines()[1:]
-    assert [line.split("  ")[1] for line in shown] == ["default (instance=a:9477)", "default (instance=b:9477)"]
-    assert [line.split()[-2] for line in shown] == ["met", "MISSED"]
+    shown = [line.split("  ") for line in table(slo_statuses(facts, [], [])).splitlines()[1:3]]
+    assert [(line[1], line[2].strip()) for line in shown] == [
+        ("default (instance=a:9477)", "met"),
+        ("default (instance=b:9477)", "MISSED"),
+    ]
 
 
 def test_what_there_is_no_data_of_is_named_with_where_to_look() -> None:
@@ -137,6 +179,7 @@ def test_programs_get_json(prometheus: PrometheusServer, capsys: pytest.CaptureF
             "burn": {"5m": pytest.approx(0.2)},
             "alerts": [],
             "verdict": "met",
+            "first_verdict_timestamp_seconds": None,
         }
     ]
 
@@ -302,9 +345,100 @@ def vector(*samples: PrometheusSample) -> str:
 NAN = list(recorded("fast", "llama", (0.99, 30, 0.2, float("nan"), float("inf"))))
 
 
+@contextlib.contextmanager
+def prometheus_with(
+    recorded: Sequence[PrometheusSample], judged: bool = False, groups: Sequence[Mapping[str, object]] = ()
+) -> Iterator[str]:
+    """The address of a server that answers like a Prometheus with these recordings, at Unix time 1000."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path, _, text = self.path.partition("?")
+            expr = parse_qs(text).get("query", [""])[0]
+            requests = [PrometheusSample({"slo": "fast", "target": "llama"}, 3)] if judged else []
+            answers = {RECORDED: recorded, JUDGED: requests, NOW: [PrometheusSample({}, 1000)]}
+            rules = json.dumps({"status": "success", "data": {"groups": [*groups]}})
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write((rules if path.endswith("/rules") else vector(*answers.get(expr, ()))).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def group(name: str, interval: float, evaluated: str) -> dict[str, object]:
+    return {"name": name, "interval": interval, "lastEvaluation": evaluated, "rules": []}
+
+
+QUICK = group("tgi-probe-slo-fast", 15, "1970-01-01T00:16:35.123456789Z")
+EARLY = list(recorded("fast", "llama", (0.99, 30, 0.2)))
+BURNS = PrometheusSample({"__name__": "slo:sli_error:ratio_rate5m", "slo": "fast", "target": "llama"}, 0.002)
+
+
+@pytest.mark.parametrize(
+    ("facts", "evaluated", "said"),
+    [
+        pytest.param([*EARLY, BURNS], "1970-01-01T00:16:30.5Z", ("at", 1140.5), id="the next evaluation"),
+        pytest.param(EARLY, "1970-01-01T00:14:21Z", ("at", 1161), id="the next one comes before there are two scrapes"),
+        pytest.param([*EARLY, BURNS], "0001-01-01T00:00:00Z", ("by", 1150), id="never evaluated"),
+        pytest.param([*EARLY, BURNS], None, None, id="recordings that another Prometheus makes"),
+    ],
+)
+def test_just_after_the_start_the_time_of_the_first_verdict_is_told(
+    facts: list[PrometheusSample],
+    evaluated: str | None,
+    said: tuple[str, float] | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    groups = [QUICK, group("tgi-probe-slo-fast-period", 150, evaluated)] if evaluated else []
+    with prometheus_with(facts, judged=True, groups=groups) as url:
+        line = said_of(["--prometheus", url], capsys)
+        when = "in a few minutes"
+        if said is not None:
+            when = f"{said[0]} {time.strftime('%H:%M:%S %Z', time.localtime(said[1]))}"
+        assert line == f"too early: first verdict {when} (fast of target llama)"
+        assert main(["slo", "--prometheus", url, "--format", "json"]) == 2
+    [found] = json.loads(capsys.readouterr().out)
+    assert (found["verdict"], found["first_verdict_timestamp_seconds"]) == ("too early", said[1] if said else None)
+
+
+def test_a_real_prometheus_tells_when_the_first_verdict_is_due(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {"slo": "fast", "target": "llama"}
+    quick = [
+        {"record": name, "expr": f"vector({value})", "labels": own}
+        for name, value in (("slo:objective:ratio", 0.99), ("tgi_probe_slo_requests_total", 3))
+    ]
+    slow = [{"record": "slo:period_burn_rate:ratio", "expr": "vector(1)", "labels": own}]
+    groups = [
+        {"name": "tgi-probe-slo-fast", "rules": quick},
+        {"name": "tgi-probe-slo-fast-period", "interval": "30d", "rules": slow},
+    ]
+    (tmp_path / "rules.yml").write_text(json.dumps({"groups": groups}))
+    with prometheus_scraping(tmp_path / "db", rule_files=[str(tmp_path / "rules.yml")]) as server:
+        wait_until(lambda: len(server.query("tgi_probe_slo_requests_total")) == 1, "the rules ran", server.process)
+        line = said_of(["--prometheus", server.url], capsys)
+    assert re.fullmatch(r"too early: first verdict by [0-9:]+ \w+ \(fast of target llama\)", line), line
+
+
+def test_before_the_rules_have_run_it_is_too_early(capsys: pytest.CaptureFixture[str]) -> None:
+    with prometheus_with([], groups=[QUICK]) as url:
+        line = said_of(["--prometheus", url], capsys)
+    assert line == f"too early: {url} has not evaluated the rules of the SLOs yet; wait a minute"
+
+
 @pytest.mark.parametrize("form", ["table", "json"])
 def test_nan_is_no_data_for_a_pipeline_and_for_programs(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with answering(200, vector(*NAN)) as url:
+    with prometheus_with(NAN) as url:
         assert main(["slo", "--prometheus", url, "--format", form]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("no data: fast of target llama")
@@ -365,6 +499,6 @@ def test_an_address_that_is_none_is_one_line(url: str, capsys: pytest.CaptureFix
 
 
 def test_a_label_that_cannot_be_printed_is_made_legible(capfd: pytest.CaptureFixture[str]) -> None:
-    with answering(200, vector(*recorded("fast", "half \ud83d\x1b[31m", FAST))) as url:
+    with prometheus_with(list(recorded("fast", "half \ud83d\x1b[31m", FAST))) as url:
         assert main(["slo", "--prometheus", url]) == 0
     assert "half \ufffd\ufffd[31m" in capfd.readouterr().out
