@@ -161,9 +161,12 @@ def _sweep(plan: SweepPlan, quiet: bool) -> tuple[Results, list[int]]:
     report = report_for(plan, quiet)
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     left: str | None = None
+    sweep = Sweep(plan, lambda: bool(signals), report)
     try:
-        sweep = Sweep(plan, lambda: bool(signals), report)
-        results = sweep.run()
+        try:
+            sweep.run()
+        except Abandoned:
+            sweep.results = sweep.results.model_copy(update={"stopped": "interrupted"})
         try:
             sweep.close()
         except (Failure, Abandoned) as end:
@@ -171,10 +174,10 @@ def _sweep(plan: SweepPlan, quiet: bool) -> tuple[Results, list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        report.end(waits=not signals and sys.exc_info()[0] is None)
+        report.end(waits=not signals and sys.exc_info()[0] is None, stopped=sweep.results.stopped)
     if left is not None:
         print(f"something of ours may be left in the server: {left}", file=sys.stderr)
-    return results, signals
+    return sweep.results, signals
 
 
 class Answer:

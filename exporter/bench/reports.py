@@ -18,9 +18,9 @@ NO_SCREEN = "for a live screen: pip install 'tgi-probe[screen]'"
 
 
 class Report(SweepListener, Protocol):
-    """`end` is called once, when all is over: `waits` until the person has seen enough."""
+    """`end` is called once, when all is over. `stopped`: why it ended early. `waits`: until the person has seen it."""
 
-    def end(self, waits: bool) -> None: ...
+    def end(self, waits: bool, stopped: str | None) -> None: ...
 
 
 class Lines:
@@ -47,7 +47,7 @@ class Lines:
     def said(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    def end(self, waits: bool) -> None:
+    def end(self, waits: bool, stopped: str | None) -> None:
         pass
 
 
@@ -87,7 +87,9 @@ class ScreenProcess:
         if not self._send("said", line=line):
             self._lines.said(line)
 
-    def end(self, waits: bool) -> None:
+    def end(self, waits: bool, stopped: str | None) -> None:
+        if stopped is not None:
+            self._send("said", line=f"ended early: {stopped}")
         if waits:
             self._send("done")
             with contextlib.suppress(KeyboardInterrupt):

@@ -31,6 +31,8 @@ from exporter.web.chart import ticks
 BLUE, ORANGE = (86, 180, 233), (230, 159, 0)
 DEEPEST_ZOOM = 5
 BINS = 8
+# A run may take a millisecond. To draw each would take the time of the server.
+DRAW_SECONDS = 0.2
 # From this width on there is room for the average too.
 WIDE = 96
 # The part of a chart that has candidates.
@@ -71,6 +73,7 @@ class Screen(App[None]):
         self._progress = Progress()
         self._chosen: int | None = None  # the batch size whose tab was chosen; None: follow the sweep
         self._zoom = 0
+        self._changed = False  # since it was drawn
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")
@@ -91,6 +94,7 @@ class Screen(App[None]):
     def on_mount(self) -> None:
         self.query_one(Tabs).can_focus = False  # its keys are the whole screen's
         threading.Thread(target=self._read, daemon=True).start()
+        self.set_interval(DRAW_SECONDS, self._draw_changes)
 
     def _read(self) -> None:
         with open(self._events, encoding="utf-8") as lines:
@@ -103,7 +107,12 @@ class Screen(App[None]):
         if event["event"] == "plan":
             for size in self._progress.batch_sizes:
                 self.query_one(Tabs).add_tab(Tab(str(size), id=f"size-{size}"))
-        self.call_after_refresh(self._draw)
+        self._changed = True
+
+    def _draw_changes(self) -> None:
+        if self._changed:
+            self._changed = False
+            self._draw()
 
     def on_resize(self, _event: Resize) -> None:
         self.call_after_refresh(self._draw)

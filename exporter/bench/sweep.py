@@ -60,30 +60,31 @@ class Sweep:
         self._quarantine = Quarantine(plan.target)
         self._prober: Prober = open_prober(plan.target, quarantine=self._quarantine)
         self._facts: Facts | None = None  # those of the newest connection
+        self.results = Results(tgi_probe=__version__)
 
-    def run(self) -> Results:
-        """The first failure ends the sweep, because the next batch would be larger. What there is until then stays."""
+    def run(self) -> None:
+        """Into `results`. The first failure ends the sweep, because the next batch would be larger. What there is until
+        then stays. Raises Abandoned where a signal interrupts us between two probes.
+        """
         workload = self._workload
         parameters = {"target": self._target.address, "kind": self._target.kind, "runs": self._plan.runs or "auto"}
         parameters |= workload.model_dump(include={"sequence_length", "decode_length", "warmups"})
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        results = Results(
-            tgi_probe=__version__, started=started, parameters=parameters | workload.parameters.model_dump()
-        )
+        parameters |= workload.parameters.model_dump()
+        self.results = self.results.model_copy(update={"started": started, "parameters": parameters})
         for batch_size in workload.batch_sizes:
             self._report.begun(batch_size)
             try:
                 for run in self._runs(batch_size):
-                    results = results.with_run(batch_size, run)
+                    self.results = self.results.with_run(batch_size, run)
                     self._report.ran(batch_size, run)
             except (Failure, Abandoned) as end:
                 why = end if isinstance(end, Failure) else "interrupted"
-                results = results.model_copy(update={"stopped": f"batch size {batch_size}: {why}"})
+                self.results = self.results.model_copy(update={"stopped": f"batch size {batch_size}: {why}"})
                 break
             finally:
-                results = results.model_copy(update={"target": self._about()})
-            self._report.finished(results.batch_sizes[-1])
-        return results
+                self.results = self.results.model_copy(update={"target": self._about()})
+            self._report.finished(self.results.batch_sizes[-1])
 
     def close(self) -> None:
         """Free what is left in the server. Raises Failure, Abandoned where something may stay."""

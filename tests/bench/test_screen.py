@@ -117,6 +117,14 @@ def test_quitting_in_the_middle_prints_what_there_is_and_leaves_no_batch(
     assert shard.batches() == 0
 
 
+def test_a_failure_is_said_on_the_screen(tmp_path: Path, shard: SimulatedShard) -> None:
+    with bench(tmp_path, shard, "-b", "1", "-b", "64", "--runs", "3", "--max-batch-tokens", "100") as terminal:
+        shown = terminal.wait("done –")
+        assert "ended early: batch size 64: refused" in shown
+        terminal.keys("q")
+        terminal.wait("exit code 1")
+
+
 def test_it_follows_the_size_of_its_window(tmp_path: Path, shard: SimulatedShard) -> None:
     with bench(tmp_path, shard, "-b", "1", "--runs", "4") as terminal:
         terminal.wait("done –")

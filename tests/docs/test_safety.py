@@ -463,9 +463,9 @@ def swept(target: Target, batch_size: int) -> str | None:
     """Why a sweep of this batch size ended early."""
     workload = work().model_copy(update={"batch_sizes": (batch_size,)})
     sweep = Sweep(SweepPlan(target, workload, 1, Precision()), lambda: False, Lines())
-    stopped = sweep.run().stopped
+    sweep.run()
     sweep.close()
-    return stopped
+    return sweep.results.stopped
 
 
 @says("A paged shard has N ÷ block size blocks, and a request takes whole ones", "in blocks is named in the log")
