@@ -39,7 +39,8 @@ class WebFileState:
         self._stamp: Stamp = ()
         if path is not None:
             try:
-                self.values = self._read(path)
+                own = stamp([path])
+                self.values = self._with_certificates(path, own, load(path))
             except SettingsError as error:
                 raise _named(error) from None
         self.speaks_tls = self.values.context is not None
@@ -64,34 +65,45 @@ class WebFileState:
                 self._report("web file", f"a bug of tgi-probe in reading the web file: {type(error).__name__}: {error}")
 
     def _refresh(self, path: Path) -> None:
-        if stamp(self._watched) == self._stamp:
+        now = stamp(self._watched)
+        if now == self._stamp:
             return
+        self._stamp = now
         try:
-            fresh = self._read(path)
-            if path.stat().st_size == 0 and self.values.config != WebFile():
-                raise SettingsError([f"{path}: is empty; write what it had, or {{}} for nothing"])
+            fresh = self._read_again(path)
         except SettingsError as error:
             for line in error.problems:
                 self._report("web file", f"the web file is wrong, what was read before stays in force: {line}")
             return
-        if (fresh.context is not None) != self.speaks_tls:
-            change = "now has" if fresh.context is not None else "no longer has"
-            self._report("web file", f"{path} {change} a tls_server_config: takes effect at the next start only")
-            # The whole section stays: it also says which names of clients are allowed.
-            before = {"tls_server_config": self.values.config.tls_server_config}
-            fresh = WebFileValues(fresh.config.model_copy(update=before), self.values.context)
+        if fresh.context is not None and not self.speaks_tls:
+            self._report_tls(path, "now has")
+            fresh = WebFileValues(fresh.config.model_copy(update={"tls_server_config": None}), None)
         self.values = fresh
 
-    def _read(self, path: Path) -> WebFileValues:
+    def _read_again(self, path: Path) -> WebFileValues:
+        before, own = self.values.config, stamp([path])
+        [(_, _, size, _)] = own
+        config = load(path)
+        # Empty while it is written: before it was read, or only then.
+        is_being_written = size == 0 or stamp([path]) != own
+        if is_being_written and config == WebFile() and before != WebFile():
+            raise SettingsError([f"{path}: is empty; write what it had, or {{}} for nothing"])
+        if self.speaks_tls and config.tls_server_config is None:
+            self._report_tls(path, "no longer has")
+            # The whole section stays: it also says which names of clients are allowed.
+            config = config.model_copy(update={"tls_server_config": before.tls_server_config})
+        return self._with_certificates(path, own, config)
+
+    def _with_certificates(self, path: Path, own: Stamp, config: WebFile) -> WebFileValues:
         """Each stamp is taken before its file is read, so that a change in between is seen next time. The files that a
         wrong one names are watched too: a certificate may come later.
         """
-        self._stamp = stamp(self._watched)
-        own = stamp([path])
-        config = load(path)
-        certificates = _certificates(config) or _certificates(self.values.config)
+        certificates = _certificates(config)
         self._watched, self._stamp = [path, *certificates], own + stamp(certificates)
         return WebFileValues(config, _context(path, config))
+
+    def _report_tls(self, path: Path, change: str) -> None:
+        self._report("web file", f"{path} {change} a tls_server_config: takes effect at the next start only")
 
 
 def check(path: Path, with_certificates: bool) -> None:

@@ -1,8 +1,10 @@
 """A server in this process, and clients that write their requests by hand."""
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from anyio.from_thread import start_blocking_portal
@@ -72,6 +74,14 @@ def until_closed(client: socket.socket) -> bytes:
         while part := client.recv(65536):
             answered += part
     return bytes(answered)
+
+
+def opened_by_a_reader(pipe: Path) -> int | None:
+    """The other end, kept open: the reader then waits for its data."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
 
 
 def tls_web_file(authority: Authority) -> WebFileState:

@@ -16,6 +16,7 @@ import pytest
 from tests.processes import TGI_PROBE, Process, running, wait_until
 from tests.real_parts import real_part
 from tests.web.certificates import Authority, Pair
+from tests.web.clients import opened_by_a_reader
 
 # 128+ are signals; these are curl's own: https://curl.se/libcurl/c/libcurl-errors.html
 TLS_FAILED, CERTIFICATE_REFUSED = 35, 60
@@ -162,7 +163,7 @@ def test_a_file_system_that_hangs_stops_neither_health_nor_the_end(tmp_path: Pat
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
         os.replace(pipe, daemon.web)
-        writer = wait_until(lambda: _opened_by_a_reader(daemon.web), "the daemon reads the web file")
+        writer = wait_until(lambda: opened_by_a_reader(daemon.web), "the daemon reads the web file")
         assert writer is not None
         assert daemon.process is not None
         try:
@@ -325,14 +326,6 @@ def _until_expired(pair: Pair) -> None:
         return done.returncode != 0
 
     wait_until(expired, "the certificate has expired")
-
-
-def _opened_by_a_reader(pipe: Path) -> int | None:
-    """The other end, kept open: the reader then waits for its data."""
-    try:
-        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:
-        return None
 
 
 def _served_certificate(daemon: Daemon) -> bytes:

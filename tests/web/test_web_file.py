@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -10,7 +11,9 @@ from exporter.config.errors import SettingsError
 from exporter.web import web_file_state
 from exporter.web.web_file import WebFile, load
 from exporter.web.web_file_state import WebFileState
+from tests.processes import PATIENCE, wait_until
 from tests.web.certificates import Authority, Pair
+from tests.web.clients import opened_by_a_reader
 
 BAD = sorted((Path(__file__).parent / "bad").glob("*.yml"))
 
@@ -105,12 +108,43 @@ def test_without_its_tls_section_a_file_still_lets_in_the_allowed_clients_alone(
     assert followed.said == [f"{followed.file} no longer has a tls_server_config: takes effect at the next start only"]
 
 
+def test_a_certificate_is_renewed_also_when_the_file_has_lost_its_tls_section(tmp_path: Path) -> None:
+    authority = Authority.found(tmp_path)
+    pair, renewed = (authority.sign("server", "IP:127.0.0.1", serial=number) for number in (1, 2))
+    followed = Followed(tmp_path, tls(pair))
+    followed.look("rate_limit: {interval: 1s}\n")
+    before = followed.state.values.context
+    os.replace(renewed.key, pair.key)
+    os.replace(renewed.certificate, pair.certificate)
+    followed.look()
+    assert followed.state.values.context is not before
+    assert "is wrong" not in "".join(followed.said)
+
+
 def test_a_file_that_is_written_anew_lets_nobody_in_while_it_is_empty(tmp_path: Path) -> None:
     users = "basic_auth_users: {alice: $2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze}\n"
     followed = Followed(tmp_path, users)
     assert followed.look("").basic_auth_users
     assert followed.said[0].endswith("is empty; write what it had, or {} for nothing")
     assert not followed.look("{}\n").basic_auth_users
+
+
+def test_a_file_that_is_filled_while_it_is_read_as_empty_lets_nobody_in(tmp_path: Path) -> None:
+    users = "basic_auth_users: {alice: $2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze}\n"
+    followed = Followed(tmp_path, users)
+    followed.file.unlink()
+    os.mkfifo(followed.file)  # a reader waits for its data
+    reading = Thread(target=followed.look, daemon=True)
+    reading.start()
+    writer = wait_until(lambda: opened_by_a_reader(followed.file), "the file is being read")
+    assert writer is not None
+    filled = tmp_path / "filled.yml"
+    filled.write_text(users + "rate_limit: {interval: 1s}\n")
+    os.replace(filled, followed.file)
+    os.close(writer)
+    reading.join(PATIENCE)
+    assert followed.state.values.config.basic_auth_users
+    assert followed.look().rate_limit.interval == 1.0
 
 
 def test_a_certificate_that_comes_later_than_the_file_that_names_it_is_taken(tmp_path: Path) -> None:
