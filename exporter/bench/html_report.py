@@ -8,21 +8,10 @@ from exporter.bench.compare import Difference, verdict
 from exporter.bench.results import Results
 from exporter.bench.summary import LATENCY, THROUGHPUT, Row, curve, remarks, rows
 from exporter.bench.tables import interval, reach
-from exporter.web import chart, tables
+from exporter.web import chart, page_style, tables
 from exporter.web.tables import Column, table
 
-STYLE = """
-:root{color-scheme:light dark;--ink:#1b1f24;--dim:#59636e;--line:#d1d9e0;--paper:#fff;--good:#1a7f37;--bad:#cf222e}
-@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--dim:#9198a1;--line:#3d444d;--paper:#0d1117;--good:#3fb950;
---bad:#f85149}}
-body{margin:0 auto;max-width:72rem;padding:1rem;font:15px/1.45 system-ui,sans-serif;color:var(--ink);
-background:var(--paper);overflow-wrap:anywhere}
-h1{font-size:1.4rem;margin:.2rem 0}h2{font-size:1.05rem;margin:1.6rem 0 .4rem}
-.dim{color:var(--dim)}.bad{color:var(--bad)}dl{margin:0}dt{font-weight:600;margin-top:.7rem}dd{margin:0}
-dd b{font-size:1.25rem}.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(19rem,1fr));gap:1rem}
-figure{margin:0}figcaption{font-weight:600}svg{width:100%;height:auto}
-svg text{fill:var(--dim);font:12px system-ui,sans-serif}svg .axis{stroke:var(--line)}svg .label{fill:var(--ink)}
-"""
+STYLE = "dl{margin:0}dt{font-weight:600;margin-top:.7rem}dd{margin:0}dd b{font-size:1.25rem}"
 VALUES = (
     Column("step"),
     Column("batch size", number=True),
@@ -51,7 +40,9 @@ def page(
     parts = [
         f"<h1>{escape(_title(results))}</h1>",
         f'<p class="dim">{escape(_facts(results))}</p>',
-        "".join(f'<p class="bad">{escape(line)}</p>' for line in remarks(results)),
+        "".join(
+            f"<p class={'bad' if line.startswith('ended') else 'dim'}>{escape(line)}</p>" for line in remarks(results)
+        ),
         "<h2>Which batch size to run</h2>",
         f"<dl>{''.join(map(_answer, advice))}</dl>"
         if advice
@@ -76,7 +67,7 @@ def page(
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{escape(_title(results))}</title><style>{STYLE}{tables.STYLE}{NARROW}</style></head>"
+        f"<title>{escape(_title(results))}</title><style>{page_style.STYLE}{STYLE}{tables.STYLE}{NARROW}</style></head>"
         f"<body>{''.join(parts)}</body></html>\n"
     )
 

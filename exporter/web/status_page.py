@@ -6,22 +6,11 @@ from html import escape
 from urllib.parse import urlencode
 
 from exporter.analysis.newest import NewestResults
-from exporter.web import tables
+from exporter.web import page_style, tables
 from exporter.web.chart import Point, scatter
 from exporter.web.tables import Column, table, with_message
 
-STYLE = """
-:root{color-scheme:light dark;--ink:#1b1f24;--dim:#59636e;--line:#d1d9e0;--paper:#fff;--good:#1a7f37;--bad:#cf222e}
-@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--dim:#9198a1;--line:#3d444d;--paper:#0d1117;--good:#3fb950;
---bad:#f85149}}
-body{margin:0 auto;max-width:80rem;padding:1rem;font:15px/1.45 system-ui,sans-serif;color:var(--ink);
-background:var(--paper);overflow-wrap:anywhere}
-h1{font-size:1.4rem;margin:.2rem 0}h2{font-size:1.05rem;margin:1.6rem 0 .4rem}nav a{margin-right:1rem}a{color:inherit}
-.good{color:var(--good)}.bad{color:var(--bad)}.dim{color:var(--dim)}
-.charts{margin-top:1.6rem;display:grid;grid-template-columns:repeat(auto-fit,minmax(19rem,1fr));gap:1rem}figure{margin:0}
-figcaption{font-weight:600}svg{width:100%;height:auto}svg text{fill:var(--dim);font:12px system-ui,sans-serif}
-svg .axis{stroke:var(--line)}svg .label{fill:var(--ink)}
-"""
+STYLE = "nav a{margin-right:1rem}"
 TARGETS = tuple(Column(head) for head in ("target", "state", "kind", "address", "says of itself"))
 RESULTS = (
     Column("target"),
@@ -61,7 +50,7 @@ def page(status: NewestResults) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>tgi-probe</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<style>{STYLE}{tables.STYLE}{NARROW}</style></head><body>"
+        f"<style>{page_style.STYLE}{STYLE}{tables.STYLE}{NARROW}</style></head><body>"
         f'<h1>tgi-probe <span class="dim">{escape(status.version)}</span></h1><p>{state}, as of {at}</p>'
         '<nav><a href="/metrics">metrics</a><a href="/config">configuration</a><a href="/-/healthy">healthy</a>'
         '<a href="/-/ready">ready</a></nav>'
