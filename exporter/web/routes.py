@@ -56,7 +56,9 @@ def respond(request: ReceivedRequest, views: Views) -> HttpResponse:
         case "/-/ready":
             return _state(views.ready())
         case "/config":
-            return HttpResponse("200 OK", encoded(views.configuration()), "application/yaml; charset=utf-8")
+            return HttpResponse(
+                "200 OK", encoded(views.configuration()), "text/plain; charset=utf-8"
+            )  # browsers store YAML as a file
         case "/":
             return HttpResponse("200 OK", encoded(views.status()), HTML)
         case _:

@@ -11,6 +11,12 @@ from exporter.web.chart import Point, scatter
 from exporter.web.tables import Column, table, with_message
 
 STYLE = "nav a{margin-right:1rem}"
+REFRESH_SECONDS = 15  # as often as most Prometheus servers look
+# A curve of throughput over latency.
+ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath d='M2 14 3 7Q4 3 14 3'"
+    " fill='none' stroke='%230072b2' stroke-width='2'/%3E%3Ccircle cx='4' cy='5' r='2' fill='%23d55e00'/%3E%3C/svg%3E"
+)
 TARGETS = tuple(Column(head) for head in ("target", "state", "kind", "address", "says of itself"))
 RESULTS = (
     Column("target"),
@@ -50,6 +56,7 @@ def page(status: NewestResults) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>tgi-probe</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}"><link rel="icon" href="{ICON}">'
         f"<style>{page_style.STYLE}{STYLE}{tables.STYLE}{NARROW}</style></head><body>"
         f'<h1>tgi-probe <span class="dim">{escape(status.version)}</span></h1><p>{state}, as of {at}</p>'
         '<nav><a href="/metrics">metrics</a><a href="/config">configuration</a><a href="/-/healthy">healthy</a>'

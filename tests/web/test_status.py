@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from exporter.analysis.newest import NewestResult, NewestResults, ObjectiveSum, TargetSummary
 from exporter.web.chart import DIGIT, HEIGHT, LETTER_HEIGHT, WIDTH, Point, scatter, ticks
-from exporter.web.status_page import page
+from exporter.web.status_page import ICON, page
 from tests.end_to_end.parts import Daemon, SimulatedShard, daemon_running, simulated_shard, write_config
 from tests.processes import wait_until
 from tests.real_parts import real_part
@@ -41,7 +41,7 @@ def status(text: str = "demo") -> NewestResults:
 class Tags(HTMLParser):
     """Which tags are open; a wrongly nested one fails."""
 
-    EMPTY = frozenset({"meta"})
+    EMPTY = frozenset({"link", "meta"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,8 +71,14 @@ def test_names_and_messages_cannot_write_html() -> None:
 def test_the_page_needs_no_script_and_nothing_from_elsewhere() -> None:
     tags = Tags()
     tags.feed(page(status()))
-    assert not {"script", "img", "link", "iframe", "form"} & set(tags.seen)
+    assert not {"script", "img", "iframe", "form"} & set(tags.seen)
+    assert re.findall("<link[^>]*", page(status())) == [f'<link rel="icon" href="{ICON}"']
+    assert ICON.startswith("data:")
     assert tags.seen.count("svg") == 2
+
+
+def test_the_page_asks_the_browser_to_load_it_again_while_it_is_open() -> None:
+    assert '<meta http-equiv="refresh" content="15">' in page(status())
 
 
 def test_an_objective_is_met_or_missed() -> None:
