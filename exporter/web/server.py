@@ -23,6 +23,8 @@ from exporter.web.web_file_state import WebFileState
 
 # Connections whose request is not there yet. Beyond this many the oldest is cut off, first those that never had one.
 MAX_IDLE_CONNECTIONS = 128
+# Of these, those that had one. Beyond this many the oldest of them is cut off first: new clients need places too.
+MAX_KEPT_CONNECTIONS = MAX_IDLE_CONNECTIONS // 2
 # Beyond this many connections none is accepted.
 MAX_CONNECTIONS = 2 * MAX_IDLE_CONNECTIONS
 # The pace of new connections: accepting takes time from the probes too. Scrapers are far below.
@@ -88,6 +90,7 @@ class WebServer:
     async def _accept(self, tasks: TaskGroup) -> None:
         """One connection. asyncio's own `sock_accept` (3.11) loses one that comes just when it is cancelled."""
         while len(self._connections) >= MAX_CONNECTIONS:
+            self._push_out()
             await anyio.sleep(ACCEPT_SECONDS)
         await anyio.wait_readable(self._socket)
         try:
@@ -122,7 +125,8 @@ class WebServer:
         """Cuts off one idle connection if there are too many."""
         idle = [connection for connection in self._connections if connection.is_idle]
         if len(idle) > MAX_IDLE_CONNECTIONS:
-            min(idle, key=lambda connection: connection.was_admitted).cut()
+            too_many_kept = sum(connection.was_admitted for connection in idle) > MAX_KEPT_CONNECTIONS
+            next(connection for connection in idle if connection.was_admitted == too_many_kept).cut()
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

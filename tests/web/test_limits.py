@@ -109,6 +109,16 @@ def test_more_connections_than_there_are_places_push_out_the_oldest(running: Web
         assert ask(f"http://{HOST}:{running.port}/").status == 200
 
 
+def test_connections_that_wait_for_their_next_request_leave_places_for_new_clients(running: WebServer) -> None:
+    with ExitStack() as stack:
+        for kept in clients(stack, running, server.MAX_IDLE_CONNECTIONS):
+            kept.sendall(request("/-/healthy"))
+            assert status(kept) == 200
+        early, *_ = clients(stack, running, server.MAX_KEPT_CONNECTIONS // 2)
+        early.sendall(last_request())
+        assert status(early) == 200
+
+
 @pytest.mark.parametrize("sent", [b"GET /" + b"a" * 200_000, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 200_000])
 def test_a_request_that_is_too_long_is_refused(running: WebServer, sent: bytes) -> None:
     with ExitStack() as stack:

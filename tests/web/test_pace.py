@@ -116,6 +116,19 @@ def test_those_who_wait_for_their_turn_are_not_pushed_out_but_the_silent_are(gat
         assert all(status(client) == 200 for client in waiting)
 
 
+def test_when_every_place_is_taken_by_clients_that_had_an_answer_a_new_one_gets_one(
+    gate: Gate, gated: WebServer
+) -> None:
+    gate.use_up_the_burst(gated)
+    with ExitStack() as stack:
+        for _ in range(server.MAX_CONNECTIONS + 1):  # the server may accept one too many
+            [kept] = clients(stack, gated, 1)
+            kept.sendall(request("/-/healthy"))
+        wait_until(lambda: len(gate.admission._queue) >= server.MAX_CONNECTIONS, "no place is left")
+        gate.open()
+        assert ask(f"http://{HOST}:{gated.port}/", timeout=PATIENCE).status == 200
+
+
 def test_over_tls_a_new_connection_counts_once_in_the_pace(tmp_path: Path, gate: Gate) -> None:
     authority = Authority.found(tmp_path)
     trusting = ssl.create_default_context(cafile=authority.own.certificate)
