@@ -123,7 +123,7 @@ class AcceptedConnection:
     async def _admitted(
         self, is_health_check: bool, wants_page: bool, is_handshake: bool = False
     ) -> AsyncIterator[None]:
-        """A handshake may be cut off as an idle connection may: it costs a client one byte to ask for one."""
+        """A handshake may be cut off as an idle connection may: a client can ask for one and then be silent."""
         # The key for fairness: a kept-alive connection has its own, new ones share by address. Health checks have
         # another one, because many clients may share the address of a proxy.
         key: Hashable = self if self.was_admitted else (self._address, is_health_check)
@@ -248,6 +248,9 @@ class AcceptedConnection:
         if first[:1].isalpha():  # a method of HTTP; a TLS record begins with a number below 32
             await self._write(PLAIN_ON_TLS)
             return False
+        with anyio.fail_after(CLIENT_SECONDS):
+            while not tls_stream.has_first_record(first):
+                first += await self._socket.receive()
         async with self._admitted(is_health_check=False, wants_page=False, is_handshake=True):
             try:
                 with anyio.fail_after(CLIENT_SECONDS):

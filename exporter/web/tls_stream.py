@@ -17,6 +17,11 @@ from exporter.web.web_file_state import WebFileState
 Result = TypeVar("Result")
 
 
+# The type of a record of a handshake, and the size of a record's head: type, version, length (RFC 8446, 5.1).
+HANDSHAKE_RECORD = 22
+RECORD_HEAD_BYTES = 5
+
+
 class ClientRefusedError(Exception):
     """Says why."""
 
@@ -76,6 +81,14 @@ class ServerTlsStream(ByteStream):
     async def _flush(self) -> None:
         if data := self._outgoing.read():
             await self._socket.send(data)
+
+
+def has_first_record(received: bytes) -> bool:
+    """Whether a client's first message is there, so that a handshake has something to do. What is no handshake counts
+    too: the handshake says what is wrong with it.
+    """
+    length = int.from_bytes(received[3:RECORD_HEAD_BYTES])
+    return received[0] != HANDSHAKE_RECORD or len(received) >= RECORD_HEAD_BYTES + length
 
 
 async def secured(socket: SocketStream, received: bytes, web_file: WebFileState) -> ServerTlsStream:

@@ -4,13 +4,13 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import anyio
 import pytest
 
-from exporter.web import admission, server
+from exporter.web import admission, server, tls_stream
 from exporter.web.admission import Admission
 from exporter.web.server import WebServer
 from tests.processes import PATIENCE, ask, wait_until
@@ -139,5 +139,27 @@ def test_over_tls_a_new_connection_counts_once_in_the_pace(tmp_path: Path, gate:
             secure.sendall(last_request())
             assert status(secure) == 200
         [one_more] = clients(stack, found, 1)
-        one_more.sendall(b"\x16\x03\x01")
+        one_more.sendall(client_hello())
         gate.wait_for(1)
+
+
+def test_over_tls_clients_that_send_a_part_of_their_first_message_are_in_nobodys_way(
+    tmp_path: Path, gate: Gate
+) -> None:
+    hello = client_hello()
+    web_file = tls_web_file(Authority.found(tmp_path))
+    with serving(web_file=web_file, paced_by=gate.admission) as found, ExitStack() as stack:
+        stack.callback(gate.open)
+        many = clients(stack, found, 2 * admission.PACE_BURST)
+        for length, client in enumerate(many, start=1):
+            client.sendall(hello[:length])
+        many[-1].sendall(hello[len(many) :])
+        assert many[-1].recv(1)[0] == tls_stream.HANDSHAKE_RECORD, "answered at once: the burst is not used up"
+
+
+def client_hello() -> bytes:
+    """The first message of a handshake."""
+    sent = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname=HOST).do_handshake()
+    return sent.read()
