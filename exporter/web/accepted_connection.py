@@ -21,7 +21,7 @@ from exporter.web.web_file_state import WebFileState
 # For the first byte of a request, for the rest of it, for a handshake, and for taking one part of a response.
 CLIENT_SECONDS = 10.0
 # For the next request of a client that had an answer: longer than between two scrapes.
-NEXT_REQUEST_SECONDS = 120.0
+NEXT_REQUEST_SECONDS = 150.0
 # For the last words of TLS.
 CLOSE_SECONDS = 1.0
 # For a request line with its headers, and for a body.

@@ -60,7 +60,7 @@ def test_a_good_file_is_taken_and_a_bad_one_leaves_the_old_in_force(
             wait_until(lambda: daemon.sum_of(RELOADED) == 0, "a refused reload", daemon.process)
         assert daemon.sum_of(RELOADED) == 0
         assert daemon.sum_of("tgi_probe_config_last_reload_success_timestamp_seconds") == time_of_start
-        assert "must be ≥ 1, not 0" in daemon.process.stderr
+        wait_until(lambda: "must be ≥ 1, not 0" in daemon.process.stderr, "the log says why", daemon.process)
         assert "- 1\n" in daemon.get("/config").text
         before = daemon.sum_of("tgi_probe_attempts_total", batch_size="1", outcome="ok")
         daemon.await_sum("tgi_probe_attempts_total", before + 1, batch_size="1", outcome="ok")
