@@ -11,7 +11,7 @@ PYTHON ?=
 export PYTHON
 
 # Tests wait more than they compute: more of them at a time than there are processors.
-WORKERS ?= 3
+WORKERS ?= 4
 NO_TESTS := 5
 # A module's tests run in one process, which makes its fixtures once. In alphabetical order the long ones come early.
 BY_MODULE := --dist loadscope --no-loadscope-reorder

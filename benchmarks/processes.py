@@ -84,7 +84,7 @@ class Server(Process):
     """A shard of `benchmarks.server` with a fixed service time."""
 
     def __init__(self, address: str, service_seconds: float, ranks: int = 1) -> None:
-        """One rank of a model that has so many."""
+        """One rank of a model that has `ranks`."""
         super().__init__(["-m", "benchmarks.server", address, str(service_seconds), str(ranks)])
         self.address = self.read().split()[1]
 

@@ -143,8 +143,9 @@ def build_parser(command: Sequence[str] = ()) -> Parser:
     bench = commands.add_parser("bench", help="one sweep over batch sizes: which one to run, on a live screen")
     if "bench" in command:
         from exporter.bench import command as bench_command
+        from exporter.bench import options as bench_options
 
-        bench_command.add_arguments(bench)
+        bench_options.add_arguments(bench)
         bench.set_defaults(command=bench_command.run)
 
     demo = commands.add_parser("demo", help="simulated servers and the daemon together, to look around")

@@ -313,7 +313,9 @@ def _asked(status: SloStatus) -> str:
 
 
 def _burn(rate: float | None) -> str:
-    return "-" if rate is None else f"{rate:.3g}" if rate < 999 else f"{rate:.0f}"
+    if rate is None:
+        return "-"
+    return f"{rate:.3g}" if rate < 999 else f"{rate:.0f}"  # not 1e+03
 
 
 def _percent(ratio: float | None, digits: int) -> str:

@@ -1,6 +1,7 @@
 """`tgi-probe bench`: one sweep over batch sizes, and what it answers.
 
-command      the options, and what follows from them
+command      from the options to the exit code
+options      the flags, and what they ask for
 shapes       named lengths of prompts and answers
 sweep        the probes
 precision    when `--runs auto` has made enough

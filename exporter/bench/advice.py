@@ -11,8 +11,9 @@ from exporter.bench.results import Results, Run
 from exporter.bench.statistics import Estimate, estimate
 from exporter.bench.summary import steady
 
-# A throughput or latency that is so close to the best one is as good.
+# A throughput or latency that close to the best one, as a share, is as good.
 AS_GOOD = 0.05
+NO_ADVICE = "No recommendation: no batch size has a throughput. Values are withheld while this machine is busy."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,6 @@ class Advice:
     batch_size: int | None
     why: str
     others: tuple[int, ...] = ()
-
-    @property
-    def sure(self) -> bool:
-        return self.batch_size is not None and not self.others
 
 
 def candidates(results: Results, quantile: float) -> list[Candidate]:
@@ -112,7 +109,7 @@ def _could_be_first(point: Candidate, chosen: Candidate, best: Candidate) -> boo
 def _latency(goal: str, name: str, found: Sequence[Candidate], waits: Sequence[Estimate], cap: float | None) -> Advice:
     """With a cap: the most throughput within it. Without: the largest batch size that is as fast as the fastest."""
     if cap is not None:
-        return _within(f"{goal}, at most {milliseconds(cap)}", name, found, [wait.below(cap) for wait in waits], waits)
+        return _within(f"{goal}, at most {duration_text(cap)}", name, found, [wait.below(cap) for wait in waits], waits)
     limit = min(wait.value for wait in waits) * (1 + AS_GOOD)
     chosen = max(n for n, wait in enumerate(waits) if wait.value <= limit)
     others = tuple(
@@ -121,12 +118,12 @@ def _latency(goal: str, name: str, found: Sequence[Candidate], waits: Sequence[E
         if n != chosen and (wait.below(limit) is None if n > chosen else waits[chosen].below(limit) is None)
     )
     over = waits[chosen].value / min(wait.value for wait in waits) - 1
-    why = f"{name} {milliseconds(waits[chosen].value)}, {'the lowest' if not over else f'{over:.1%} over the lowest'}"
+    why = f"{name} {duration_text(waits[chosen].value)}, {'the lowest' if not over else f'{over:.1%} over the lowest'}"
     return Advice(goal, found[chosen].batch_size, why, others)
 
 
 def _both_caps(found: Sequence[Candidate], tokens: Sequence[Estimate], first_cap: float, token_cap: float) -> Advice:
-    goal = f"Well rounded: TTFT at most {milliseconds(first_cap)}, token latency at most {milliseconds(token_cap)}"
+    goal = f"Well rounded: TTFT at most {duration_text(first_cap)}, token latency at most {duration_text(token_cap)}"
     verdicts = []
     for point, token in zip(found, tokens, strict=True):
         both = (point.first.below(first_cap), token.below(token_cap))
@@ -145,7 +142,7 @@ def _within(
         return Advice(goal, None, hint, tuple(found[n].batch_size for n in perhaps))
     chosen = max(kept, key=lambda n: found[n].rate.value)
     others = tuple(found[n].batch_size for n in perhaps if found[n].rate.value > found[chosen].rate.value)
-    why = f"{found[chosen].rate.value:.0f} tokens/s, {name} {milliseconds(waits[chosen].value)}"
+    why = f"{found[chosen].rate.value:.0f} tokens/s, {name} {duration_text(waits[chosen].value)}"
     return Advice(goal, found[chosen].batch_size, why, others)
 
 
@@ -157,13 +154,13 @@ def _knee(found: Sequence[Candidate]) -> Advice:
         for point in found
         if point is not chosen and (point.rate.high or point.rate.value) / (point.wait.low or point.wait.value) > lowest
     )
-    why = f"the knee: {chosen.rate.value:.0f} tokens/s at {milliseconds(chosen.wait.value)}"
+    why = f"the knee: {chosen.rate.value:.0f} tokens/s at {duration_text(chosen.wait.value)}"
     if chosen is found[-1] and len(found) > 1:
         why += "; it may lie further on, so try larger batch sizes"
     return Advice("Well rounded", chosen.batch_size, why, others)
 
 
-def milliseconds(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 

@@ -12,8 +12,8 @@ STEPS = {
     "token_seconds": "Decode (token) latency",
     "decode_tokens_per_second": "Decode throughput",
 }
-# Of what was sent, these must be the same for the numbers to mean the same.
-MUST_MATCH = ("sequence_length", "decode_length")
+# Of what was sent, these must be the same for the numbers to mean the same. The value stands for a file without one.
+MUST_MATCH = {"sequence_length": None, "decode_length": None, "prompt_cache": "miss"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,7 @@ def verdict(one: Difference) -> str:
 
 def mismatches(before: Results, after: Results) -> list[str]:
     """What makes the two sweeps unlike, in words."""
-    return [
-        f"{key.replace('_', ' ')} was {before.parameters.get(key)}, now {after.parameters.get(key)}"
-        for key in MUST_MATCH
-        if before.parameters.get(key) != after.parameters.get(key)
-    ]
+    pairs = {
+        key: (before.parameters.get(key, lack), after.parameters.get(key, lack)) for key, lack in MUST_MATCH.items()
+    }
+    return [f"{key.replace('_', ' ')} was {was}, now {now}" for key, (was, now) in pairs.items() if was != now]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from exporter.bench.advice import Advice
+from exporter.bench.advice import NO_ADVICE, Advice
 from exporter.bench.compare import Difference, verdict
 from exporter.bench.results import Results
 from exporter.bench.summary import LATENCY, THROUGHPUT, Row, curve, remarks, rows
@@ -44,9 +44,7 @@ def page(
             f"<p class={'bad' if line.startswith('ended') else 'dim'}>{escape(line)}</p>" for line in remarks(results)
         ),
         "<h2>Which batch size to run</h2>",
-        f"<dl>{''.join(map(_answer, advice))}</dl>"
-        if advice
-        else "<p>No recommendation: no batch size has a throughput.</p>",
+        f"<dl>{''.join(map(_answer, advice))}</dl>" if advice else f"<p>{NO_ADVICE}</p>",
         _settings(advice, settings),
         '<h2>Throughput over latency</h2><div class="charts">',
         chart.scatter("Prefill: tokens/s over milliseconds", _curve(results, "prefill")),

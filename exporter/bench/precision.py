@@ -30,6 +30,8 @@ class Precision:
     def narrow(self, runs: Sequence[Run]) -> bool:
         for key in ("prefill_seconds", "token_seconds"):
             values = [value for run in runs if (value := getattr(run, key)) is not None]
+            if not values and any(key in run.withheld for run in runs):
+                return False
             values = values[unsettled(values) :]
             if values and not all(self._narrow(estimate(values, q)) for q in {0.5, self.quantile}):
                 return False

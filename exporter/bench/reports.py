@@ -1,10 +1,10 @@
 """Who is told how a sweep goes on: lines on standard error, or the live screen."""
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections import deque
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -18,9 +18,13 @@ NO_SCREEN = "for a live screen: pip install 'tgi-probe[screen]'"
 
 
 class Report(SweepListener, Protocol):
-    """`end` is called once, when all is over. `stopped`: why it ended early. `waits`: until the person has seen it."""
+    """`end` is called once, when all is over. `stopped`: why it ended early. `waits`: until the person has seen it, or
+    until `close`, which a signal's handler may call.
+    """
 
     def end(self, waits: bool, stopped: str | None) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Lines:
@@ -50,6 +54,9 @@ class Lines:
     def end(self, waits: bool, stopped: str | None) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
 
 class ScreenProcess:
     """Sends events to the live screen. If that ends early, lines take its place."""
@@ -60,9 +67,12 @@ class ScreenProcess:
         command = [sys.executable, "-m", "exporter.bench.screen", str(events)]
         # Exported, these would fix the size: a window that is resized has another one.
         environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        if environment.get("NO_COLOR") == "":  # no wish, by https://no-color.org, but one for the library
+            del environment["NO_COLOR"]
         self._process = subprocess.Popen(command, pass_fds=(events,), env=environment)
         os.close(events)
-        self._open = True
+        self._open, self._sending = True, False
+        self._unsent: deque[bytes] = deque()
         target, workload = plan.target, plan.workload
         self._send(
             "plan",
@@ -92,23 +102,30 @@ class ScreenProcess:
             self._send("said", line=f"ended early: {stopped}")
         if waits:
             self._send("done")
-            with contextlib.suppress(KeyboardInterrupt):
-                self._process.wait()
-        if self._open:
-            os.close(self._write)
-            self._open = False
+        else:
+            self.close()
         self._process.wait()
+        self.close()
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            os.close(self._write)
 
     def _send(self, event: str, **values: Any) -> bool:
-        """Without a buffer: a signal's handler sends too."""
-        if self._open:
+        """Whether there is a screen. A signal's handler may send in the middle of a line: its own comes after that."""
+        self._unsent.append(json.dumps({"event": event} | values).encode() + b"\n")
+        if self._open and not self._sending:
+            self._sending = True
             try:
-                data = json.dumps({"event": event} | values).encode() + b"\n"
-                while data:
-                    data = data[os.write(self._write, data) :]
+                while self._unsent:
+                    data = self._unsent.popleft()
+                    while data:
+                        data = data[os.write(self._write, data) :]
             except BrokenPipeError:
-                self._open = False
-                os.close(self._write)
+                self.close()
+            finally:
+                self._sending = False
         return self._open
 
 

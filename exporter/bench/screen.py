@@ -35,7 +35,7 @@ BINS = 8
 DRAW_SECONDS = 0.2
 # From this width on there is room for the average too.
 WIDE = 96
-# The part of a chart that has candidates.
+# A chart reaches that many times as far as its largest value: labels need room.
 ROOM = 1.08
 
 

@@ -70,7 +70,12 @@ def _chance(n: int, p: float, most: int) -> float:
     return math.fsum(_chance_of(n, p, k) for k in range(most + 1))
 
 
-def _upper_bound(ordered: Sequence[float], q: float, level: float, between: "Between") -> float | None:
+# How far between the values of two ranks the bound lies, from 0 to 1. Of n values, for the quantile q; `rank` is the
+# higher one, and the two values are above the true quantile with the chances `before` and `chance`.
+Between = Callable[[int, float, int, float, float, float], float]
+
+
+def _upper_bound(ordered: Sequence[float], q: float, level: float, between: Between) -> float | None:
     """Between the two neighbours of which one is above the true quantile less surely than that level, one more so."""
     n = len(ordered)
     before = 0.0
@@ -83,11 +88,6 @@ def _upper_bound(ordered: Sequence[float], q: float, level: float, between: "Bet
             return ordered[rank - 2] + (ordered[rank - 1] - ordered[rank - 2]) * share
         before = chance
     return None
-
-
-# How far between the values of two ranks the bound lies, from 0 to 1. Of n values, for the quantile q; `rank` is the
-# higher one, and the two values are above the true quantile with the chances `before` and `chance`.
-Between = Callable[[int, float, int, float, float, float], float]
 
 
 def _nyblom(n: int, q: float, rank: int, level: float, before: float, chance: float) -> float:

@@ -68,7 +68,7 @@ class Sweep:
         """
         workload = self._workload
         parameters = {"target": self._target.address, "kind": self._target.kind, "runs": self._plan.runs or "auto"}
-        parameters |= workload.model_dump(include={"sequence_length", "decode_length", "warmups"})
+        parameters |= workload.model_dump(include={"sequence_length", "decode_length", "prompt_cache", "warmups"})
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         parameters |= workload.parameters.model_dump()
         self.results = self.results.model_copy(update={"started": started, "parameters": parameters})

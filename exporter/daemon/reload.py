@@ -59,6 +59,7 @@ class Reloads:
         # The reload that waits for the one under way. It reads the newest file, so it answers all who ask meanwhile.
         self._waiting: WaitingReload | None = None
         self._closed = False
+        self._stopped_some = False  # targets of the old configuration, and not yet started those of the new one
 
     async def reload(self) -> list[str]:
         """The problems that kept the new configuration from being taken, none when it is in force.
@@ -104,10 +105,8 @@ class Reloads:
         try:
             return await self._reload()
         except Exception as error:
-            logger.critical(
-                "the reload ended by a bug of tgi-probe; /-/healthy fails from now on, restart it", exc_info=True
-            )
-            self._targets.reload_failed = True  # some targets may have stopped already
+            logger.critical("the reload ended by a bug of tgi-probe; restart it", exc_info=True)
+            self._targets.reload_failed = self._stopped_some
             # Not in a worker thread: that there is none may be the bug.
             self._recorder.metrics.reloaded(False)
             return [f"the reload ended by a bug of tgi-probe ({type(error).__name__}: {error}); restart it"]
@@ -127,11 +126,13 @@ class Reloads:
         what = change(old, new)
         running = set(self._targets.names)
         leaving = [name for name in what.leaving if name in running]
+        self._stopped_some = True
         self._targets.stop(leaving)
         await self._targets.drain(anyio.current_time())
         await to_thread.run_sync(self._take_over, settings, old, new, what)
         set_up(settings.log_level, settings.log_format)
         await self._targets.start(new[name] for name in what.arriving)
+        self._stopped_some = False
         logger.info(
             "reloaded, %s: %d kept, %d started, %d stopped",
             counted(len(new), "target"),

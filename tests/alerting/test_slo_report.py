@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -315,16 +315,17 @@ def test_a_number_that_is_none_is_no_data_of_its_daemon_alone(value: float) -> N
 
 
 @contextlib.contextmanager
-def answering(status: int, body: str | bytes, kind: str = "application/json", **headers: str) -> Iterator[str]:
-    """The address of a server that says this to every question."""
+def serving(answer: Callable[[str], tuple[int, Mapping[str, str], bytes]]) -> Iterator[str]:
+    """The address of a server that answers a path with a status, headers and a body."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            status, headers, body = answer(self.path)
             self.send_response(status)
-            for name, value in {"Content-Type": kind, **headers}.items():
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body if isinstance(body, bytes) else body.encode())
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -335,6 +336,14 @@ def answering(status: int, body: str | bytes, kind: str = "application/json", **
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+def answering(
+    status: int, body: str | bytes, kind: str = "application/json", **headers: str
+) -> contextlib.AbstractContextManager[str]:
+    """The address of a server that says this to every question."""
+    encoded = body if isinstance(body, bytes) else body.encode()
+    return serving(lambda _path: (status, {"Content-Type": kind, **headers}, encoded))
 
 
 def vector(*samples: PrometheusSample) -> str:
@@ -345,33 +354,21 @@ def vector(*samples: PrometheusSample) -> str:
 NAN = list(recorded("fast", "llama", (0.99, 30, 0.2, float("nan"), float("inf"))))
 
 
-@contextlib.contextmanager
 def prometheus_with(
     recorded: Sequence[PrometheusSample], judged: bool = False, groups: Sequence[Mapping[str, object]] = ()
-) -> Iterator[str]:
+) -> contextlib.AbstractContextManager[str]:
     """The address of a server that answers like a Prometheus with these recordings, at Unix time 1000."""
+    requests = [PrometheusSample({"slo": "fast", "target": "llama"}, 3)] if judged else []
+    answers = {RECORDED: recorded, JUDGED: requests, NOW: [PrometheusSample({}, 1000)]}
+    rules = json.dumps({"status": "success", "data": {"groups": [*groups]}})
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path, _, text = self.path.partition("?")
-            expr = parse_qs(text).get("query", [""])[0]
-            requests = [PrometheusSample({"slo": "fast", "target": "llama"}, 3)] if judged else []
-            answers = {RECORDED: recorded, JUDGED: requests, NOW: [PrometheusSample({}, 1000)]}
-            rules = json.dumps({"status": "success", "data": {"groups": [*groups]}})
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write((rules if path.endswith("/rules") else vector(*answers.get(expr, ()))).encode())
+    def answer(url: str) -> tuple[int, Mapping[str, str], bytes]:
+        path, _, text = url.partition("?")
+        expr = parse_qs(text).get("query", [""])[0]
+        body = rules if path.endswith("/rules") else vector(*answers.get(expr, ()))
+        return 200, {"Content-Type": "application/json"}, body.encode()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    return serving(answer)
 
 
 def group(name: str, interval: float, evaluated: str) -> dict[str, object]:

@@ -78,9 +78,9 @@ def test_a_limit_for_the_99th_percentile_is_not_surely_kept_after_ten_runs() -> 
 
 def test_it_says_when_it_is_not_sure() -> None:
     sure = goals(sweep(roofline(8), noise=0.005))[0]
-    assert sure.sure
+    assert sure.batch_size is not None
+    assert not sure.others
     unsure = goals(sweep(roofline(8), noise=0.4))[0]
-    assert not unsure.sure
     assert unsure.others
 
 
