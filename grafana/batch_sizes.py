@@ -1,11 +1,9 @@
-"""Which batch size should I run? The tables and charts of the TGI benchmark, live."""
+"""Which batch size should I run? What the TGI benchmark answers, live, for one target and one workload."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from exporter.observation import NOT_JUDGED
 from grafana import colours, frame, promql
-from grafana.frame import BATCH_SIZE, TARGET, WORKLOAD, Row
-from grafana.histograms import bars
+from grafana.frame import BATCH_SIZE, ONE_TARGET, ONE_WORKLOAD, Row
 from grafana.panels import lines, numbers
 from grafana.scatter import Axis, scatter
 from grafana.style import TOKENS_PER_SECOND, Panel, Query, Text, steps
@@ -15,23 +13,23 @@ UID = "tgi-probe-batch-sizes"
 TTFT = "tgi_probe_time_to_first_token_seconds"
 TOKEN = "tgi_probe_inter_token_latency_seconds"
 REQUEST = "tgi_probe_request_duration_seconds"
-DECODE = "tgi_probe_decode_duration_seconds"
 PREFILL_RATE = "tgi_probe_prefill_throughput_tokens_per_second"
 DECODE_RATE = "tgi_probe_decode_throughput_tokens_per_second"
 SHAPE = "workload, batch_size"
 SERIES = f"target, {SHAPE}"
 REQUESTS = "tgi_probe_slo_requests_total"
 ATTEMPTS = "tgi_probe_attempts_total"
-OK, JUDGED = 'outcome="ok"', f'outcome!~"{"|".join(sorted(NOT_JUDGED))}"'
+OK = f'{promql.CHOSEN}, outcome="ok"'
 OF_LATENCY = 'measure!="availability", workload=~"$workload"'
-POINTS = {str(size): shade for size, shade in colours.BATCH_SIZES.items()}
-LEGEND = "{{workload}} batch {{batch_size}}"
-WITHIN = "1 · throughput within SLOs"
-NO_SLO = "No SLO limits a latency of these workloads: configure one"
+LEGEND = "batch {{batch_size}}"
+WITHIN = "1 · throughput within the SLOs"
+NO_SLO = "No SLO limits a latency of this workload: see the table below"
+NO_ANSWER = "No batch size meets the SLOs: see the table below"
 
 
-def kept() -> str:
-    """Batch sizes whose successful probes meet the latency SLOs that judge them.
+def margin() -> str:
+    """By how much the successful probes of each batch size meet the latency SLOs that judge them: the least share of
+    good requests, less the objective.
 
     A verdict counts failed requests as bad. An outage says nothing about batch sizes, so the share of good requests is
     divided by the share of probes that succeeded: of each batch size, all probes have the same number of requests.
@@ -39,14 +37,19 @@ def kept() -> str:
     by = f"slo, {SHAPE}"
     good = promql.increase(REQUESTS, by, where=f'{promql.CHOSEN}, verdict="good"')
     objective = f"max by (slo) (tgi_probe_slo_objective_ratio) and on (slo) tgi_probe_slo_info{{{OF_LATENCY}}}"
-    share = f"{good} / ({promql.increase(REQUESTS, by)} > 0) / ({judged_probes(OK)} / {judged_probes(JUDGED)})"
-    return f"min by ({SHAPE}) ({share} - on (slo) group_left () ({objective})) > -1e-9"
+    share = f"{good} / ({promql.increase(REQUESTS, by)} > 0) / ({judged_probes(OK)} / {judged_probes(promql.JUDGED)})"
+    return f"min by ({SHAPE}) ({share} - on (slo) group_left () ({objective}))"
+
+
+def kept() -> str:
+    """The batch sizes that meet the SLOs."""
+    return f"{margin()} > -1e-9"
 
 
 def judged_probes(outcomes: str) -> str:
     """How many probes with these outcomes there were, of the series that each SLO judges."""
     series = f"group by (slo, {SERIES}) (increase({REQUESTS}{{{promql.CHOSEN}}}[{promql.RANGE}]))"
-    probes = promql.increase(ATTEMPTS, SERIES, where=f"{promql.CHOSEN}, {outcomes}")
+    probes = promql.increase(ATTEMPTS, SERIES, where=outcomes)
     return f"sum by (slo, {SHAPE}) ({series} * on ({SERIES}) group_left () {probes})"
 
 
@@ -79,21 +82,36 @@ def unreached() -> str:
 
 
 def answers() -> list[Panel]:
+    def of_best(histogram: str) -> str:
+        return promql.within(promql.mean(histogram, SHAPE), best(), SHAPE)
+
+    throughput, first, token = "tokens per second", "to the first token", "per token after it"
     return [
         numbers(
             Text(
                 "Batch size to run",
                 "Run the batch size named here: of those whose successful probes met the latency SLOs in the "
                 "time range, it generates most tokens per second.",
-                TOKENS_PER_SECOND,
                 empty=NO_SLO,
             ),
-            [Query(f"{best()} or 0 * ({unreached()})", "{{workload}}: batch {{batch_size}}")],
-            width=8,
-            height=11,
-            names=True,
-            decimals=0,
+            [Query(f"{best()} or 0 * ({unreached()})", LEGEND)],
+            width=7,
+            height=6,
+            words_only=True,
             by=steps((None, colours.WARNING), (0.001, colours.GOOD)),
+        ),
+        numbers(
+            Text(
+                "What that batch size gives, on average",
+                "What users of this batch size get; the table below shows what another one would give.",
+                "s",
+                empty=NO_ANSWER,
+            ),
+            [Query(best(), throughput), Query(of_best(TTFT), first), Query(of_best(TOKEN), token)],
+            width=17,
+            height=6,
+            names=True,
+            own={throughput: {"unit": "locale", "decimals": 0}, first: {"decimals": 1}, token: {"decimals": 1}},
         ),
         rows(
             Text(
@@ -107,207 +125,112 @@ def answers() -> list[Panel]:
                 Query(of_chosen(promql.mean(TOKEN, SHAPE))),
             ],
             [
-                Column("workload", "Workload", width=95),
-                Column("goal", "Best", width=205),
+                Column("goal", "Best for", width=240),
                 Column("batch_size", "Batch size", width=90),
                 Column(1, "Throughput", TOKENS_PER_SECOND, decimals=0),
                 Column(2, "First token", "s", decimals=1),
                 Column(3, "Token latency", "s", decimals=1),
             ],
-            width=16,
-            height=11,
-            sort=[("Workload", False), ("Best", False)],
+            width=12,
+            height=9,
+            sort=[("Best for", False)],
+        ),
+        rows(
+            Text(
+                "Every batch size",
+                "Go down the rows as long as throughput grows much and the waits grow little; broken: its probes "
+                "missed an SLO.",
+            ),
+            [
+                Query(promql.mean(DECODE_RATE, SHAPE)),
+                Query(promql.mean(TTFT, SHAPE)),
+                Query(promql.mean(TOKEN, SHAPE)),
+                Query(f"{margin()} > bool -1e-9"),
+            ],
+            [
+                Column("batch_size", "Batch size", width=105, number=True),
+                Column(0, "Throughput", TOKENS_PER_SECOND, decimals=0, bar=True),
+                Column(1, "First token", "s", decimals=1, bar=True),
+                Column(2, "Token latency", "s", decimals=1, bar=True),
+                Column(
+                    3,
+                    "SLOs",
+                    width=70,
+                    by=steps((None, colours.BAD), (1, colours.GOOD)),
+                    texts=((0, "broken"), (1, "met")),
+                ),
+            ],
+            width=12,
+            height=9,
+            sort=[("Batch size", False)],
         ),
     ]
 
 
 def trade_offs() -> list[Panel]:
-    by = f"target, {SHAPE}"
-
-    def over_latency(text: Text, latency: Axis, throughput: Axis) -> Panel:
-        return scatter(text, latency, throughput, per="batch_size", legend="batch ${__field.name}", colour=POINTS)
-
-    def by_size(text: Text, value: Axis) -> Panel:
-        return scatter(text, Axis("Batch size", "short"), value, per="series", width=8)
-
-    def per_target(histogram: str) -> str:
-        return f'label_join({promql.mean(histogram, by)}, "series", " ", "target", "workload")'
-
     return [
-        over_latency(
+        scatter(
             Text(
-                "Prefill: throughput over latency",
-                "Stop at the point after which the dots only move right: a larger batch then adds waiting and no "
+                "Decode: throughput over latency, the smallest batch at the left",
+                "Follow the line from the smallest batch: while it goes straight up, a larger batch is free; where it "
+                "bends right, users wait longer for each token.",
+            ),
+            Axis("Token latency", "s", promql.mean(TOKEN, SHAPE)),
+            Axis("Decode throughput", TOKENS_PER_SECOND, promql.mean(DECODE_RATE, SHAPE)),
+        ),
+        scatter(
+            Text(
+                "Prefill: throughput over latency, the smallest batch at the left",
+                "Stop at the point after which the line only goes right: a larger batch then adds waiting and no "
                 "throughput.",
             ),
-            Axis("Time to first token", "s", promql.mean(TTFT, by)),
-            Axis("Prefill throughput", TOKENS_PER_SECOND, promql.mean(PREFILL_RATE, by)),
-        ),
-        over_latency(
-            Text(
-                "Decode: throughput over latency",
-                "While the dots go straight up, a larger batch is free; where they bend right, users wait longer for "
-                "each token.",
-            ),
-            Axis("Token latency", "s", promql.mean(TOKEN, by)),
-            Axis("Decode throughput", TOKENS_PER_SECOND, promql.mean(DECODE_RATE, by)),
-        ),
-        by_size(
-            Text(
-                "Time to first token by batch size",
-                "Read where your limit for the first token cuts the line: no larger batch keeps it.",
-            ),
-            Axis("First token", "s", per_target(TTFT)),
-        ),
-        by_size(
-            Text(
-                "Token latency by batch size",
-                "A flat line means that larger batches cost the users nothing while they read.",
-            ),
-            Axis("Token latency", "s", per_target(TOKEN)),
-        ),
-        by_size(
-            Text(
-                "Decode throughput by batch size",
-                "Where the line flattens the server is full, and more requests at once only wait.",
-            ),
-            Axis("Throughput", TOKENS_PER_SECOND, per_target(DECODE_RATE)),
+            Axis("Time to first token", "s", promql.mean(TTFT, SHAPE)),
+            Axis("Prefill throughput", TOKENS_PER_SECOND, promql.mean(PREFILL_RATE, SHAPE)),
         ),
     ]
 
 
-def statistics(text: Text, histogram: str) -> Panel:
-    found = [
-        promql.mean(histogram, SHAPE),
-        *(promql.quantile(q, histogram, SHAPE) for q in (promql.LOWEST, 0.5, 0.9, 0.99, promql.HIGHEST)),
-    ]
-    titles = ("Average", "Lowest", "p50", "p90", "p99", "Highest")
+def statistics() -> Panel:
+    def quantiles(what: str) -> list[Query]:
+        return [Query(promql.newest_quantile(q, what, SHAPE)) for q in (0.5, 0.9, 0.99)]
+
+    titles = [f"{what} {name}" for what in ("First token", "Token latency") for name in ("p50", "p90", "p99")]
     return rows(
-        text,
-        [Query(expr) for expr in found],
+        Text(
+            "Statistics of the time range",
+            "A p99 far above the p50 means that some probes had to wait; of a few probes it is a guess, so look at "
+            "their number first.",
+        ),
         [
-            Column("workload", "Workload", width=100),
-            Column("batch_size", "Batch", width=70, number=True),
-            *(Column(number, title, text.unit, decimals=1) for number, title in enumerate(titles)),
+            Query(f"{promql.increase(ATTEMPTS, SHAPE, where=OK)} > 0"),
+            *quantiles("time_to_first_token_seconds"),
+            *quantiles("inter_token_latency_seconds"),
+            Query(promql.mean(REQUEST, SHAPE)),
+            Query(promql.mean(PREFILL_RATE, SHAPE)),
         ],
-        width=12,
-        height=10,
-        sort=[("Workload", False), ("Batch", False)],
+        [
+            Column("batch_size", "Batch size", width=105, number=True),
+            Column(0, "Probes", "locale", decimals=0, width=75),
+            *(Column(number, title, "s", decimals=1) for number, title in enumerate(titles, start=1)),
+            Column(7, "Whole request", "s", decimals=1),
+            Column(8, "Prefill", TOKENS_PER_SECOND, decimals=0),
+        ],
+        height=9,
+        min_width=90,
+        sort=[("Batch size", False)],
     )
 
 
-def details() -> list[Panel]:
-    return [
-        statistics(
-            Text(
-                "Time to first token",
-                "Compare p99 with the average: far apart means that some requests wait; read off buckets, so within "
-                "a tenth.",
-                "s",
-            ),
-            TTFT,
-        ),
-        statistics(
-            Text(
-                "Prefill throughput, tokens per second",
-                "Prompt tokens of the whole batch; when it no longer grows with the batch, the GPU "
-                "computes at its limit.",
-                "short",
-            ),
-            PREFILL_RATE,
-        ),
-        statistics(
-            Text(
-                "Token latency", "The wait for each token after the first; p99 far above p50 is felt as stutter.", "s"
-            ),
-            TOKEN,
-        ),
-        statistics(
-            Text(
-                "Decode throughput, tokens per second",
-                "Plan capacity with the average of the whole batch: the buckets of throughput are wide, so quantiles "
-                "are rough.",
-                "short",
-            ),
-            DECODE_RATE,
-        ),
-        statistics(
-            Text(
-                "Decode duration",
-                "What the answer costs after it has begun, for the whole batch; the buckets are wide, so trust the "
-                "average.",
-                "s",
-            ),
-            DECODE,
-        ),
-        statistics(
-            Text(
-                "Request duration",
-                "What a user waits for in all, from sending to the last token; the buckets are wide, so trust the "
-                "average.",
-                "s",
-            ),
-            REQUEST,
-        ),
-    ]
-
-
-def spread() -> list[Panel]:
-    def of(text: Text, histogram: str) -> Panel:
-        shares = (("fastest", promql.LOWEST), ("p25", 0.25), ("p50", 0.5), ("p75", 0.75), ("p90", 0.9), ("p99", 0.99))
-        queries = [Query(promql.quantile(q, histogram), name) for name, q in (*shares, ("slowest", promql.HIGHEST))]
-        return bars(text, queries, height=11)
-
-    return [
-        of(
-            Text(
-                "Spread of the time to first token",
-                "A large step from one bar to the next means that two things are mixed, such as batch sizes (choose "
-                "one above) or a queue.",
-                "s",
-            ),
-            TTFT,
-        ),
-        of(
-            Text(
-                "Spread of the token latency",
-                "A p99 far above the p50 is what users feel as stutter, even when the average is fine.",
-                "s",
-            ),
-            TOKEN,
-        ),
-    ]
-
-
 def history() -> list[Panel]:
-    def latest(metric: str) -> Query:
-        return Query(f"avg by ({SHAPE}) (tgi_probe_last_{metric}{{{promql.CHOSEN}}} >= 0)", LEGEND)
+    def latest(title: str, metric: str, unit: str = "s") -> Panel:
+        sentence = "A step in all lines is the server; a step in one is that batch size alone."
+        newest = f"avg by ({SHAPE}) (tgi_probe_last_{metric}{{{promql.CHOSEN}}} >= 0)"
+        return lines(Text(title, sentence, unit), [Query(newest, LEGEND)], width=8, by_batch_size=True)
 
     return [
-        lines(
-            Text(
-                "Time to first token", "A step in all lines is the server; a step in one is that batch size alone.", "s"
-            ),
-            [latest("time_to_first_token_seconds")],
-            width=8,
-            by_batch_size=True,
-        ),
-        lines(
-            Text("Token latency", "A step in all lines is the server; a step in one is that batch size alone.", "s"),
-            [latest("inter_token_latency_seconds")],
-            width=8,
-            by_batch_size=True,
-        ),
-        lines(
-            Text(
-                "Decode throughput",
-                "Must not sink over days; a drop after a release is a regression.",
-                TOKENS_PER_SECOND,
-            ),
-            [latest("decode_throughput_tokens_per_second")],
-            width=8,
-            by_batch_size=True,
-        ),
+        latest("Time to first token", "time_to_first_token_seconds"),
+        latest("Token latency", "inter_token_latency_seconds"),
+        latest("Decode throughput", "decode_throughput_tokens_per_second", TOKENS_PER_SECOND),
     ]
 
 
@@ -316,11 +239,11 @@ def build() -> Dashboard:
         UID,
         "Batch sizes",
         "Which batch size should I run?",
-        [TARGET, WORKLOAD, BATCH_SIZE],
+        [ONE_TARGET, ONE_WORKLOAD, BATCH_SIZE],
         [
             Row("The answer", answers()),
             Row("What a larger batch gains and costs", trade_offs()),
-            Row("Statistics of the time range", [*details(), *spread()]),
+            Row("In detail", [statistics()]),
             Row("Over time (newest probes)", history()),
         ],
     )

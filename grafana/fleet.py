@@ -7,7 +7,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from grafana import colours, frame, promql
 from grafana.frame import BATCH_SIZE, TARGET, WORKLOAD, Row
 from grafana.panels import lines, numbers
-from grafana.style import TOKENS_PER_SECOND, Panel, Query, Text, steps
+from grafana.style import TOKENS_PER_SECOND, Panel, Query, Text, judged, steps
 from grafana.tables import Column, rows
 
 UID = "tgi-probe-fleet"
@@ -15,14 +15,18 @@ TTFT = "tgi_probe_time_to_first_token_seconds"
 TOKEN = "tgi_probe_inter_token_latency_seconds"
 DECODE_RATE = "tgi_probe_decode_throughput_tokens_per_second"
 ATTEMPTS = "tgi_probe_attempts_total"
+UP = 'max by (target) (tgi_probe_target_up{target=~"$target"})'
 SHAPE = "workload, batch_size"
 SERIES = f"target, {SHAPE}"
 # 1.1 is 10 % slower than the middle of the fleet.
-BY_RATIO = steps((None, colours.GOOD), (1.1, colours.WARNING), (1.25, colours.BAD))
+SLOWER = ((None, colours.GOOD), (1.1, colours.WARNING), (1.25, colours.BAD))
+BY_RATIO = steps(*SLOWER)
 BY_THROUGHPUT_RATIO = steps((None, colours.BAD), (0.8, colours.WARNING), (0.9, colours.GOOD))
 BY_FAILURES = steps((None, colours.GOOD), (0.001, colours.WARNING), (0.05, colours.BAD))
 SENT = "workload, mode, prompt_cache, sequence_length, decode_length"
 EARLIER = " offset $compare"
+# How exactly the first sample of a target is looked for.
+STEP, STEP_SECONDS = "10m", 600
 
 
 def against_fleet(histogram: str, window: str) -> str:
@@ -31,9 +35,9 @@ def against_fleet(histogram: str, window: str) -> str:
     return f"avg by (target) ({mine} / on ({SHAPE}) group_left () quantile by ({SHAPE}) (0.5, {mine}))"
 
 
-def newest(name: str, when: str = "") -> str:
+def newest(name: str) -> str:
     """The average of the newest value of each workload and batch size, so that a gap in one does not change the mix."""
-    return f"avg by (target) (tgi_probe_last_{name}{{{promql.CHOSEN}}} {when} >= 0)"
+    return f"avg by (target) (tgi_probe_last_{name}{{{promql.CHOSEN}}} >= 0)"
 
 
 def even(histogram: str) -> str:
@@ -46,23 +50,49 @@ def against_earlier(histogram: str) -> str:
     return f"avg by (target) (({now}) / ({promql.mean(histogram, SERIES, offset=EARLIER)}))"
 
 
+def comparable_from() -> str:
+    """For each target that is younger than $compare, when it will be that old. Milliseconds since 1970."""
+    seen = '(timestamp(tgi_probe_target_up) and on (target) tgi_probe_target_up{target=~"$target"})'
+    first = f"(min by (target) (min_over_time({seen}[$compare:{STEP}])) or min by (target) ({seen}))"
+    ago = f"scalar(min_over_time(vector(time())[$compare:{STEP}]))"
+    return f"1000 * (({first} > {ago} + {2 * STEP_SECONDS}) + time() - {ago})"
+
+
 def failures() -> str:
-    bad = promql.increase(ATTEMPTS, "target", where=f'{promql.CHOSEN}, outcome!="ok"')
-    return f"{bad} / ({promql.increase(ATTEMPTS, 'target')} > 0)"
+    bad = promql.increase(ATTEMPTS, "target", where=promql.FAILED)
+    return f"{bad} / ({promql.increase(ATTEMPTS, 'target', where=promql.JUDGED)} > 0)"
 
 
 def now() -> list[Panel]:
     latency = "/d/tgi-probe-latency?${__url_time_range}&var-datasource=${datasource}&var-target=${__value.text}"
-    up = 'max by (target) (tgi_probe_target_up{target=~"$target"})'
     return [
         numbers(
-            Text("Up", "A target that is down is not measured: its numbers below are old.", "none"),
-            [Query(up, "{{target}}")],
-            width=24,
-            height=4,
+            Text(
+                "Slowest first token, against the middle of the fleet",
+                "The target to look into when this is orange or worse; 1.00× is the middle, for the same work.",
+                "suffix:×",
+            ),
+            [Query(f"topk(1, {against_fleet(TTFT, promql.RANGE)})", "{{target}}")],
+            width=12,
+            height=5,
             names=True,
-            by=steps((None, colours.BAD), (1, colours.GOOD)),
-            texts=((0, "down"), (1, "up")),
+            decimals=2,
+            by=BY_RATIO,
+        ),
+        numbers(
+            Text(
+                "Targets now",
+                "A target that is down is not measured: its numbers below are old.",
+                "none",
+            ),
+            [Query(f"count({UP} == 0) or vector(0)", "down"), Query(f"count({UP} == 1) or vector(0)", "up")],
+            width=12,
+            height=5,
+            names=True,
+            own={
+                "down": judged((None, colours.GREY), (1, colours.BAD)),
+                "up": judged((None, colours.GREY), (1, colours.GOOD)),
+            },
         ),
         rows(
             Text(
@@ -71,6 +101,7 @@ def now() -> list[Panel]:
                 "token is orange or worse.",
             ),
             [
+                Query(UP),
                 Query(against_fleet(TTFT, promql.RANGE)),
                 Query(against_fleet(TOKEN, promql.RANGE)),
                 Query(against_fleet(DECODE_RATE, promql.RANGE)),
@@ -82,20 +113,105 @@ def now() -> list[Panel]:
             ],
             [
                 Column("target", "Target", link=latency),
-                Column(0, "First token ×", decimals=2, by=BY_RATIO, unit="none"),
-                Column(1, "Token latency ×", decimals=2, by=BY_RATIO, unit="none"),
-                Column(2, "Throughput ×", decimals=2, by=BY_THROUGHPUT_RATIO, unit="none"),
-                Column(3, "Failed", "percentunit", decimals=1, by=BY_FAILURES),
-                Column(4, "First token", "s", decimals=1),
-                Column(5, "Token latency", "s", decimals=1),
-                Column(6, "Throughput", TOKENS_PER_SECOND, decimals=0),
-                Column(7, "Last success", "s", decimals=0),
+                Column(
+                    0,
+                    "Now",
+                    "none",
+                    by=steps((None, colours.BAD), (1, colours.GOOD)),
+                    texts=((0, "down"), (1, "up")),
+                    width=70,
+                ),
+                Column(1, "First token ×", decimals=2, by=BY_RATIO, unit="none"),
+                Column(2, "Token latency ×", decimals=2, by=BY_RATIO, unit="none"),
+                Column(3, "Throughput ×", decimals=2, by=BY_THROUGHPUT_RATIO, unit="none"),
+                Column(4, "Failed", "percentunit", decimals=1, by=BY_FAILURES),
+                Column(5, "First token", "s", decimals=1),
+                Column(6, "Token latency", "s", decimals=1),
+                Column(7, "Throughput", TOKENS_PER_SECOND, decimals=0),
+                Column(8, "Last success", "s", decimals=0),
             ],
-            height=7,
-            min_width=110,
+            height=8,
+            min_width=100,
             sort=[("First token ×", True)],
         ),
     ]
+
+
+def side_by_side() -> list[Panel]:
+    def panel(text: Text, expr: str) -> Panel:
+        return lines(text, [Query(expr, "{{target}}")], width=8)
+
+    return [
+        panel(
+            Text(
+                "Time to first token",
+                "One line that leaves the others is that replica; all together are the load or a release.",
+                "s",
+            ),
+            newest("time_to_first_token_seconds"),
+        ),
+        panel(
+            Text(
+                "Token latency",
+                "One line that leaves the others is that replica; all together are the load or a release.",
+                "s",
+            ),
+            newest("inter_token_latency_seconds"),
+        ),
+        panel(
+            Text("Decode throughput", "The lowest line bounds what users on that replica get.", TOKENS_PER_SECOND),
+            newest("decode_throughput_tokens_per_second"),
+        ),
+        lines(
+            Text(
+                "Time to first token against the fleet",
+                "For how long a replica is off: above the dashed line it is a quarter slower than the middle.",
+                "suffix:×",
+            ),
+            [Query(against_fleet(TTFT, promql.RATE), "{{target}}")],
+            limits=[1.25],
+        ),
+        lines(
+            Text(
+                "Failed probes",
+                "Share of the probes of a target that failed; one target alone is that replica, all are the way to "
+                "them.",
+                "percentunit",
+            ),
+            [
+                Query(
+                    f"{promql.rate(ATTEMPTS, 'target', where=promql.FAILED)}"
+                    f" / ({promql.rate(ATTEMPTS, 'target', where=promql.JUDGED)} > 0)",
+                    "{{target}}",
+                )
+            ],
+            most=0.1,
+        ),
+    ]
+
+
+def then() -> Panel:
+    return rows(
+        Text(
+            "Compared with $compare ago",
+            "1.00 is as fast as then, above 1.10 a regression; a target that is younger is compared from the date in "
+            "the last column on.",
+        ),
+        [
+            Query(comparable_from()),
+            Query(against_earlier(TTFT)),
+            Query(against_earlier(TOKEN)),
+            Query(against_earlier(DECODE_RATE)),
+        ],
+        [
+            Column("target", "Target"),
+            Column(1, "First token ×", "none", decimals=2, by=BY_RATIO),
+            Column(2, "Token latency ×", "none", decimals=2, by=BY_RATIO),
+            Column(3, "Throughput ×", "none", decimals=2, by=BY_THROUGHPUT_RATIO),
+            Column(0, "Compared from", "dateTimeAsLocal", width=160),
+        ],
+        sort=[("First token ×", True)],
+    )
 
 
 def kinds() -> list[Panel]:
@@ -149,111 +265,6 @@ def kinds() -> list[Panel]:
     ]
 
 
-def side_by_side() -> list[Panel]:
-    def panel(text: Text, expr: str) -> Panel:
-        return lines(text, [Query(expr, "{{target}}")], width=8)
-
-    return [
-        panel(
-            Text(
-                "Time to first token",
-                "One line that leaves the others is that replica; all together are the load or a release.",
-                "s",
-            ),
-            newest("time_to_first_token_seconds"),
-        ),
-        panel(
-            Text(
-                "Token latency",
-                "One line that leaves the others is that replica; all together are the load or a release.",
-                "s",
-            ),
-            newest("inter_token_latency_seconds"),
-        ),
-        panel(
-            Text("Decode throughput", "The lowest line bounds what users on that replica get.", TOKENS_PER_SECOND),
-            newest("decode_throughput_tokens_per_second"),
-        ),
-        lines(
-            Text(
-                "Time to first token against the fleet",
-                "For how long a replica is off: above the dashed line it is a quarter slower than the middle.",
-                "suffix:×",
-            ),
-            [Query(against_fleet(TTFT, promql.RATE), "{{target}}")],
-            limits=[1.25],
-        ),
-        lines(
-            Text(
-                "Failed probes",
-                "Share of the probes of a target that failed; one target alone is that replica, all are the way to "
-                "them.",
-                "percentunit",
-            ),
-            [
-                Query(
-                    f"{promql.rate(ATTEMPTS, 'target', where=FAILED)} / ({promql.rate(ATTEMPTS, 'target')} > 0)",
-                    "{{target}}",
-                )
-            ],
-            most=0.1,
-        ),
-    ]
-
-
-FAILED = f'{promql.CHOSEN}, outcome!="ok"'
-
-
-def then() -> list[Panel]:
-    def panel(text: Text, name: str) -> Panel:
-        return lines(
-            text,
-            [Query(newest(name), "{{target}}"), Query(newest(name, EARLIER), "{{target}} earlier")],
-            width=8,
-        )
-
-    return [
-        rows(
-            Text(
-                "Compared with earlier",
-                "1.00 is as fast as at the time chosen at the top, above 1.10 a regression; blank: nothing was "
-                "probed that long ago.",
-            ),
-            [
-                Query(f"group by (target) (tgi_probe_success{{{promql.CHOSEN}}})"),
-                Query(against_earlier(TTFT)),
-                Query(against_earlier(TOKEN)),
-                Query(against_earlier(DECODE_RATE)),
-            ],
-            [
-                Column("target", "Target"),
-                Column(1, "First token", "suffix:×", decimals=2, by=BY_RATIO),
-                Column(2, "Token", "suffix:×", decimals=2, by=BY_RATIO),
-                Column(3, "Throughput", "suffix:×", decimals=2, by=BY_THROUGHPUT_RATIO),
-            ],
-            width=8,
-            height=8,
-            sort=[("First token", True)],
-        ),
-        panel(
-            Text(
-                "Time to first token, now and earlier",
-                "A gap to the same target's earlier line is a change of the server.",
-                "s",
-            ),
-            "time_to_first_token_seconds",
-        ),
-        panel(
-            Text(
-                "Throughput, now and earlier",
-                "A gap to the same target's earlier line is a change of the server.",
-                TOKENS_PER_SECOND,
-            ),
-            "decode_throughput_tokens_per_second",
-        ),
-    ]
-
-
 def compare() -> dashboard.CustomVariable:
     return (
         dashboard.CustomVariable("compare")
@@ -273,9 +284,10 @@ def build() -> Dashboard:
         "Which replica is off?",
         [TARGET, WORKLOAD, BATCH_SIZE],
         [
-            Row("Now", [*now(), *kinds()]),
+            Row("The answer", now()),
             Row("Side by side", side_by_side()),
-            Row("Against $compare ago", then()),
+            Row("Against $compare ago", [then()]),
+            Row("What is compared", kinds()),
         ],
         more=[compare()],
     )

@@ -1,7 +1,7 @@
 """What all dashboards have in common: variables, links, annotations, the time range."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import dashboard as models
@@ -15,7 +15,10 @@ ALL = models.VariableOption(text=["All"], value=["$__all"], selected=True)
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A variable with All, whose values are those of a label. `all_value` None: All is the list of all values."""
+    """A variable whose values are those of a label. `all_value` None: All is the list of all values.
+
+    `single`: one value at a time, at first the first one, where a mixture would mislead.
+    """
 
     name: str
     label: str
@@ -23,6 +26,7 @@ class Choice:
     what: str
     numeric: bool = False
     all_value: str | None = ".*"
+    single: bool = False
 
     def build(self) -> dashboard.QueryVariable:
         query = f"label_values({self.metric}, {self.name})"
@@ -33,12 +37,14 @@ class Choice:
             .query(query)
             .definition(query)
             .datasource(DATASOURCE)
-            .multi(True)
-            .include_all(True)
-            .current(ALL)
+            .multi(not self.single)
+            .include_all(not self.single)
             .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
             .sort(models.VariableSort.NUMERICAL_ASC if self.numeric else models.VariableSort.ALPHABETICAL_ASC)
         )
+        if self.single:
+            return variable
+        variable = variable.current(ALL)
         return variable if self.all_value is None else variable.all_value(self.all_value)
 
 
@@ -51,6 +57,7 @@ BATCH_SIZE = Choice(
     "Requests at once",
     numeric=True,
 )
+ONE_TARGET, ONE_WORKLOAD, ONE_BATCH_SIZE = (replace(choice, single=True) for choice in (TARGET, WORKLOAD, BATCH_SIZE))
 SLO = Choice("slo", "SLO", "tgi_probe_slo_objective_ratio", "Service level objectives")
 # All of process_… would be every process that Prometheus knows, so All is the list of our own instances.
 INSTANCE = Choice("instance", "Exporter", "tgi_probe_build_info", "The tgi-probe daemons", all_value=None)

@@ -1,10 +1,7 @@
-"""Histograms: over time as heatmaps, of a whole time range as bars."""
+"""Histograms over time, as heatmaps."""
 
-from collections.abc import Sequence
-
-from grafana_foundation_sdk.builders import bargauge, common, dashboard, heatmap
+from grafana_foundation_sdk.builders import heatmap
 from grafana_foundation_sdk.models import common as options
-from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import heatmap as heatmap_options
 
 from grafana import colours
@@ -31,23 +28,4 @@ def buckets(text: Text, expr: str, *, width: int = 12, height: int = 9) -> Panel
         .show_legend()
         .tooltip(heatmap.HeatmapTooltip().mode(options.TooltipDisplayMode.SINGLE).y_histogram(True))
         .targets([target(Query(expr, "{{le}}"), 0, "buckets")])
-    )
-
-
-def bars(
-    text: Text, queries: Sequence[Query], *, width: int = 12, height: int = 9, colour: str = colours.NEUTRAL
-) -> Panel:
-    """One bar for each query, named by its legend."""
-    return (
-        framed(bargauge.Panel(), text, width, height)
-        .unit(text.unit)
-        .decimals(1)
-        .min(0)
-        .orientation(options.VizOrientation.HORIZONTAL)
-        .display_mode(options.BarGaugeDisplayMode.BASIC)
-        .value_mode(options.BarGaugeValueMode.TEXT)
-        .show_unfilled(False)
-        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
-        .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.FIXED).fixed_color(colour))
-        .targets([target(query, number, "instant") for number, query in enumerate(queries)])
     )

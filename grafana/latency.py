@@ -3,9 +3,9 @@
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana import colours, frame, promql
-from grafana.frame import BATCH_SIZE, TARGET, WORKLOAD, Row
+from grafana.frame import ONE_BATCH_SIZE, ONE_TARGET, ONE_WORKLOAD, Row
 from grafana.histograms import buckets
-from grafana.panels import lines
+from grafana.panels import lines, numbers
 from grafana.style import Panel, Query, Text
 
 UID = "tgi-probe-latency"
@@ -13,10 +13,8 @@ TTFT = "tgi_probe_time_to_first_token_seconds"
 TOKEN = "tgi_probe_inter_token_latency_seconds"
 SERVER = "tgi_probe_server_duration_seconds"
 OVERHEAD = "tgi_probe_overhead_seconds"
-SHAPE = "workload, batch_size"
-NO_TIMES = "These targets do not tell their own times: only shards do"
-NO_ROUTER_TARGET = "None of these targets is probed through a router"
-NO_ROUTER = "No router metrics: let this Prometheus scrape the /metrics of TGI's router too (or no user came)"
+NO_TIMES = "This target does not tell its own times: only shards do"
+NO_SERVER = "No metrics of the server: let this Prometheus scrape its /metrics too"
 
 
 def account(method: str) -> list[Query]:
@@ -38,191 +36,183 @@ def account(method: str) -> list[Query]:
     ]
 
 
-def parts() -> list[Panel]:
+def largest(method: str) -> Query:
+    """The part that takes the largest share of a call, and that share."""
+    parts = [promql.named(query.expr, "part", query.legend) for query in account(method)]
+    together = " or ".join(parts)
+    return Query(f"topk(1, ({together}) / on () group_left () sum({together}))", "{{part}}")
+
+
+def answers() -> list[Panel]:
+    def biggest(call: str, method: str) -> Panel:
+        return numbers(
+            Text(
+                f"Largest part of {call}",
+                "What to work on first: forward is the model, decode is sampling, overhead is queueing and transport.",
+                "percentunit",
+                empty=NO_TIMES,
+            ),
+            [largest(method)],
+            width=7,
+            height=5,
+            names=True,
+            decimals=0,
+        )
+
+    newest = (("first token", "time_to_first_token_seconds"), ("next token", "inter_token_latency_seconds"))
+    shown = [
+        Query(promql.newest_quantile(q, name, "target"), f"{what} {quantile}")
+        for what, name in newest
+        for q, quantile in ((0.5, "p50"), (0.99, "p99"))
+    ]
     return [
-        lines(
+        biggest("a prefill", "prefill"),
+        biggest("a decode step", "decode"),
+        numbers(
             Text(
-                "Where a prefill's time goes",
-                "The largest colour is what to work on: forward is the model, decode is sampling, overhead is "
-                "queueing and transport.",
+                "What users wait for",
+                "Measured from outside, over the probes of this batch size in the time range; a p99 far above the p50 "
+                "is a queue or a stall.",
                 "s",
-                empty=NO_TIMES,
             ),
-            account("prefill"),
-            stacked=True,
-            colour=colours.PARTS,
-            height=9,
+            shown,
+            width=10,
+            height=5,
+            names=True,
+            decimals=1,
         ),
-        lines(
-            Text(
-                "Where a decode step's time goes",
-                "Overhead that grows while forward stays flat means that the server is waited for, not that it is "
-                "slow.",
-                "s",
-                empty=NO_TIMES,
-            ),
-            account("decode"),
-            stacked=True,
-            colour=colours.PARTS,
-            height=9,
+    ]
+
+
+def parts() -> list[Panel]:
+    def panel(call: str, method: str, sentence: str) -> Panel:
+        text = Text(f"Where {call}'s time goes", sentence, "s", empty=NO_TIMES)
+        return lines(text, account(method), stacked=True, colour=colours.PARTS, height=9)
+
+    return [
+        panel(
+            "a prefill",
+            "prefill",
+            "The largest colour is what to work on: forward is the model, decode is sampling, overhead is queueing "
+            "and transport.",
+        ),
+        panel(
+            "a decode step",
+            "decode",
+            "Overhead that grows while forward stays flat means that the server is waited for, not that it is slow.",
         ),
     ]
 
 
 def outside() -> list[Panel]:
+    def overhead(method: str) -> str:
+        return promql.mean(OVERHEAD, "method", promql.RATE, f'{promql.CHOSEN}, method="{method}"')
+
     return [
         buckets(
             Text(
-                "Time to first token",
-                "Each band is a batch size or a workload; choose one above, and a second band is a queue.",
+                "Time to first token, every request",
+                "One band is normal; a second band above it is a queue, a band that moves up a slower server.",
                 "s",
             ),
             promql.buckets(TTFT, promql.RATE),
-            height=10,
+            width=8,
         ),
         buckets(
             Text(
-                "Token latency",
+                "Token latency, every token",
                 "The band is the server's pace; cells above it are stalls, such as another batch's prefill in between.",
                 "s",
             ),
             promql.buckets(TOKEN, promql.RATE),
-            height=10,
+            width=8,
         ),
-    ]
-
-
-def overhead() -> list[Panel]:
-    def queries(method: str) -> list[Query]:
-        where = f'{promql.CHOSEN}, method="{method}"'
-        return [
-            Query(promql.quantile(q, OVERHEAD, "", promql.RATE, where), name)
-            for q, name in ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
-        ]
-
-    return [
         lines(
             Text(
-                f"Overhead of a {call}",
+                "Overhead of a call, on average",
                 "Wall time minus the server's own total: tens of milliseconds mean that calls wait behind others, or "
                 "a slow network.",
                 "s",
                 empty=NO_TIMES,
             ),
-            queries(method),
-            colour=colours.QUANTILES,
-        )
-        for method, call in (("prefill", "prefill"), ("decode", "decode step"))
-    ]
-
-
-def through_routers() -> list[Panel]:
-    setup, spread = "tgi_probe_connection_setup_seconds", "tgi_probe_start_spread_seconds"
-
-    # Connections are kept for days: over any time range, most targets opened none.
-    def part(name: str) -> str:
-        classic = f'sum by (target) ({setup}_{name}{{target=~"$target"}})'
-        return f'(histogram_{name}(sum by (target) ({setup}{{target=~"$target"}})) or {classic})'
-
-    since_start = f"{part('sum')} / ({part('count')} > 0)"
-    return [
-        lines(
-            Text(
-                "Opening a connection, average since the exporter's start",
-                "TLS included, and never part of any other latency: hundreds of milliseconds are the network, or a "
-                "busy server.",
-                "s",
-                empty=NO_ROUTER_TARGET,
-            ),
-            [Query(since_start, "{{target}}")],
-        ),
-        lines(
-            Text(
-                "Spread of a batch's sends, p90",
-                "Through a router, a batch is requests sent at once: above a few milliseconds it was hardly one batch.",
-                "s",
-                empty=NO_ROUTER_TARGET,
-            ),
-            [Query(promql.quantile(0.9, spread, SHAPE, promql.RATE), "{{workload}} batch {{batch_size}}")],
-            by_batch_size=True,
-        ),
-    ]
-
-
-def by_batch_size() -> list[Panel]:
-    def panel(text: Text, expr: str) -> Panel:
-        return lines(text, [Query(expr, "{{workload}} batch {{batch_size}}")], width=8, by_batch_size=True)
-
-    forward = f'{promql.CHOSEN}, method="decode", phase="forward"'
-    return [
-        panel(
-            Text(
-                "Time to first token, p90",
-                "Lines that grow apart mean that the prefill no longer scales with the batch.",
-                "s",
-            ),
-            promql.quantile(0.9, TTFT, SHAPE, promql.RATE),
-        ),
-        panel(
-            Text("Token latency, p90", "Lines on top of each other: larger batches are free for the readers.", "s"),
-            promql.quantile(0.9, TOKEN, SHAPE, promql.RATE),
-        ),
-        panel(
-            Text(
-                "Forward pass of a decode step, average",
-                "As the server reports it: if it grows with the token latency, the model is the cause.",
-                "s",
-                empty=NO_TIMES,
-            ),
-            promql.mean_of_summary(SERVER, SHAPE, promql.RATE, forward),
+            [Query(overhead("prefill"), "prefill"), Query(overhead("decode"), "decode step")],
+            width=8,
+            height=9,
         ),
     ]
 
 
 def live() -> list[Panel]:
-    """TGI's own router metrics, from any scrape job: they have none of our labels."""
+    """The servers' own metrics of all users, from any scrape job: they have none of our labels."""
 
-    def gauge(title: str, description: str, name: str) -> Panel:
-        text = Text(title, description, empty=NO_ROUTER)
-        return lines(text, [Query(f"sum by (instance) ({name})", "{{instance}}")], width=8, most=1)
+    def gauge(*names: str) -> str:
+        return f"sum by (instance) ({' or '.join(names)})"
 
-    def duration(title: str, description: str, name: str, by: str = "") -> Panel:
-        edges = f"sum by (le{by and ', ' + by}) (rate({name}_bucket[{promql.RATE}]))"
-        legend = f" {{{{{by}}}}}" if by else ""
-        queries = [Query(f"histogram_quantile({q}, {edges}) >= 0", f"p{q * 100:g}{legend}") for q in (0.5, 0.99)]
-        return lines(Text(title, description, "s", empty=NO_ROUTER), queries, width=8, colour=colours.QUANTILES)
+    def quantiles(*names: str) -> list[Query]:
+        edges = " or ".join(f"rate({name}_bucket[{promql.RATE}])" for name in names)
+        return [
+            Query(f"histogram_quantile({q}, sum by (le, instance) ({edges})) >= 0", f"{{{{instance}}}} p{q * 100:g}")
+            for q in (0.5, 0.99)
+        ]
 
     return [
-        gauge(
-            "Requests waiting in the router",
-            "Above 0 for long: users wait before any work begins, and the probes' overhead rises with it.",
-            "tgi_queue_size",
+        lines(
+            Text(
+                "Users' requests, waiting and running",
+                "Waiting above 0 for long: users wait before any work begins; compare running with the batch size "
+                "that the Batch sizes dashboard recommends.",
+                empty=NO_SERVER,
+            ),
+            [
+                Query(
+                    gauge("tgi_queue_size", "vllm:num_requests_waiting", "sglang:num_queue_reqs"),
+                    "{{instance}} waiting",
+                ),
+                Query(
+                    gauge("tgi_batch_current_size", "vllm:num_requests_running", "sglang:num_running_reqs"),
+                    "{{instance}} running",
+                ),
+            ],
+            width=6,
+            most=1,
         ),
-        gauge(
-            "Requests in the running batch",
-            "Compare it with the batch size that the Batch sizes dashboard recommends.",
-            "tgi_batch_current_size",
+        lines(
+            Text(
+                "Users' request duration",
+                "From arrival to the last token, as the server sees it; moves with the users' answer lengths, where "
+                "the probes' numbers do not.",
+                "s",
+                empty=NO_SERVER,
+            ),
+            quantiles("tgi_request_duration", "vllm:e2e_request_latency_seconds", "sglang:e2e_request_latency_seconds"),
+            width=6,
         ),
-        duration(
-            "Users' time in the queue",
-            "What is high here and low in the probes of a shard is the router's queue, not the model.",
-            "tgi_request_queue_duration",
+        lines(
+            Text(
+                "Users' time to first token",
+                "High here and low in the probes: longer prompts, or a queue that the probes do not meet; TGI does "
+                "not tell it.",
+                "s",
+                empty=f"{NO_SERVER}. TGI does not tell it",
+            ),
+            quantiles("vllm:time_to_first_token_seconds", "sglang:time_to_first_token_seconds"),
+            width=6,
         ),
-        duration(
-            "Users' inference time",
-            "From leaving the queue to the last token, as the router sees it; moves with the users' answer lengths.",
-            "tgi_request_inference_duration",
-        ),
-        duration(
-            "Users' mean time per token",
-            "The router's mean per request, which hides stutter; the probes' token latency above does not.",
-            "tgi_request_mean_time_per_token_duration",
-        ),
-        duration(
-            "Batch inference by method",
-            "The router's own prefill and decode times: far above the probes' means larger batches than those probed.",
-            "tgi_batch_inference_duration",
-            "method",
+        lines(
+            Text(
+                "KV cache in use",
+                "Near 100 % requests wait or are put off, whatever the GPU could compute; TGI does not tell it.",
+                "percentunit",
+                empty=f"{NO_SERVER}. TGI does not tell it",
+            ),
+            [
+                Query(
+                    "max by (instance) (vllm:kv_cache_usage_perc or vllm:gpu_cache_usage_perc or sglang:token_usage)",
+                    "{{instance}}",
+                )
+            ],
+            width=6,
+            most=1,
         ),
     ]
 
@@ -232,12 +222,11 @@ def build() -> Dashboard:
         UID,
         "Latency in depth",
         "Where does the time go?",
-        [TARGET, WORKLOAD, BATCH_SIZE],
+        [ONE_TARGET, ONE_WORKLOAD, ONE_BATCH_SIZE],
         [
+            Row("The answer", answers()),
             Row("Parts of the time, as the server reports them", parts()),
             Row("Seen from outside", outside()),
-            Row("Queueing and transport", [*overhead(), *through_routers()]),
-            Row("By batch size", by_batch_size()),
-            Row("Live traffic beside it (needs TGI's router metrics)", live(), folded=True),
+            Row("Live traffic of users (the metrics of TGI's router, vLLM or SGLang)", live()),
         ],
     )

@@ -96,10 +96,11 @@ def numbers(
     decimals: int | None = None,
     names: bool = False,
     words_only: bool = False,
+    own: Mapping[str, Properties] | None = None,
 ) -> Panel:
     """The newest values, large. `by` colours them, `texts` shows words instead of numbers.
 
-    `names` puts the legends beside the values, `words_only` in their place.
+    `names` puts the legends beside the values, `words_only` in their place. `own`: what differs, by legend.
     """
     shown = options.BigValueTextMode.VALUE_AND_NAME if names else options.BigValueTextMode.VALUE
     panel = (
@@ -117,4 +118,6 @@ def numbers(
         panel = panel.mappings([value_texts(texts)])
     if decimals is not None:
         panel = panel.decimals(decimals)
+    for name, differs in (own or {}).items():
+        panel = panel.override_by_name(name, properties(differs))
     return panel

@@ -1,9 +1,15 @@
 """Parts of PromQL expressions, as text."""
 
+from exporter.observation import NOT_JUDGED, Outcome
+
 RATE = "$__rate_interval"
 RANGE = "$__range"
+# Outcomes that are no failure of a target: it was good, or nothing was learned about it.
+NO_FAILURES = "|".join([Outcome.OK, *sorted(NOT_JUDGED)])
 # What the variables at the top of a dashboard choose.
 CHOSEN = 'target=~"$target", workload=~"$workload", batch_size=~"$batch_size"'
+FAILED = f'{CHOSEN}, outcome!~"{NO_FAILURES}"'
+JUDGED = f'{CHOSEN}, outcome!~"{"|".join(sorted(NOT_JUDGED))}"'
 
 
 def increase(metric: str, by: str, window: str = RANGE, where: str = CHOSEN) -> str:
@@ -37,20 +43,20 @@ def mean_of_summary(summary: str, by: str, window: str = RANGE, where: str = CHO
     return f"{increase(f'{summary}_sum', by, window, where)} / ({count} > 0)"
 
 
-def quantile(q: float, histogram: str, by: str = "", window: str = RANGE, where: str = CHOSEN) -> str:
-    """A quantile of a histogram, native or classic, to a millionth.
+def newest_quantile(q: float, what: str, by: str) -> str:
+    """A quantile of the newest probes' values, as they were scraped within the time range.
 
-    No sample where there was no observation, so that lines bridge gaps. For the lowest value use `LOWEST`: q = 0 would
-    be the edge of an empty bucket.
+    These are values that were measured. A quantile of a classic histogram would be a place within a bucket.
     """
-    classic = increase(f"{histogram}_bucket", f"le, {by}" if by else "le", window, where)
-    either = (
-        f"histogram_quantile({q:.9g}, {native(histogram, by, window, where)}) or histogram_quantile({q:.9g}, {classic})"
-    )
-    return f"round({either}, 0.000001) >= 0"
+    return f"max by ({by}) (quantile_over_time({q:g}, (tgi_probe_last_{what}{{{CHOSEN}}} >= 0)[{RANGE}:$__interval]))"
 
 
-LOWEST, HIGHEST = 1e-9, 1.0
+def share_above(edge: float, histogram: str, by: str, window: str, where: str) -> str:
+    """The share of a histogram's observations above an edge of its classic buckets, native or classic."""
+    observed = native(histogram, by, window, where)
+    edges = (f'{{{where}, le="{le}"}}' for le in (f"{edge:g}", "+Inf"))
+    below, all_of_them = (f"sum by ({by}) (increase({histogram}_bucket{edge}[{window}]))" for edge in edges)
+    return f"(histogram_fraction({edge:g}, +Inf, {observed}) or 1 - {below} / ({all_of_them} > 0))"
 
 
 def within(value: str, condition: str, on: str) -> str:

@@ -1,6 +1,5 @@
-"""XY charts: one value over another."""
+"""XY charts: throughput over latency, a point for each batch size."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grafana_foundation_sdk.builders import common, xychart
@@ -9,10 +8,12 @@ from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import xychart as xychart_options
 
-from grafana.style import IN_ORDER, LEGEND, Panel, Query, Text, as_numbers, fixed, framed, properties, target
+from grafana import colours
+from grafana.style import LEGEND, Panel, Query, Text, as_numbers, fixed, framed, properties, target
 
 # Grafana migrates an xychart without a version, or with one below 11.1, and breaks it.
 PLUGIN_VERSION = "11.1.0"
+LINE = "in order"
 
 
 class Versioned(Builder[models.Panel]):
@@ -29,39 +30,33 @@ class Versioned(Builder[models.Panel]):
 
 @dataclass(frozen=True, slots=True)
 class Axis:
+    """`expr`: one sample for each batch size."""
+
     title: str
     unit: str
-    expr: str = ""
+    expr: str
 
 
-def scatter(
-    text: Text,
-    x: Axis,
-    y: Axis,
-    *,
-    per: str,
-    legend: str = "${__field.name}",
-    width: int = 12,
-    height: int = 9,
-    colour: Mapping[str, str] | None = None,
-) -> Panel:
-    """One point for each set of labels that both expressions have; those with the same label `per` are one series.
+def scatter(text: Text, x: Axis, y: Axis, *, width: int = 12, height: int = 9) -> Panel:
+    """A point for each batch size, named in the legend, and a line that joins them from the smallest on.
 
-    An x axis without an expression is the batch size, and lines join the points. `legend` is the name of a series.
+    Grafana's XY chart has no labels at its points, and a colour for each series only. So every batch size is a series
+    of its own, and the line is one more, made of all of them.
     """
-    queries = [Query(axis.expr) for axis in (x, y) if axis.expr]
-    across, up = ("Value #A", "Value #B") if x.expr else ("batch_size", "Value")
+    points = 'label_replace({0}, "series", "batch $1", "batch_size", "(.*)")'
+    line = f'label_replace({{0}}, "series", "{LINE}", "", "")'
+    queries = [Query(f"{line} or {points}".format(axis.expr)) for axis in (x, y)]
+    across, up, per = "Value #A", "Value #B", "series"
     panel = (
         framed(xychart.Panel(), text, width, height)
         .unit(y.unit)
         .axis_label(y.title)
         .mapping(xychart_options.SeriesMapping.AUTO)
-        .show(xychart_options.XYShowMode.POINTS if x.expr else xychart_options.XYShowMode.POINTS_AND_LINES)
-        .point_size(xychart.XychartFieldConfigPointSize().fixed(9))
-        .fill_opacity(80)
+        .show(xychart_options.XYShowMode.POINTS)
+        .point_size(xychart.XychartFieldConfigPointSize().fixed(11))
+        .fill_opacity(90)
         .legend(LEGEND)
         .tooltip(common.VizTooltipOptions().mode(options.TooltipDisplayMode.SINGLE))
-        .color_scheme(IN_ORDER)
         # One series for each number after the first. An empty list would say the same, but not to every viewer.
         .series([xychart.XYSeriesConfig()])
         .targets([target(query, number, "table") for number, query in enumerate(queries)])
@@ -79,9 +74,12 @@ def scatter(
                 ),
             ]
         )
-        .override_by_regexp(f"/^(?!{x.title}$)/", properties({"displayName": legend}))
+        .override_by_regexp(f"/^(?!{x.title}$)/", properties({"displayName": "${__field.name}"}))
         .override_by_name(x.title, properties({"unit": x.unit, "custom.axisLabel": x.title}))
+        .override_by_name(
+            LINE, properties({"custom.show": "lines", "custom.lineWidth": 1, "color": fixed(colours.GREY)})
+        )
     )
-    for name, shade in (colour or {}).items():
-        panel = panel.override_by_name(name, properties({"color": fixed(shade)}))
+    for size, shade in colours.BATCH_SIZES.items():
+        panel = panel.override_by_name(f"batch {size}", properties({"color": fixed(shade)}))
     return Versioned(panel, PLUGIN_VERSION)

@@ -91,6 +91,11 @@ def steps(*pairs: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
     )
 
 
+def judged(*pairs: tuple[float | None, str]) -> Properties:
+    """The same for one value among others."""
+    return {"thresholds": steps(*pairs).build(), "color": {"mode": "thresholds"}}
+
+
 def by_value() -> dashboard.FieldColor:
     return dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS)
 

@@ -8,7 +8,19 @@ from grafana_foundation_sdk.builders import common, dashboard, table
 from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as models
 
-from grafana.style import Panel, Properties, Query, Text, as_numbers, framed, properties, target, value_texts
+from grafana import colours
+from grafana.style import (
+    Panel,
+    Properties,
+    Query,
+    Text,
+    as_numbers,
+    fixed,
+    framed,
+    properties,
+    target,
+    value_texts,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +37,8 @@ class Column:
     # Cells take their colours from their values.
     by: dashboard.ThresholdsConfig | None = None
     texts: Sequence[tuple[float, str]] = ()
+    # Cells have a bar as long as their value, from 0 to the largest of the column.
+    bar: bool = False
     # Where a click leads, with {{target}}-like values as Grafana writes them.
     link: str | None = None
 
@@ -40,6 +54,11 @@ class Column:
             found["thresholds"] = self.by.build()
             found["color"] = {"mode": "thresholds"}
             found["custom.cellOptions"] = {"type": "color-text"}
+        if self.bar:
+            found["min"] = 0
+            found["fieldMinMax"] = True
+            found["color"] = fixed(colours.NEUTRAL)
+            found["custom.cellOptions"] = {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}
         if self.texts:
             found["mappings"] = [value_texts(self.texts)]
         if self.link is not None:

@@ -15,7 +15,9 @@ _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _SELECTOR = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{([^{}]*)\})?\s*(?:\[([^\]]*)\])?")
 _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^()]*)\)")
 _MATCHER = re.compile(r"([a-zA-Z_][a-zA-Z0-9_]*)\s*(?:=~|!~|!=|=)\s*\"((?:[^\"\\]|\\.)*)\"")
-_KEYWORDS = frozenset({"and", "or", "unless", "by", "on", "group_left", "group_right", "offset", "start", "end"})
+_KEYWORDS = frozenset(
+    {"Inf", "and", "or", "unless", "bool", "by", "on", "group_left", "group_right", "offset", "start", "end"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Asked:
         text = self.expr
         for name in sorted(values, key=len, reverse=True):
             text = text.replace(f"${name}", values[name])
-        assert "$" not in re.sub(r"\"\$1[^\"]*\"", "", text), f"{self}: a variable is left in {text}"
+        assert "$" not in re.sub(r"\"[^\"$]*\$1[^\"]*\"", "", text), f"{self}: a variable is left in {text}"
         return text
 
 

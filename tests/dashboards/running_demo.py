@@ -4,17 +4,25 @@ import contextlib
 import json
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, Histogram, generate_latest
+
+from exporter.alerting.rule_file import rule_groups
+from exporter.alerting.rule_types import Options
+from exporter.config.settings import Settings
 from tests.end_to_end.parts import Daemon, SimulatedShard, daemon_running, simulated_shard
 from tests.processes import ask, free_port, wait_until
 from tests.prometheus_server import PrometheusServer, prometheus_scraping
 
 QUICK = ("--speed", "20")
+RULES = Options(time_scale=0.01, scrape_interval=1)
 RELOADED = "tgi_probe_config_last_reload_successful"
 
 
@@ -24,11 +32,12 @@ class Demo:
     prometheus: PrometheusServer
     native: PrometheusServer  # takes native histograms
     router: str
+    others: str
     began: float
 
     def metrics_pages(self) -> list[str]:
-        """What the exporter and the router serve."""
-        return [self.daemon.get("/metrics").text, ask(f"{self.router}/metrics").text]
+        """What the exporter and the servers serve."""
+        return [self.daemon.get("/metrics").text, *(ask(f"{one}/metrics").text for one in (self.router, self.others))]
 
 
 def configuration(shard: str, router: str) -> dict[str, Any]:
@@ -67,24 +76,61 @@ def running_demo(folder: Path) -> Iterator[Demo]:
         config.write_text(json.dumps(configuration(first.address, router)))
         daemon = stack.enter_context(daemon_running(config))
         rules = folder / "rules.json"
-        rules.write_text(json.dumps(ALWAYS_FIRING))
-        prometheus = stack.enter_context(
-            prometheus_scraping(folder / "prometheus", [daemon.port, door], rule_files=[str(rules)])
-        )
-        native = stack.enter_context(
-            prometheus_scraping(folder / "native", [daemon.port, door], native=True, rule_files=[str(rules)])
-        )
+        groups = rule_groups(Settings.model_validate(configuration(first.address, router)), RULES)
+        rules.write_text(json.dumps({"groups": [*groups, ALWAYS_FIRING]}))
+        others = stack.enter_context(other_servers())
+        ports, files = [daemon.port, door, others], [str(rules)]
+        prometheus = stack.enter_context(prometheus_scraping(folder / "prometheus", ports, rule_files=files))
+        native = stack.enter_context(prometheus_scraping(folder / "native", ports, native=True, rule_files=files))
         make_history(config, daemon, first, (prometheus, native))
-        yield Demo(daemon, prometheus, native, router, began)
+        yield Demo(daemon, prometheus, native, router, f"http://127.0.0.1:{others}", began)
+
+
+@contextlib.contextmanager
+def other_servers() -> Iterator[int]:
+    """The port of a page with the metrics of vLLM and SGLang that the dashboards use, as their documentation names
+    them. Each scrape finds more requests.
+    """
+    registry = CollectorRegistry()
+    gauges = [
+        Gauge(name, name, registry=registry)
+        for name in (
+            *("vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:kv_cache_usage_perc"),
+            *("sglang:num_queue_reqs", "sglang:num_running_reqs", "sglang:token_usage"),
+            "vllm:gpu_cache_usage_perc",  # before vLLM 0.9
+        )
+    ]
+    histograms = [
+        Histogram(f"{server}:{what}_seconds", what, registry=registry)
+        for server in ("vllm", "sglang")
+        for what in ("e2e_request_latency", "time_to_first_token")
+    ]
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            for gauge in gauges:
+                gauge.set(0.5)
+            for histogram in histograms:
+                histogram.observe(0.2)
+            self.send_response(200)
+            self.send_header("Content-Type", CONTENT_TYPE_LATEST)
+            self.end_headers()
+            self.wfile.write(generate_latest(registry))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
 
 
 ALWAYS_FIRING = {
-    "groups": [
-        {
-            "name": "demo",
-            "rules": [{"alert": "TgiProbeDemo", "expr": "vector(1)", "labels": {"severity": "ticket", "slo": "none"}}],
-        }
-    ]
+    "name": "demo",
+    "rules": [{"alert": "TgiProbeDemo", "expr": "vector(1)", "labels": {"severity": "ticket", "slo": "none"}}],
 }
 
 

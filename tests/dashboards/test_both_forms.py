@@ -108,7 +108,7 @@ def read_from_histograms() -> list[Asked]:
 
 def test_every_panel_shows_the_same_numbers(servers: Servers) -> None:
     answered = sum(same(servers, one.filled(VALUES), widths(one.expr)) > 0 for one in read_from_histograms())
-    assert answered > 40
+    assert answered > 30
 
 
 def test_means_are_exactly_the_same(servers: Servers) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from grafana import batch_sizes, fleet, promql, slo
+from grafana import batch_sizes, exporter, fleet, promql, slo
 from tests import real_parts
 from tests.dashboards.asked import Asked
 
@@ -15,6 +15,8 @@ MINUTES = 20
 VALUES = {
     "__rate_interval": "10m",
     "__range": "10m",
+    "__interval": "1m",
+    "instance": ".*",
     "target": ".*",
     "workload": ".*",
     "batch_size": ".*",
@@ -143,15 +145,80 @@ def test_the_state_of_an_slo_follows_the_burn_rate(tmp_path: Path, bad_per_minut
         f'{slo.REQUESTS}{{{labels}, verdict="bad"}}': bad_per_minute,
         f'{slo.REQUESTS}{{{labels}, verdict="good"}}': 1 - bad_per_minute,
     }
-    check(tmp_path, series, {f"({slo.state()}) == {state}": ['{slo="chat-ttft"}']}, SLO)
+    check(tmp_path, series, {f"({slo.state()}) == {state}": ['{slo="chat-ttft", target="a"}']}, SLO)
 
 
-def test_the_lowest_and_highest_are_edges_of_buckets_in_use(tmp_path: Path) -> None:
-    cumulative = {"0.1": 0, "0.2": 3, "0.5": 10, "1.0": 10, "+Inf": 10}
-    series = histogram("h", 'target="a", workload="w", batch_size="1"', cumulative)
-    lowest, highest = (promql.quantile(q, "h", "target") for q in (promql.LOWEST, promql.HIGHEST))
-    asked = {f"abs(({lowest}) - 0.1) < 1e-6": ['{target="a"}'], f"abs(({highest}) - 0.5) < 1e-6": ['{target="a"}']}
-    check(tmp_path, series, asked)
+def test_without_requests_an_slo_has_no_state(tmp_path: Path) -> None:
+    check(tmp_path, {}, {slo.state(): []}, SLO)
+
+
+@pytest.mark.parametrize(("severities", "state"), [((), 0), (("ticket",), 1), (("ticket", "page"), 2)])
+def test_where_the_rules_are_loaded_the_state_is_what_the_alerts_say(
+    tmp_path: Path, severities: tuple[str, ...], state: int
+) -> None:
+    """Here every request is bad, but the rules ask for more than a burn rate before an alert fires."""
+    labels = 'slo="chat-ttft", target="a"'
+    series = {f'{slo.REQUESTS}{{{labels}, workload="chat", batch_size="1", verdict="bad"}}': 1}
+    alert = f'ALERTS{{alertname="TgiProbeErrorBudgetBurn", alertstate="firing", severity="%s", {labels}}}'
+    there = {**SLO, f"slo:objective:ratio{{{labels}}}": 0.99} | {alert % severity: 1 for severity in severities}
+    check(tmp_path, series, {f"({slo.state()}) == {state}": [f"{{{labels}}}"]}, there)
+
+
+def test_at_the_present_pace_the_budget_lasts_so_long(tmp_path: Path) -> None:
+    """2 % bad instead of 1 %: the budget of 30 days lasts 15 days, of which the last 20 minutes have spent some."""
+    labels = 'slo="chat-ttft", target="a", workload="chat", batch_size="1"'
+    series = {f'{slo.REQUESTS}{{{labels}, verdict="{verdict}"}}': n for verdict, n in (("bad", 0.5), ("good", 99.5))}
+    half = slo.PERIOD_SECONDS / 0.5 * (1 - 0.5)
+    check(tmp_path, series, {f"abs(({slo.time_left()}) - {half}) < 1": ['{slo="chat-ttft", target="a"}']}, SLO)
+    spent = {**series, f'{slo.REQUESTS}{{{labels}, verdict="bad"}}': 50}
+    check(tmp_path, spent, {f"({slo.time_left()}) == 0": ['{slo="chat-ttft", target="a"}']}, SLO)
+    good = {f'{slo.REQUESTS}{{{labels}, verdict="good"}}': 1, f'{slo.REQUESTS}{{{labels}, verdict="bad"}}': 0}
+    check(tmp_path, good, {slo.time_left(): []}, SLO)
+
+
+def test_a_young_target_says_from_when_on_it_can_be_compared(tmp_path: Path) -> None:
+    """It began 20 minutes ago; compared with an hour ago from 40 minutes on. With 6 minutes ago, it is old enough."""
+    there = {'tgi_probe_target_up{target="a"}': 1}
+    expr = fleet.comparable_from()
+    hour, ago = (expr.replace("$compare", window) for window in ("1h", "10m"))
+    soon = (MINUTES * 60 + 40 * 60) * 1000
+    check(tmp_path, {}, {f"abs(({hour}) - {soon}) <= 600000": ['{target="a"}'], ago: []}, there)
+
+
+def test_the_share_of_late_starts_is_exact_at_an_edge_of_the_buckets(tmp_path: Path) -> None:
+    series = histogram(
+        "tgi_probe_schedule_lateness_seconds", 'target="a", instance="i"', {"0.01": 9, "0.1": 10, "+Inf": 10}
+    )
+    late, very_late = (exporter.late(seconds) for seconds in (0.01, 0.1))
+    check(tmp_path, series, {f"abs({late} - 0.1) < 1e-9": ["{}"], f"abs({very_late}) < 1e-9": ["{}"]})
+
+
+@pytest.mark.parametrize(
+    ("late", "disturbed", "skipped", "verdict"),
+    [(0, 0, 0, 0), (0.2, 0, 0, 1), (1, 0, 0, 2), (0, 1, 0, 1), (0, 8, 0, 2), (0, 0, 2, 1), (0, 0, 5, 2)],
+    ids=["all well", "late", "very late", "some disturbed", "most disturbed", "some skipped", "many skipped"],
+)
+def test_whether_the_latencies_can_be_believed(
+    tmp_path: Path, late: float, disturbed: float, skipped: float, verdict: int
+) -> None:
+    """Of 10 probes a minute."""
+    labels = 'instance="i", target="a", workload="w", batch_size="1"'
+    very_late = late if late == 1 else 0
+    edges = {"0.01": 10 - late, "0.1": 10 - very_late, "+Inf": 10}
+    series = {
+        **histogram("tgi_probe_schedule_lateness_seconds", 'target="a", instance="i"', edges),
+        f'{exporter.ATTEMPTS}{{{labels}, outcome="ok"}}': 10 - disturbed,
+        f'{exporter.ATTEMPTS}{{{labels}, outcome="disturbed"}}': disturbed,
+        f'{exporter.SKIPS}{{{labels}, reason="busy"}}': skipped,
+    }
+    check(tmp_path, series, {f"({exporter.verdict()}) == {verdict}": ["{}"]})
+
+
+def test_a_quantile_of_the_newest_probes_is_a_value_that_was_measured(tmp_path: Path) -> None:
+    labels = 'target="a", workload="w", batch_size="1"'
+    there = {f"tgi_probe_last_time_to_first_token_seconds{{{labels}}}": 0.3}
+    expr = promql.newest_quantile(0.99, "time_to_first_token_seconds", "target")
+    check(tmp_path, {}, {f"({expr}) == 0.3": ['{target="a"}']}, there)
 
 
 def test_a_replica_is_compared_with_the_middle_of_the_fleet_at_the_same_work(tmp_path: Path) -> None:

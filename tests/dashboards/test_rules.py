@@ -15,9 +15,11 @@ from tests.dashboards.asked import Json, dashboards, everything, panels
 
 DASHBOARDS = dashboards()
 EVERY = pytest.mark.parametrize("name", DASHBOARDS)
-UNITS = {"locale", "s", "short", "none", "percentunit", "bytes", "dateTimeFromNow"}
+UNITS = {"locale", "s", "short", "none", "percentunit", "bytes", "dateTimeFromNow", "dateTimeAsLocal"}
 OWN_UNIT = re.compile(r"suffix:.+")
 CHOICES = {"target", "workload", "batch_size"}
+# What would mislead if it were mixed: there the first value is chosen.
+ONE_AT_A_TIME = {"batch-sizes.json": {"target", "workload"}, "latency.json": {"target", "workload", "batch_size"}}
 
 
 def texts(value: Any, key: str) -> set[str]:
@@ -49,6 +51,34 @@ def test_there_is_one_dashboard_for_each_question() -> None:
     assert len(questions) == len(DASHBOARDS) == 5
     assert all(question.endswith("?") for question in questions)
     assert len({dashboard["uid"] for dashboard in DASHBOARDS.values()}) == 5
+
+
+@EVERY
+def test_a_dashboard_has_at_most_12_panels_and_asks_nothing_twice(name: str) -> None:
+    found = list(panels(DASHBOARDS[name]))
+    assert len(found) <= 12
+    assert len({panel["title"] for panel in found}) == len(found)
+
+
+def test_no_two_panels_anywhere_ask_the_same() -> None:
+    places: dict[tuple[str, ...], str] = {}
+    for name, dashboard in DASHBOARDS.items():
+        for panel in panels(dashboard):
+            asked = (panel["type"], *sorted(target["expr"] for target in panel["targets"]))
+            assert asked not in places, f"{name} / {panel['title']}: as {places[asked]}"
+            places[asked] = f"{name} / {panel['title']}"
+
+
+@EVERY
+def test_the_answer_stands_first_and_large(name: str) -> None:
+    [row, first, *_] = DASHBOARDS[name]["panels"]
+    assert (row["title"], first["type"]) == ("The answer", "stat")
+
+
+def test_no_panel_shows_a_place_within_a_bucket_as_a_measured_value() -> None:
+    """Users' requests are an exception: of those there are only the server's own histograms."""
+    ours = [one for one in everything() if "histogram_quantile" in one.expr and "tgi_probe_" in one.expr]
+    assert not ours
 
 
 @EVERY
@@ -116,10 +146,11 @@ def test_variables_begin_with_the_data_source_and_the_choices_have_all(name: str
     for variable in others:
         assert variable["label"]
         if variable["type"] == "query":
-            assert variable["includeAll"]
-            assert variable["multi"]
             assert variable["refresh"] == 2, "on time range change: a target that has left is offered where it was"
-            assert variable["current"]["value"] == ["$__all"]
+            several = variable["name"] not in ONE_AT_A_TIME.get(name, ())
+            assert (variable["includeAll"], variable["multi"]) == (several, several), variable["name"]
+            if several:
+                assert variable["current"]["value"] == ["$__all"]
 
 
 @EVERY
@@ -168,7 +199,7 @@ def test_xy_charts_say_the_version_that_grafana_does_not_migrate(name: str) -> N
 @EVERY
 def test_fixed_colours_are_those_that_colour_blind_people_can_tell_apart(name: str) -> None:
     ours = {value for key, value in vars(colours).items() if isinstance(value, str) and key.isupper()}
-    ours |= set(colours.BATCH_SIZES.values()) | {"transparent"}
+    ours |= {*colours.BATCH_SIZES.values(), *colours.PARTS.values(), "transparent"}
     dashboard: Json = DASHBOARDS[name]
     used = texts(dashboard["panels"], "fixedColor") | texts(dashboard["panels"], "color")
     assert used <= ours
@@ -178,9 +209,8 @@ def test_fixed_colours_are_those_that_colour_blind_people_can_tell_apart(name: s
 def test_a_panel_that_may_be_empty_says_why(name: str) -> None:
     for panel in panels(DASHBOARDS[name]):
         reason = panel["fieldConfig"]["defaults"].get("noValue")
-        needs_router = any("tgi_" in t["expr"].replace("tgi_probe_", "") for t in panel["targets"])
-        if needs_router:
-            assert "router metrics" in reason, panel["title"]
+        if any(re.search(r"\b(tgi_(?!probe_)|vllm:|sglang:)", target["expr"]) for target in panel["targets"]):
+            assert "metrics of the server" in reason, panel["title"]
         if reason is not None:
             assert len(reason) > 20, panel["title"]
 
