@@ -194,7 +194,7 @@ def statistics() -> Panel:
     def quantiles(what: str) -> list[Query]:
         return [Query(promql.newest_quantile(q, what, SHAPE)) for q in (0.5, 0.9, 0.99)]
 
-    titles = [f"{what} {name}" for what in ("First token", "Token latency") for name in ("p50", "p90", "p99")]
+    titles = [f"{what} {name}" for what in ("TTFT", "Token") for name in ("p50", "p90", "p99")]
     return rows(
         Text(
             "Statistics of the time range",
