@@ -1,7 +1,7 @@
 """One page for one outage: what answers nothing is paged as down or as stale, and not as a fast burn too. Pure."""
 
 from exporter.alerting import promql
-from exporter.alerting.burn_rates import ProbeSchedule, WindowPair, firing_threshold, rounded_up
+from exporter.alerting.burn_rates import FILLED, ProbeSchedule, WindowPair, firing_threshold, rounded_up
 from exporter.alerting.rule_types import Options
 
 DOWN, STALE = "TgiProbeTargetDown", "TgiProbeStale"
@@ -16,9 +16,9 @@ def unless_paged(options: Options, window: float, matchers: str) -> str:
 
 
 def burn_wait(pairs: tuple[WindowPair, ...], schedule: ProbeSchedule, objective: float, earliest_page: float) -> float:
-    """Seconds for which the page of a burn waits, so that it does not come before `earliest_page` (seconds from the
-    begin of an outage). A burn that takes longer by itself does not wait.
+    """Seconds for which the alerts of a burn wait, so that its page does not come before `earliest_page` (seconds from
+    the begin of an outage), and its ticket not before its page. A burn that takes longer by itself does not wait.
     """
     found = (firing_threshold(pair, schedule, objective) for pair in pairs if pair.severity == "page")
-    quickest = min((one.outage for one in found if one is not None), default=0.0)
+    quickest = min((FILLED * one.outage for one in found if one is not None), default=0.0)
     return rounded_up(max(0.0, earliest_page - quickest))

@@ -234,7 +234,7 @@ def _quarantined(settings: Settings, options: Options) -> Iterator[Rule]:
         "ticket",
         summary=f"{TARGET} ended during a probe: workload {WORKLOAD} is not sent to it as configured",
         description=(
-            f"{{{{ $value | humanize }}}} batch sizes of workload {WORKLOAD} are not sent to {TARGET}, because "
+            f"Batch sizes of workload {WORKLOAD} that are not sent to {TARGET}: {{{{ $value | humanize }}}}, because "
             "it ended during a probe of such a batch or of a smaller one. The log of tgi-probe says which and when. "
             f"They are not measured, and not judged by an SLO, until one of {', '.join(Target.LIMITS)} "
             "of the target is changed. Set it to what the server can take."

@@ -10,6 +10,7 @@ from typing import Any
 from exporter.alerting import already_paged, promql, startup_grace
 from exporter.alerting.burn_rates import (
     DAY,
+    FILLED,
     ProbeSchedule,
     WindowPair,
     between_probes,
@@ -38,9 +39,6 @@ NEWEST = {
     "inter_token_latency": ("newest mean", "tgi_probe_last_inter_token_latency_seconds"),
     "time_per_output_token": ("newest", "tgi_probe_last_inter_token_latency_seconds"),
 }
-# A new series has few probes in its long window, so that one bad probe is a large share. Bad probes must therefore also
-# be enough for a full window at the present rate, less a fifth, because that rate comes from a few probes.
-FILLED = 0.8
 # Recordings over days change slowly and are expensive. Not longer: Prometheus drops a series after 5 minutes.
 SLOW_INTERVAL = 150.0
 
@@ -200,7 +198,7 @@ def _alert(inputs: RuleInputs, severity: str, able: Sequence[WindowPair], option
         severity,
         summary=summary,
         description=description,
-        wait=wait if severity == "page" else 0.0,
+        wait=wait,
         labels={"slo": slo.name, "workload": slo.workload},
     )
 
@@ -221,7 +219,11 @@ def _texts(inputs: RuleInputs, severity: str, able: Sequence[WindowPair], option
     said, asked, slower = "failing", MEASURES[slo.measure], ""
     if slo.threshold is not None:
         slow, all_bad = own.selector(f"{SLOW}{own.span}"), own.selector(f"slo:bad_requests:increase{own.span}")
-        said = f"{{{{ with {own.query(f'{slow} > 0.5 * {all_bad}')} }}}}too slow{{{{ else }}}}failing{{{{ end }}}}"
+        most, some = (own.query(f"{slow} > {share} * {all_bad}") for share in (0.75, 0.25))
+        said = (
+            f"{{{{ with {most} }}}}too slow{{{{ else }}}}{{{{ with {some} }}}}too slow or failing{{{{ else }}}}failing"
+            "{{ end }}{{ end }}"
+        )
         asked = f"{asked} ≤ {promql.duration(slo.threshold)}"
         slower = (
             f"{{{{ with {own.query(f'{slow} > {_spared(inputs)}')} }}}} "
@@ -233,8 +235,8 @@ def _texts(inputs: RuleInputs, severity: str, able: Sequence[WindowPair], option
     return f"{TARGET}: probes of {slo.workload} are {said} (SLO {slo.name})", (
         f"In the last {own.span}, {bad} of {judged} requests of workload {slo.workload} to {TARGET} did not meet SLO "
         f"{slo.name} ({asked}).{slower} The probes:{lately.probes()}. In the last {windows}, the share of requests "
-        f"that did not meet it was {{{{ $value | humanize }}}} times the {promql.percent(inputs.budget)} that it allows "
-        f"in {promql.duration(inputs.period)} ({severity}: above {factors})."
+        f"that did not was {{{{ $value | humanize }}}} times the {promql.percent(inputs.budget)} that it allows in "
+        f"{promql.duration(inputs.period)} ({severity}: above {factors})."
     )
 
 
