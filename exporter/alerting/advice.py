@@ -31,12 +31,11 @@ def notes(inputs: RuleInputs) -> Iterator[str]:
     for pair in inputs.pairs:
         one = firing_threshold(pair, schedule, inputs.slo.objective)
         if one is not None:
-            after = max(one.outage, inputs.earliest_page) if pair.severity == "page" else one.outage
             every = round(pair.long / schedule.interval * len(schedule.batch_sizes))
             yield (
                 f"slo {name}: {pair.severity}s when at least {one.bad_long} of {every} probes in "
                 f"{promql.duration(pair.long)} are bad and {one.bad_short} in the last {promql.duration(pair.short)}; "
-                f"if all are bad, after {promql.duration(_rough(after))}"
+                f"if all are bad, after {promql.duration(_rough(one.outage + inputs.wait))}"
             )
 
 

@@ -62,6 +62,11 @@ class RuleInputs:
         return budget(self.slo.objective)
 
     @property
+    def wait(self) -> float:
+        """Seconds for which its burn alerts wait."""
+        return already_paged.burn_wait(self.pairs, self.schedule, self.slo.objective, self.earliest_page)
+
+    @property
     def shortest(self) -> str:
         """The shortest window, as PromQL has it."""
         return promql.duration(min(pair.short for pair in self.pairs))
@@ -190,7 +195,6 @@ def _alert(inputs: RuleInputs, severity: str, able: Sequence[WindowPair], option
             f"  and slo:bad_requests:increase{short}{own} > {spared}\n"
             f"  and slo:bad_requests:increase{long}{own} > {filled} * slo:requests:rate{inputs.shortest}{own}{spare}\n)"
         )
-    wait = already_paged.burn_wait(inputs.pairs, inputs.schedule, slo.objective, inputs.earliest_page)
     summary, description = _texts(inputs, severity, able, options)
     return options.alert(
         BURN,
@@ -198,15 +202,19 @@ def _alert(inputs: RuleInputs, severity: str, able: Sequence[WindowPair], option
         severity,
         summary=summary,
         description=description,
-        wait=wait,
+        wait=inputs.wait,
         labels={"slo": slo.name, "workload": slo.workload},
     )
 
 
 def _unless_known(inputs: RuleInputs, pair: WindowPair, options: Options) -> str:
     """No page for failures that are no news: in a start, or in an outage that is paged as such."""
-    outage = f'alertname=~"{already_paged.DOWN}|{already_paged.STALE}",workload=~"|{inputs.slo.workload}"'
-    return startup_grace.unless_starting(options, pair.short) + already_paged.unless_paged(options, pair.short, outage)
+    stale = f'alertname="{already_paged.STALE}",workload="{inputs.slo.workload}"'
+    return (
+        startup_grace.unless_starting(options, pair.short)
+        + already_paged.unless_paged(options, pair.short, f'alertname="{already_paged.DOWN}"')
+        + already_paged.unless_paged(options, pair.short, stale)
+    )
 
 
 def _texts(inputs: RuleInputs, severity: str, able: Sequence[WindowPair], options: Options) -> tuple[str, str]:

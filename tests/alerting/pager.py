@@ -81,8 +81,9 @@ class Alertmanager:
 
 @contextlib.contextmanager
 def alertmanager_running(folder: Path, webhook_port: int) -> Iterator[Alertmanager]:
-    """The committed routes and inhibitions; only the receivers' addresses and the waits (the first a hundredth) are the test's."""
+    """The committed routes and inhibitions; only the receivers' addresses and the waits are the test's."""
     config = yaml.safe_load(COMMITTED.read_text())
+    # The first is a hundredth of the committed one, as all waits of the rules are.
     config["route"] |= {"group_wait": "300ms", "group_interval": "500ms"}
     for receiver in config["receivers"]:
         for webhook in receiver["webhook_configs"]:
