@@ -94,10 +94,10 @@ def _regression(metric: ComparedMetric, window: float, interval: float, options:
     yield recording(usual, _baseline(now, window, interval, options))
     if metric.higher_is_worse:
         expr = f"{now} > {factor} * {usual}\nand {now} - {usual} > {promql.number(NOISE)}"
-        limit = f"more than {factor} times that"
+        moved, limit = "rose to", f"more than {factor} times that"
     else:
         expr = f"{now} < {usual} / {factor}"
-        limit = f"less than that divided by {factor}"
+        moved, limit = "fell to", f"less than that divided by {factor}"
     write, unit = ("humanizeDuration", "") if metric.unit == "s" else ("humanize", metric.unit)
     past = Observed(options, 0.0, ("target", "workload", "batch_size"))
     median = (
@@ -107,7 +107,7 @@ def _regression(metric: ComparedMetric, window: float, interval: float, options:
         metric.alert,
         expr,
         "ticket",
-        summary=f"{TARGET}: {metric.what} of batch size {BATCH_SIZE} is worse than it was",
+        summary=f"{TARGET}: {metric.what} of batch size {BATCH_SIZE} {moved} {{{{ $value | {write} }}}}{unit}",
         description=(
             f"The {statistic} {metric.what} of workload {WORKLOAD}, batch size {BATCH_SIZE}, on {TARGET} was "
             f"{{{{ $value | {write} }}}}{unit} in the last {span}. The median of its past 7 days was {median}; "
