@@ -85,7 +85,12 @@ def texts(folder: Path, groups: list[dict[str, Any]], phases: Sequence[Phase], m
     # promtool prints the alerts that it did not expect.
     nothing = [{"eval_time": f"{minute}m", "alertname": name, "exp_alerts": []} for name in names]
     test = {"interval": "1m", "input_series": series(phases), "alert_rule_test": nothing}
-    document = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [test]}
+    document = {
+        "rule_files": ["rules.yml"],
+        "evaluation_interval": "1m",
+        "group_eval_order": [group["name"] for group in groups],  # else it is another in each run
+        "tests": [test],
+    }
     (folder / "tests.yml").write_text(yaml.safe_dump(document))
     command = [real_parts.promtool(), "test", "rules", str(folder / "tests.yml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
