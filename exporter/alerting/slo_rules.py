@@ -254,12 +254,12 @@ def _recent(able: Sequence[WindowPair]) -> float:
 
 
 def _newest(measure: str, observed: Observed) -> str:
-    """` (newest: 8s at batch size 1)`, from the newest success; nothing for a measure without such a gauge."""
+    """`; newest 8s at batch size 1`, from the newest success; nothing for a measure without such a gauge."""
     if measure not in NEWEST:
         return ""
     what, gauge = NEWEST[measure]
     values = observed.query(f"sort_desc(max by (batch_size) ({observed.selector(gauge)} >= 0))")
     return (
-        f" ({what}:{{{{ range $i, $_ := {values} }}}}{{{{ if $i }}}},{{{{ end }}}} "
-        "{{ .Value | humanizeDuration }} at batch size {{ .Labels.batch_size }}{{ end }})"
+        f"{{{{ range $i, $_ := {values} }}}}{{{{ if $i }}}},{{{{ else }}}}; {what}{{{{ end }}}} "
+        "{{ .Value | humanizeDuration }} at batch size {{ .Labels.batch_size }}{{ end }}"
     )

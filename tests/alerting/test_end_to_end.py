@@ -122,7 +122,7 @@ def test_a_slow_server_pages_once_says_how_slow_it_is_and_recovers(watch: Watch)
     assert page["job"] == "tgi-probe"
     [texts] = [texts for to, status, _, texts in watch.inbox.messages if (to, status) == ("page", "firing")]
     assert texts["summary"] == "llama: probes of chat are too slow (SLO chat-ttft)"
-    assert re.search(r"\d+ were slower than 250ms \(newest: [\d.]+m?s at batch size 1\)", texts["description"]), texts
+    assert re.search(r"\d+ were slower than 250ms; newest [\d.]+m?s at batch size 1\.", texts["description"]), texts
     assert watch.prometheus.value('sum(tgi_probe_attempts_total{outcome!~"ok|disturbed"})') == 0  # slow is enough
     missed = watch.slo("--format", "json")
     assert missed.returncode == 1, missed.stdout + missed.stderr
