@@ -9,6 +9,8 @@ slo_rules         the error ratio, the budget and the burn-rate alerts of one SL
 burn_rates        the arithmetic of windows and bad probes
 baselines         alerts on regressions
 probing_alerts    alerts on targets and on the probing itself
+observed          what was observed, for the texts of alerts
+already_paged     one page for one outage
 startup_grace     no alerts while a server loads its model
 advice            notes and warnings about SLOs
 promql            how values and expressions are written

@@ -35,7 +35,7 @@ def notes(inputs: RuleInputs) -> Iterator[str]:
             yield (
                 f"slo {name}: {pair.severity}s when at least {one.bad_long} of {every} probes in "
                 f"{promql.duration(pair.long)} are bad and {one.bad_short} in the last {promql.duration(pair.short)}; "
-                f"if all are bad, after {promql.duration(_rough(one.outage))}"
+                f"if all are bad, after {promql.duration(_rough(one.outage + inputs.wait))}"
             )
 
 

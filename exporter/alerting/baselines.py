@@ -11,6 +11,7 @@ from typing import Any
 
 from exporter.alerting import promql
 from exporter.alerting.burn_rates import between_probes, rounded_up
+from exporter.alerting.observed import Observed
 from exporter.alerting.rule_types import BATCH_SIZE, TARGET, WORKLOAD, Options, Rule, group, recording
 from exporter.alerting.slo_rules import RuleInputs
 from exporter.config.settings import Settings
@@ -93,22 +94,24 @@ def _regression(metric: ComparedMetric, window: float, interval: float, options:
     yield recording(usual, _baseline(now, window, interval, options))
     if metric.higher_is_worse:
         expr = f"{now} > {factor} * {usual}\nand {now} - {usual} > {promql.number(NOISE)}"
-        direction = "above"
+        moved, limit = "rose to", f"more than {factor} times that"
     else:
         expr = f"{now} < {usual} / {factor}"
-        direction = "below"
-    value, unit = (
-        ("{{ $value | humanizeDuration }}", "") if metric.unit == "s" else ("{{ $value | humanize }}", metric.unit)
+        moved, limit = "fell to", f"less than that divided by {factor}"
+    write, unit = ("humanizeDuration", "") if metric.unit == "s" else ("humanize", metric.unit)
+    past = Observed(options, 0.0, ("target", "workload", "batch_size"))
+    median = (
+        f"{{{{ with {past.query(past.selector(usual))} }}}}{{{{ . | first | value | {write} }}}}{unit}{{{{ end }}}}"
     )
     yield options.alert(
         metric.alert,
         expr,
         "ticket",
-        summary=f"{TARGET}: {metric.what} of batch size {BATCH_SIZE} is worse than it was",
+        summary=f"{TARGET}: {metric.what} of batch size {BATCH_SIZE} {moved} {{{{ $value | {write} }}}}{unit}",
         description=(
             f"The {statistic} {metric.what} of workload {WORKLOAD}, batch size {BATCH_SIZE}, on {TARGET} was "
-            f"{value}{unit} in the last {span}: {direction} the median of its past 7 days by more than the factor "
-            f"{factor} ({usual})."
+            f"{{{{ $value | {write} }}}}{unit} in the last {span}. The median of its past 7 days was {median}; "
+            f"an alert is {limit}."
         ),
         wait=options.minutes(30),
         labels={"measure": metric.what},
@@ -142,14 +145,16 @@ def _knee(inputs: RuleInputs, window: float, interval: float, options: Options) 
         label,
     )
     yield recording(usual, _baseline(knee + own, window, interval, options), label)
+    past = Observed(options, 0.0, ("target",), matchers)
     yield options.alert(
         "TgiProbeKneeMoved",
         f"{knee}{own} < {usual}{own}",
         "ticket",
         summary=f"{TARGET}: the largest batch size that meets SLO {slo} has shrunk",
         description=(
-            f"In the last {span} {TARGET} met SLO {slo} up to batch size {{{{ $value }}}} (0: at none); "
-            f"the median of the past 7 days was larger ({usual})."
+            f"In the last {span} {TARGET} met SLO {slo} up to batch size {{{{ $value }}}} (0: at none). The median of "
+            f"its past 7 days was batch size {{{{ with {past.query(past.selector(usual))} }}}}"
+            "{{ . | first | value }}{{ end }}."
         ),
         wait=options.minutes(30),
         labels={"slo": slo, "workload": inputs.slo.workload},

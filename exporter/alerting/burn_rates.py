@@ -21,6 +21,9 @@ PAIRS: tuple[tuple[Severity, float, float, float], ...] = (
 )
 # A window must hold a few probes, or its ratio jumps between 0 and 1; and a rate needs a few scrapes.
 SHORT_ROUNDS, LONG_ROUNDS, SCRAPES = 4, 12, 6
+# A new series has few probes in its long window, so that one bad probe is a large share. Bad probes must therefore also
+# be enough for a full window at the present rate, less a fifth, because that rate comes from a few probes.
+FILLED = 0.8
 
 
 @dataclass(frozen=True, slots=True)

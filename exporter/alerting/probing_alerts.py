@@ -3,33 +3,26 @@
 from collections.abc import Iterator
 from typing import Any
 
-from exporter.alerting import promql, startup_grace
+from exporter.alerting import already_paged, promql, startup_grace
 from exporter.alerting.burn_rates import between_probes
+from exporter.alerting.observed import NO_FAILURES, Observed
 from exporter.alerting.rule_types import BATCH_SIZE, INSTANCE, JOB, TARGET, WORKLOAD, Options, Rule, group
 from exporter.config.settings import Settings
 from exporter.config.target import Target
 from exporter.config.workload import Workload
-from exporter.observation import NOT_JUDGED, Outcome, SkipReason
+from exporter.observation import NOT_JUDGED, Outcome
 
 STALE_INTERVALS = 3
 SKIPPED_SHARE = 0.25
 # Reasons to skip a probe that do not mean a failure of the target. `backoff` does: it follows failures.
 HARMLESS_SKIPS = "busy|duty_cycle|unsafe"
-# Outcomes that are no failure, and those of them that explain why no probe succeeds. `disturbed` does not explain it:
-# such an attempt says nothing about the server.
-NO_FAILURES = "|".join([Outcome.OK, *sorted(NOT_JUDGED)])
+# Outcomes that explain why no probe succeeds. `disturbed` does not: such an attempt says nothing about the server.
 EXPLAINED = "|".join(sorted(NOT_JUDGED - {Outcome.DISTURBED}))
 # The share of attempts that may be disturbed.
 DISTURBED_SHARE = 0.5
 # The share of starts that may be later than this: seconds, an edge of the histogram's buckets.
 LATE_SECONDS, LATE_SHARE = 0.1, 0.05
 SERIES = ("target", "workload", "batch_size")
-SKIP_TEXTS = {
-    SkipReason.BUSY: "the target was busy",
-    SkipReason.DUTY_CYCLE: "others had used up max_duty_cycle",
-    SkipReason.BACKOFF: "others had failed before",
-    SkipReason.UNSAFE: "they exceed its limits",
-}
 
 
 def rules(settings: Settings, options: Options) -> dict[str, Any]:
@@ -49,7 +42,15 @@ def rules(settings: Settings, options: Options) -> dict[str, Any]:
     return group("tgi-probe-guards", found)
 
 
+def _silent_exporters(options: Options) -> str:
+    """Scrape targets that do not answer and were a tgi-probe in the last day, whatever their job is called."""
+    same, before = options.on() or "job", promql.duration(options.days(1))
+    return f"up == 0\nand on ({same})\ncount by ({same}) (last_over_time(tgi_probe_build_info[{before}]))"
+
+
 def _absent(settings: Settings, options: Options) -> Iterator[Rule]:
+    silent = _silent_exporters(options).replace("\n", " ")
+    which = f"{{{{ range query `{silent}` }}}} tgi-probe at {{{{ .Labels.instance }}}} does not answer.{{{{ end }}}}"
     for target in settings.targets:
         yield options.alert(
             "TgiProbeAbsent",
@@ -57,9 +58,9 @@ def _absent(settings: Settings, options: Options) -> Iterator[Rule]:
             "page",
             summary=f"Prometheus has no data about {target.name}",
             description=(
-                f"Prometheus has had no data about target {target.name} for {promql.duration(options.minutes(5))}. "
-                "Check that tgi-probe runs, that Prometheus scrapes it, and that its configuration has this target. "
-                "Until then no SLO of this target can alert."
+                f"Prometheus has had no data about target {target.name} for {promql.duration(options.minutes(5))}."
+                f"{which} Check that tgi-probe runs, that Prometheus scrapes it, and that its configuration has this "
+                "target. Until then no SLO of this target can alert."
             ),
             wait=options.minutes(5),
             labels={"target": target.name},  # absent() has it anyway; by it promtool tells these alerts apart
@@ -67,11 +68,9 @@ def _absent(settings: Settings, options: Options) -> Iterator[Rule]:
 
 
 def _exporter_down(options: Options) -> Rule:
-    """A scrape target that does not answer and was a tgi-probe in the last day, whatever its job is called."""
-    same, before = options.on() or "job", promql.duration(options.days(1))
     return options.alert(
         "TgiProbeExporterDown",
-        f"up == 0\nand on ({same})\ncount by ({same}) (last_over_time(tgi_probe_build_info[{before}]))",
+        _silent_exporters(options),
         "ticket",
         summary=f"tgi-probe at {INSTANCE} does not answer Prometheus",
         description=(
@@ -86,16 +85,18 @@ def _target_down(options: Options) -> Rule:
     """With labels dropped: when no daemon reaches the target. It has the labels by which Alertmanager inhibits the
     other alerts of the target.
     """
+    observed = Observed(options, options.minutes(5), ("target",))
     up = "tgi_probe_target_up"
     up = f"max without ({options.dropped()}) ({up})" if options.drop_labels else up
     return options.alert(
-        "TgiProbeTargetDown",
+        already_paged.DOWN,
         f"{up} == 0{startup_grace.unless_starting(options)}",
         "page",
-        summary=f"{TARGET} is down",
+        summary=f"{TARGET} is not reachable or rejects every probe",
         description=(
             f"{TARGET} has not been reachable, or has rejected every probe, for {promql.duration(options.minutes(2))} "
-            "(tgi_probe_target_up is 0). The log of tgi-probe has the error. Check that the server runs."
+            f"(tgi_probe_target_up is 0). In the last {observed.span}:{observed.probes()}. "
+            "The log of tgi-probe has the error. Check that the server runs."
         ),
         wait=options.minutes(2),
     )
@@ -103,11 +104,16 @@ def _target_down(options: Options) -> Rule:
 
 def stale_after(workload: Workload, settings: Settings, options: Options) -> float:
     """Seconds without a success: three intervals, or a probe of `timeout` and the pause of max_duty_cycle after it."""
-    wait = options.minutes(2)
+    wait = stale_wait(options)
     slowest = workload.timeout / settings.max_duty_cycle
     if interval := between_probes(workload):
         return max(STALE_INTERVALS * interval, slowest - wait, 4 * options.scrape_interval)
     return max(STALE_INTERVALS * slowest, options.minutes(5))
+
+
+def stale_wait(options: Options) -> float:
+    """Seconds from then on until the page."""
+    return options.minutes(2)
 
 
 def _unexplained(workload: Workload, settings: Settings, options: Options) -> str:
@@ -115,7 +121,7 @@ def _unexplained(workload: Workload, settings: Settings, options: Options) -> st
     where no probe failed: when a server hangs, there are failures and skips.
     """
     # The wait, and one more for the back-off between two failures.
-    window = promql.duration(stale_after(workload, settings, options) + 2 * options.minutes(2))
+    window = promql.duration(stale_after(workload, settings, options) + 2 * stale_wait(options))
     own = f'workload="{workload.name}"'
     newest = f"tgi_probe_last_success_timestamp_seconds{{{own}}}"
     same = options.on("target", "batch_size")
@@ -132,25 +138,29 @@ def _stale(workload: Workload, settings: Settings, options: Options) -> Iterator
     It is no page where skips or refusals explain it: the target is busy, or probing is not known to be safe.
     """
     after = stale_after(workload, settings, options)
-    limit, wait = promql.number(after), options.minutes(2)
+    limit, wait = promql.number(after), stale_wait(options)
     newest = f'tgi_probe_last_success_timestamp_seconds{{workload="{workload.name}"}}'
     same = options.on()
     grace = f"and on ({same}) time() - tgi_probe_config_last_reload_success_timestamp_seconds > {limit}"
     not_starting = startup_grace.unless_starting(options)
+    # A target that is reached again gets the same time for its first success as a new one.
+    not_down = already_paged.unless_paged(options, after, f'alertname="{already_paged.DOWN}"')
     since = "{{ if gt $value 1e9 }}since the daemon started{{ else }}for {{ $value | humanizeDuration }}{{ end }}"
     unexplained = f"and on ({options.on('target')}) (\n  {_unexplained(workload, settings, options)}\n)"
     interval = between_probes(workload)
     due = f"One is due every {promql.duration(interval)}." if interval else "They are sent as fast as it answers."
     window = after + 2 * wait
+    every_size, one_size = Observed(options, window, ("target", "workload")), Observed(options, window, SERIES)
     yield options.alert(
-        "TgiProbeStale",
+        already_paged.STALE,
         f"time() - max without ({options.dropped('batch_size')}) ({newest}) > {limit}\n{grace}\n{unexplained}"
-        f"{not_starting}",
+        f"{not_starting}{not_down}",
         "page",
         summary=f"{TARGET}: no probe of workload {workload.name} has succeeded {since}",
         description=(
             f"Of workload {workload.name} on {TARGET} no probe of any batch size has succeeded {since} "
-            f"({promql.duration(after)} may pass). {due} {_outcomes(window, options, 'target', 'workload')}"
+            f"({promql.duration(after)} may pass). {due} "
+            f"In the last {every_size.span}:{every_size.probes()}."
         ),
         wait=wait,
     )
@@ -163,38 +173,11 @@ def _stale(workload: Workload, settings: Settings, options: Options) -> Iterator
         description=(
             f"Of workload {workload.name} on {TARGET} no probe of batch size {BATCH_SIZE} has succeeded {since} "
             f"({promql.duration(after)} may pass). {due} "
-            f"{_outcomes(window, options, *SERIES)}"
+            f"In the last {one_size.span}:{one_size.probes()}."
         ),
-        wait=wait,
+        # By then, a ticket that says why (skipped, refused, quarantined) or a page has come, which holds this one back.
+        wait=options.hours(1),
     )
-
-
-def _outcomes(window: float, options: Options, *labels: str) -> str:
-    """How many probes ended with each outcome, and how many were skipped: queried when the alert is sent."""
-    attempts = _query("tgi_probe_attempts_total", "outcome", window, options, labels)
-    return (
-        f"In the last {promql.duration(window)}:{{{{ range {attempts} }}}} "
-        '{{ printf "%.0f" .Value }} ended as {{ .Labels.outcome }};{{ else }} none was started;{{ end }}'
-        f"{_why_skipped(window, options, *labels)}."
-    )
-
-
-def _why_skipped(window: float, options: Options, *labels: str) -> str:
-    skips = _query("tgi_probe_skipped_total", "reason", window, options, labels)
-    reasons = "{{ else }}".join(f'if eq .Labels.reason "{reason}" }}}}{words}' for reason, words in SKIP_TEXTS.items())
-    reasons = "{{ " + reasons.replace("{{ else }}if", "{{ else if") + "{{ end }}"
-    return (
-        f"{{{{ range $i, $_ := {skips} }}}}{{{{ if $i }}}},{{{{ end }}}} "
-        f'{{{{ printf "%.0f" .Value }}}} were skipped because {reasons}{{{{ else }}}} none was skipped{{{{ end }}}}'
-    )
-
-
-def _query(counter: str, by: str, window: float, options: Options, labels: tuple[str, ...]) -> str:
-    """A query inside an alert's text, for the series of the alert, largest value first."""
-    own = [*labels, *(label for label in ("job", "instance") if label not in options.drop_labels)]
-    matchers, values = ",".join(f"{label}=%q" for label in own), " ".join(f"$labels.{label}" for label in own)
-    query = f"sort_desc(sum by ({by}) (increase({counter}{{{matchers}}}[{promql.duration(window)}])) > 0.5)"
-    return f"query (printf `{query}` {values})"
 
 
 def _window(settings: Settings, least: float, intervals: int) -> float:
@@ -211,7 +194,7 @@ def _refused(settings: Settings, options: Options) -> Rule:
         "ticket",
         summary=f"tgi-probe refuses to send workload {WORKLOAD} to {TARGET}",
         description=(
-            f"{{{{ $value | humanize }}}} probes of workload {WORKLOAD} in the last {window} were not sent, because "
+            f'{{{{ printf "%.0f" $value }}}} probes of workload {WORKLOAD} in the last {window} were not sent, because '
             f"probing {TARGET} is not known to be safe, or it cannot take prompts of that length. The log of tgi-probe "
             "says which, and what to set. Refused probes are not judged, so no SLO of this workload can alert."
         ),
@@ -251,7 +234,7 @@ def _quarantined(settings: Settings, options: Options) -> Iterator[Rule]:
         "ticket",
         summary=f"{TARGET} ended during a probe: workload {WORKLOAD} is not sent to it as configured",
         description=(
-            f"{{{{ $value | humanize }}}} batch sizes of workload {WORKLOAD} are not sent to {TARGET}, because "
+            f"Batch sizes of workload {WORKLOAD} that are not sent to {TARGET}: {{{{ $value | humanize }}}}, because "
             "it ended during a probe of such a batch or of a smaller one. The log of tgi-probe says which and when. "
             f"They are not measured, and not judged by an SLO, until one of {', '.join(Target.LIMITS)} "
             "of the target is changed. Set it to what the server can take."
@@ -275,7 +258,7 @@ def _skipped(settings: Settings, options: Options) -> Rule:
         description=(
             f"{{{{ $value | humanizePercentage }}}} of the probes of workload {WORKLOAD}, batch size {BATCH_SIZE}, "
             f"that were due in the last {window} were skipped ({promql.percent(SKIPPED_SHARE)} may be), so the SLOs "
-            f"have less data than they need:{_why_skipped(seconds, options, *SERIES)}. "
+            f"have less data than they need:{Observed(options, seconds, SERIES).skipped()}. "
             "Probe less often, with fewer batch sizes or shorter answers."
         ),
         wait=options.minutes(15),
@@ -297,8 +280,8 @@ def _late(settings: Settings, options: Options) -> Rule:
         summary=f"tgi-probe starts probes of {TARGET} late",
         description=(
             f"{{{{ $value | humanizePercentage }}}} of the probes of {TARGET} in the last {window} were started "
-            f"more than {promql.duration(LATE_SECONDS)} late ({promql.percent(LATE_SHARE)} may be): tgi-probe lacks "
-            "CPU, and a part of the latencies may be its own. Give it more CPU, or fewer targets."
+            f"more than {promql.duration(LATE_SECONDS)} late ({promql.percent(LATE_SHARE)} may be), so a part of the "
+            "latencies may be tgi-probe's own. Check whether it lacks CPU: give it more, or fewer targets."
         ),
         wait=options.minutes(15),
     )

@@ -1,7 +1,7 @@
 """PromQL: durations, numbers, and the expressions that several rules share. Pure."""
 
 UNITS = (("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
-REQUESTS = "tgi_probe_slo_requests_total"
+REQUESTS, ATTEMPTS = "tgi_probe_slo_requests_total", "tgi_probe_attempts_total"
 # `increase` extrapolates to the edges of its range, by up to half an interval at the start and one at the end. With
 # five scrapes (four intervals) that is a factor of at most 1.4; with two it would be 2.5.
 LEAST_SCRAPES, EXTRAPOLATION = 5, 1.5

@@ -21,7 +21,8 @@ class Options:
     scrape_interval: float = 15.0
     time_scale: float = 1.0
     drop_labels: tuple[str, ...] = ()
-    runbooks: str = "docs/runbooks.md"
+    # Address of docs/runbooks.md; without one, alerts have no link.
+    runbooks: str = ""
     regression_factor: float = 1.5
     # As long as the sidecar's startupProbe lets TGI load a model.
     startup_grace: float = 900.0
@@ -67,7 +68,7 @@ class Options:
             "annotations": {
                 "summary": summary,
                 "description": description,
-                "runbook_url": f"{self.runbooks}#{name.lower()}",
+                **({"runbook_url": f"{self.runbooks}#{name.lower()}"} if self.runbooks else {}),
             },
         }
 

@@ -51,9 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--runbooks",
-        type=_url,  # which argparse asks of a default too, and ours is a file of the repository
+        type=_url,
         metavar="URL",
-        help="where docs/runbooks.md can be read by those who are paged",
+        help="where docs/runbooks.md can be read by those who are paged; each alert then links to its section",
     )
     parser.add_argument(
         "--regression-factor", type=partial(_between, 1.0, 1000.0), default=DEFAULTS.regression_factor, metavar="N",
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         scrape_interval=arguments.scrape_interval,
         time_scale=arguments.time_scale,
         drop_labels=tuple(dict.fromkeys(arguments.drop_label)),
-        runbooks=arguments.runbooks or DEFAULTS.runbooks,
+        runbooks=arguments.runbooks or "",
         regression_factor=arguments.regression_factor,
         startup_grace=arguments.startup_grace,
     )

@@ -7,21 +7,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.alerting import promql, startup_grace
+from exporter.alerting import already_paged, promql, startup_grace
 from exporter.alerting.burn_rates import (
     DAY,
+    FILLED,
     ProbeSchedule,
     WindowPair,
     between_probes,
     budget,
     window_pairs,
 )
+from exporter.alerting.observed import Observed, slow_requests
+from exporter.alerting.probing_alerts import stale_after, stale_wait
 from exporter.alerting.rule_types import TARGET, Options, Rule, group, recording
 from exporter.analysis import slo as judging
 from exporter.config.settings import Settings
 from exporter.config.slo import Slo
 
 BURN = "TgiProbeErrorBudgetBurn"
+SLOW = "slo:slow_requests:increase"
 MEASURES = {
     "ttft": "time to first token",
     "inter_token_latency": "inter-token latency",
@@ -29,26 +33,38 @@ MEASURES = {
     "request_duration": "request duration",
     "availability": "success",
 }
-# A new series has few probes in its long window, so that one bad probe is a large share. Bad probes must therefore also
-# be enough for a full window at the present rate, less a fifth, because that rate comes from a few probes.
-FILLED = 0.8
+# What the newest success measured of it: the words and the gauge.
+NEWEST = {
+    "ttft": ("newest", "tgi_probe_last_time_to_first_token_seconds"),
+    "inter_token_latency": ("newest mean", "tgi_probe_last_inter_token_latency_seconds"),
+    "time_per_output_token": ("newest", "tgi_probe_last_inter_token_latency_seconds"),
+}
 # Recordings over days change slowly and are expensive. Not longer: Prometheus drops a series after 5 minutes.
 SLOW_INTERVAL = 150.0
 
 
 @dataclass(frozen=True, slots=True)
 class RuleInputs:
-    """One SLO, and what its rules are computed from. Seconds."""
+    """One SLO, and what its rules are computed from. Seconds.
+
+    `earliest_page`: no burn pages sooner, so that a target that answers nothing has been paged as stale by then.
+    """
 
     slo: Slo
     targets: tuple[str, ...]
     schedule: ProbeSchedule
     pairs: tuple[WindowPair, ...]
     period: float
+    earliest_page: float
 
     @property
     def budget(self) -> float:
         return budget(self.slo.objective)
+
+    @property
+    def wait(self) -> float:
+        """Seconds for which its burn alerts wait."""
+        return already_paged.burn_wait(self.pairs, self.schedule, self.slo.objective, self.earliest_page)
 
     @property
     def shortest(self) -> str:
@@ -66,6 +82,7 @@ def rule_inputs(settings: Settings, options: Options) -> list[RuleInputs]:
         schedule = ProbeSchedule(
             between_probes(workloads[slo.workload]), tuple(sorted({one.batch_size for one in series}))
         )
+        stale = stale_after(workloads[slo.workload], settings, options) + stale_wait(options)
         found.append(
             RuleInputs(
                 slo,
@@ -73,6 +90,7 @@ def rule_inputs(settings: Settings, options: Options) -> list[RuleInputs]:
                 schedule,
                 window_pairs(slo.period, schedule.interval, options.scrape_interval, options.time_scale),
                 slo.period * options.time_scale,
+                stale + already_paged.LAG_SCRAPES * options.scrape_interval,
             )
         )
     return found
@@ -139,23 +157,35 @@ def _budget(inputs: RuleInputs) -> list[Rule]:
     ]
 
 
+def _able(inputs: RuleInputs, severity: str) -> list[WindowPair]:
+    """Not those that even a total outage would not fire."""
+    return [pair for pair in inputs.pairs if pair.severity == severity and pair.factor * inputs.budget < 1]
+
+
 def _alerts(inputs: RuleInputs, options: Options) -> Iterator[Rule]:
-    for severity in ("page", "ticket"):
-        # Not those that even a total outage would not fire.
-        able = [pair for pair in inputs.pairs if pair.severity == severity and pair.factor * inputs.budget < 1]
-        if able:
-            yield _alert(inputs, severity, able, options)
+    able = {severity: pairs for severity in ("page", "ticket") if (pairs := _able(inputs, severity))}
+    if inputs.slo.threshold is not None:
+        for window in dict.fromkeys(map(_recent, able.values())):
+            expr = slow_requests(inputs.slo.name, inputs.slo.workload, window, options)
+            yield recording(f"{SLOW}{promql.duration(window)}", expr, {"slo": inputs.slo.name})
+    for severity, pairs in able.items():
+        yield _alert(inputs, severity, pairs, options)
+
+
+def _spared(inputs: RuleInputs) -> str:
+    """Requests that one bad probe may seem to spoil."""
+    return promql.number(promql.EXTRAPOLATION * inputs.schedule.largest)
 
 
 def _alert(inputs: RuleInputs, severity: str, able: Sequence[WindowPair], options: Options) -> Rule:
     slo = inputs.slo
     own = f'{{slo="{slo.name}"}}'
-    spared = promql.number(promql.EXTRAPOLATION * inputs.schedule.largest)
+    spared = _spared(inputs)
     share = promql.number(inputs.budget)
     terms = []
     for pair in able:
         # Until the short window holds nothing of the start any more.
-        spare = startup_grace.unless_starting(options, pair.short).replace("\n", "\n  ") if severity == "page" else ""
+        spare = _unless_known(inputs, pair, options).replace("\n", "\n  ") if severity == "page" else ""
         short, long = promql.duration(pair.short), promql.duration(pair.long)
         factor = promql.number(pair.factor)
         filled = promql.number(FILLED * pair.factor * inputs.budget * pair.long)
@@ -165,18 +195,71 @@ def _alert(inputs: RuleInputs, severity: str, able: Sequence[WindowPair], option
             f"  and slo:bad_requests:increase{short}{own} > {spared}\n"
             f"  and slo:bad_requests:increase{long}{own} > {filled} * slo:requests:rate{inputs.shortest}{own}{spare}\n)"
         )
-    windows = " or ".join(dict.fromkeys(promql.duration(pair.long) for pair in able))
-    factors = " or ".join(f"{promql.number(pair.factor)}×" for pair in able)
-    asked = MEASURES[slo.measure] + (f" ≤ {promql.duration(slo.threshold)}" if slo.threshold is not None else "")
+    summary, description = _texts(inputs, severity, able, options)
     return options.alert(
         BURN,
         "\nor\n".join(terms),
         severity,
-        summary=f"{TARGET} burns the error budget of SLO {slo.name} too fast",
-        description=(
-            f"In the last {windows}, requests of workload {slo.workload} to {TARGET} missed the objective ({asked}) "
-            f"{{{{ $value | humanize }}}} times as often as the {promql.percent(inputs.budget)} that it allows "
-            f"in {promql.duration(inputs.period)} ({severity}: above {factors})."
-        ),
+        summary=summary,
+        description=description,
+        wait=inputs.wait,
         labels={"slo": slo.name, "workload": slo.workload},
+    )
+
+
+def _unless_known(inputs: RuleInputs, pair: WindowPair, options: Options) -> str:
+    """No page for failures that are no news: in a start, or in an outage that is paged as such."""
+    stale = f'alertname="{already_paged.STALE}",workload="{inputs.slo.workload}"'
+    return (
+        startup_grace.unless_starting(options, pair.short)
+        + already_paged.unless_paged(options, pair.short, f'alertname="{already_paged.DOWN}"')
+        + already_paged.unless_paged(options, pair.short, stale)
+    )
+
+
+def _texts(inputs: RuleInputs, severity: str, able: Sequence[WindowPair], options: Options) -> tuple[str, str]:
+    """Summary and description: what was observed lately, slow or failed, and then what it means for the budget."""
+    slo = inputs.slo
+    sizes = "|".join(map(str, inputs.schedule.batch_sizes))
+    lately = Observed(options, _recent(able), ("target",), f'workload="{slo.workload}",batch_size=~"{sizes}"')
+    own = Observed(options, _recent(able), ("target",), f'slo="{slo.name}"')
+    judged, bad = (own.number(f"sum({own.increase(promql.REQUESTS, matchers)})") for matchers in ("", 'verdict="bad"'))
+    said, asked, slower = "failing", MEASURES[slo.measure], ""
+    if slo.threshold is not None:
+        slow, all_bad = own.selector(f"{SLOW}{own.span}"), own.selector(f"slo:bad_requests:increase{own.span}")
+        most, some = (own.query(f"{slow} > {share} * {all_bad}") for share in (0.75, 0.25))
+        said = (
+            f"{{{{ with {most} }}}}too slow{{{{ else }}}}{{{{ with {some} }}}}too slow or failing{{{{ else }}}}failing"
+            "{{ end }}{{ end }}"
+        )
+        asked = f"{asked} ≤ {promql.duration(slo.threshold)}"
+        slower = (
+            f"{{{{ with {own.query(f'{slow} > {_spared(inputs)}')} }}}} "
+            f'{{{{ . | first | value | printf "%.0f" }}}} were slower than {promql.duration(slo.threshold)}'
+            f"{_newest(slo.measure, lately)}.{{{{ end }}}}"
+        )
+    windows = " or ".join(dict.fromkeys(promql.duration(pair.long) for pair in able))
+    factors = " or ".join(f"{promql.number(pair.factor)}×" for pair in able)
+    return f"{TARGET}: probes of {slo.workload} are {said} (SLO {slo.name})", (
+        f"In the last {own.span}, {bad} of {judged} requests of workload {slo.workload} to {TARGET} did not meet SLO "
+        f"{slo.name} ({asked}).{slower} The probes:{lately.probes()}. In the last {windows}, the share of requests "
+        f"that did not was {{{{ $value | humanize }}}} times the {promql.percent(inputs.budget)} that it allows in "
+        f"{promql.duration(inputs.period)} ({severity}: above {factors})."
+    )
+
+
+def _recent(able: Sequence[WindowPair]) -> float:
+    """The time that the texts tell of: the last window that any of the pairs looks at."""
+    return max(pair.short for pair in able)
+
+
+def _newest(measure: str, observed: Observed) -> str:
+    """`; newest 8s at batch size 1`, from the newest success; nothing for a measure without such a gauge."""
+    if measure not in NEWEST:
+        return ""
+    what, gauge = NEWEST[measure]
+    values = observed.query(f"sort_desc(max by (batch_size) ({observed.selector(gauge)} >= 0))")
+    return (
+        f"{{{{ range $i, $_ := {values} }}}}{{{{ if $i }}}},{{{{ else }}}}; {what}{{{{ end }}}} "
+        "{{ .Value | humanizeDuration }} at batch size {{ .Labels.batch_size }}{{ end }}"
     )

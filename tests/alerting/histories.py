@@ -10,7 +10,10 @@ from exporter.metrics import bucket_edges
 
 @dataclass(frozen=True)
 class Phase:
-    """Some minutes in which nothing changes. Probes per minute; seconds; `restart`: counters begin again at 0."""
+    """Some minutes in which nothing changes. Probes per minute; seconds; `restart`: counters begin again at 0.
+
+    `bad`: the share of `probes`, which all succeed, that is too slow. `failed` probes are bad too.
+    """
 
     minutes: int
     probes: int = 2
@@ -23,6 +26,7 @@ class Phase:
     disturbed: int = 0
     quarantined: int = 0
     failed: int = 0
+    failed_as: str = "timeout"
     skipped: int = 0
     late: int = 0
     reload_ok: bool = True
@@ -82,6 +86,7 @@ def history(phases: Sequence[Phase], name: str = "llama", instance: str = "probe
     seen = History()
     judged_bad = 0.0
     last_success = started = 0.0
+    last_ttft = float("nan")
     for minute, phase, restart in timeline(phases):
         there = phase.exporter_up
         judged_bad += phase.probes * phase.bad
@@ -89,7 +94,7 @@ def history(phases: Sequence[Phase], name: str = "llama", instance: str = "probe
         judged_bad -= bad
         good = phase.probes - bad
         if restart:
-            last_success, started = 0.0, minute * 60.0
+            last_success, started, last_ttft = 0.0, minute * 60.0, float("nan")
         if phase.probes and phase.ok:
             last_success = minute * 60.0
         seen.gauge(f"up{{{exporter}}}", float(there), True)
@@ -99,15 +104,19 @@ def history(phases: Sequence[Phase], name: str = "llama", instance: str = "probe
         seen.gauge(f"tgi_probe_config_last_reload_success_timestamp_seconds{{{exporter}}}", 0, there)
         seen.gauge(f"tgi_probe_target_up{{{target}}}", float(phase.target_up), there)
         seen.gauge(f"tgi_probe_last_success_timestamp_seconds{{{probes}}}", last_success, there)
-        for verdict, number in (("good", good), ("bad", bad)):
+        for verdict, number in (("good", good), ("bad", bad + phase.failed)):
             series = f'tgi_probe_slo_requests_total{{slo="chat-ttft",{probes},verdict="{verdict}"}}'
             seen.count(series, number, there, restart)
         seen.gauge(f"tgi_probe_quarantined{{{probes}}}", float(phase.quarantined > 0), there)
-        outcomes = {"ok": phase.probes, "refused": phase.refused, "timeout": phase.failed}
+        outcomes = {"ok": phase.probes, "refused": phase.refused, "timeout": 0, "unreachable": 0}
+        outcomes[phase.failed_as] = phase.failed
         for outcome, number in (outcomes | {"quarantined": phase.quarantined, "disturbed": phase.disturbed}).items():
             series = f'tgi_probe_attempts_total{{{probes},outcome="{outcome}",code="X"}}'
             seen.count(series, number, there, restart)
         seen.count(f'tgi_probe_skipped_total{{{probes},reason="busy"}}', phase.skipped, there, restart)
+        if phase.probes:
+            last_ttft = phase.ttft
+        seen.gauge(f"tgi_probe_last_time_to_first_token_seconds{{{probes}}}", last_ttft, there)
         late = [(0.0001, phase.probes - phase.late), (0.5, phase.late)]
         seen.histogram("tgi_probe_schedule_lateness_seconds", target, (0.001, 0.1, 1), late, there, restart)
         for name, value in (("time_to_first_token", phase.ttft), ("inter_token_latency", phase.itl)):

@@ -19,11 +19,15 @@ COMMITTED = Path(__file__).parents[2] / "deploy" / "alertmanager" / "alertmanage
 
 @dataclass(slots=True)
 class Inbox:
-    """What the webhooks got, in order: (receiver, status, the alert's labels and annotations)."""
+    """What the webhooks got, in order: (receiver, status, the alert's labels and annotations), and the receiver of each
+    notification, which may hold several alerts.
+    """
 
     messages: list[tuple[str, str, dict[str, str], dict[str, str]]] = field(default_factory=list)
+    notifications: list[str] = field(default_factory=list)
 
     def take(self, receiver: str, body: bytes) -> None:
+        self.notifications.append(receiver)
         for alert in json.loads(body)["alerts"]:
             self.messages.append((receiver, alert["status"], alert["labels"], alert["annotations"]))
 
@@ -33,6 +37,10 @@ class Inbox:
             for to, how, labels, _ in list(self.messages)
             if (to, how, labels["alertname"]) == (receiver, status, alertname)
         ]
+
+    def told(self, receiver: str) -> list[tuple[str, str]]:
+        """Status and name of every alert that the receiver was told of, in order."""
+        return [(status, labels["alertname"]) for to, status, labels, _ in list(self.messages) if to == receiver]
 
 
 @contextlib.contextmanager
@@ -75,7 +83,8 @@ class Alertmanager:
 def alertmanager_running(folder: Path, webhook_port: int) -> Iterator[Alertmanager]:
     """The committed routes and inhibitions; only the receivers' addresses and the waits are the test's."""
     config = yaml.safe_load(COMMITTED.read_text())
-    config["route"] |= {"group_wait": "0s", "group_interval": "500ms"}
+    # The first is a hundredth of the committed one, as all waits of the rules are.
+    config["route"] |= {"group_wait": "300ms", "group_interval": "500ms"}
     for receiver in config["receivers"]:
         for webhook in receiver["webhook_configs"]:
             webhook["url"] = f"http://127.0.0.1:{webhook_port}/{receiver['name']}"

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.alerting import promql
+from exporter.alerting.already_paged import burn_wait
 from exporter.alerting.burn_rates import (
     DAY,
+    FILLED,
     HOUR,
     MONTH,
     ProbeSchedule,
@@ -137,3 +139,23 @@ def test_a_single_bad_probe_counts_as_two_so_that_the_rules_and_the_words_agree(
     one = firing_threshold(WindowPair("page", 14.4, 300, 3600, 3600), ProbeSchedule(60, (1,)), 0.999)
     assert one is not None
     assert (one.single, one.bad_short, one.bad_long) == (True, 2, 2)
+
+
+@given(
+    objective=st.sampled_from([0.9, 0.95, 0.99, 0.995, 0.999, 0.9999]),
+    interval=st.sampled_from([1.0, 15.0, 30.0, 60.0, 300.0]),
+    earliest=st.floats(60, 3600),
+)
+def test_no_burn_pages_earlier_than_an_outage_does_and_a_slow_one_does_not_wait(
+    objective: float, interval: float, earliest: float
+) -> None:
+    schedule = ProbeSchedule(interval, (1,))
+    pairs = window_pairs(MONTH, interval, 15)
+    wait = burn_wait(pairs, schedule, objective, earliest)
+    found = [firing_threshold(pair, schedule, objective) for pair in pairs]
+    for one in found:
+        if one is not None:
+            assert FILLED * one.outage + wait >= earliest - 0.01
+    pages = [FILLED * one.outage for one in found if one is not None and one.pair.severity == "page"]
+    if pages and min(pages) >= earliest:
+        assert wait == 0

@@ -1,8 +1,10 @@
-"""From a server that slows down to the message on somebody's phone: every part real, every window a hundredth."""
+"""From a server in trouble to the message on somebody's phone: every part real, every window a hundredth."""
 
+import contextlib
 import json
+import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from tests.prometheus_server import PrometheusServer, prometheus_scraping
 pytestmark = pytest.mark.slow
 
 INTERVAL = "500ms"
-BURN, DOWN, ABSENT, STALE = "TgiProbeErrorBudgetBurn", "TgiProbeTargetDown", "TgiProbeAbsent", "TgiProbeStale"
+BURN, DOWN, STALE = "TgiProbeErrorBudgetBurn", "TgiProbeTargetDown", "TgiProbeStale"
+ABSENT, EXPORTER_DOWN = "TgiProbeAbsent", "TgiProbeExporterDown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,88 +41,139 @@ class Watch:
         )
         return found[0]
 
+    def await_held_back(self, alertname: str, severity: str) -> None:
+        wait_until(
+            lambda: self.alertmanager.states().get((alertname, severity)) == "suppressed",
+            f"{alertname} ({severity}) is held back",
+            self.alertmanager.process,
+        )
+
+    def await_clean_windows(self) -> None:
+        """Until no window by which a burn pages holds a bad probe any more."""
+        windows = " and ".join(f"slo:sli_error:ratio_rate{window} == 0" for window in ("3s", "18s"))
+        wait_until(lambda: self.prometheus.query(windows), "the short windows are clean", self.prometheus.process)
+
     def slo(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """`tgi-probe slo` in a process of its own."""
         command = [*TGI_PROBE, "slo", "--prometheus", self.prometheus.url, *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+@contextlib.contextmanager
+def watching(folder: Path, shards: Sequence[SimulatedShard]) -> Iterator[Watch]:
+    """Targets llama, mistral."""
+    targets = [
+        {"name": name, "address": shard.address, "kv_cache": "exclusive", "labels": {"zone": "a"}}
+        for name, shard in zip(("llama", "mistral"), shards, strict=False)
+    ]
+    document = {
+        "targets": targets,
+        "workloads": [
+            {
+                "name": "chat",
+                "sequence_length": 64,
+                "decode_length": 2,
+                "batch_sizes": [1],
+                "interval": INTERVAL,
+                "timeout": "3s",
+            }
+        ],
+        "slos": [{"name": "chat-ttft", "workload": "chat", "ttft": "250ms", "objective": 0.99}],
+        "max_duty_cycle": 1,
+        "web": {"listen_address": "127.0.0.1:0"},
+    }
+    config = folder / "probe.yaml"
+    config.write_text(json.dumps(document))
+    options = ("--config", str(config), "--scrape-interval", INTERVAL, "--time-scale", "0.01")
+    rules = subprocess.run([*TGI_PROBE, "rules", *options], capture_output=True, text=True, timeout=120, check=True)
+    (folder / "rules.yml").write_text(rules.stdout)
+    with (
+        inbox_listening() as (inbox, webhook_port),
+        daemon_running(config) as daemon,
+        alertmanager_running(folder / "am", webhook_port) as alertmanager,
+    ):
+        alerting = {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager.port}"]}]}]}
+        with prometheus_scraping(
+            folder / "prometheus",
+            [daemon.port],
+            INTERVAL,
+            rule_files=[str(folder / "rules.yml")],
+            alerting=alerting,
+        ) as prometheus:
+            watch = Watch(shards[0], daemon, prometheus, alertmanager, inbox)
+            # All is well, and said to be.
+            wait_until(lambda: watch.slo().returncode == 0, "the SLO is met", prometheus.process)
+            assert " met " in watch.slo().stdout
+            assert inbox.messages == []
+            yield watch
+
+
 @pytest.fixture
 def watch(tmp_path: Path) -> Iterator[Watch]:
-    with simulated_shard("127.0.0.1:0") as shard, inbox_listening() as (inbox, webhook_port):
-        config = tmp_path / "probe.yaml"
-        document = {
-            "targets": [{"name": "llama", "address": shard.address, "kv_cache": "exclusive", "labels": {"zone": "a"}}],
-            "workloads": [
-                {
-                    "name": "chat",
-                    "sequence_length": 64,
-                    "decode_length": 2,
-                    "batch_sizes": [1],
-                    "interval": INTERVAL,
-                    "timeout": "3s",
-                }
-            ],
-            "slos": [{"name": "chat-ttft", "workload": "chat", "ttft": "250ms", "objective": 0.99}],
-            "max_duty_cycle": 1,
-            "web": {"listen_address": "127.0.0.1:0"},
-        }
-        config.write_text(json.dumps(document))
-        options = ("--config", str(config), "--scrape-interval", INTERVAL, "--time-scale", "0.01")
-        rules = subprocess.run([*TGI_PROBE, "rules", *options], capture_output=True, text=True, timeout=120, check=True)
-        (tmp_path / "rules.yml").write_text(rules.stdout)
-        with daemon_running(config) as daemon, alertmanager_running(tmp_path / "am", webhook_port) as alertmanager:
-            alerting = {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager.port}"]}]}]}
-            with prometheus_scraping(
-                tmp_path / "prometheus",
-                [daemon.port],
-                INTERVAL,
-                rule_files=[str(tmp_path / "rules.yml")],
-                alerting=alerting,
-            ) as prometheus:
-                yield Watch(shard, daemon, prometheus, alertmanager, inbox)
+    with simulated_shard("127.0.0.1:0") as shard, watching(tmp_path, [shard]) as found:
+        yield found
 
 
-def test_a_slow_server_pages_and_recovers_and_a_dead_daemon_is_noticed(watch: Watch) -> None:
-    # All is well, and said to be.
-    wait_until(lambda: watch.slo().returncode == 0, "the SLO is met", watch.prometheus.process)
-    assert " met " in watch.slo().stdout
-    assert watch.inbox.messages == []
-
-    # The server slows down: somebody is paged, and told what and where.
+def test_a_slow_server_pages_once_says_how_slow_it_is_and_recovers(watch: Watch) -> None:
     watch.shard.command("slowdown?factor=40")
     page = watch.await_message("page", "firing", BURN)
     labels = {"slo": "chat-ttft", "target": "llama", "workload": "chat", "severity": "page", "zone": "a"}
     assert labels.items() <= page.items()
     assert page["job"] == "tgi-probe"
+    [texts] = [texts for to, status, _, texts in watch.inbox.messages if (to, status) == ("page", "firing")]
+    assert texts["summary"] == "llama: probes of chat are too slow (SLO chat-ttft)"
+    assert re.search(r"\d+ were slower than 250ms; newest [\d.]+m?s at batch size 1\.", texts["description"]), texts
     assert watch.prometheus.value('sum(tgi_probe_attempts_total{outcome!~"ok|disturbed"})') == 0  # slow is enough
     missed = watch.slo("--format", "json")
     assert missed.returncode == 1, missed.stdout + missed.stderr
     [answer] = json.loads(missed.stdout)
     assert (answer["slo"], answer["target"], answer["verdict"]) == ("chat-ttft", "llama", "missed")
     assert f"{BURN} (page)" in answer["alerts"]
-    # The ticket for the same burn is held back: whoever is paged needs none.
-    wait_until(
-        lambda: watch.alertmanager.states().get((BURN, "ticket")) == "suppressed",
-        "the ticket is held back",
-        watch.alertmanager.process,
-    )
+    watch.await_held_back(BURN, "ticket")
 
-    # It recovers, and the page ends by itself.
     watch.shard.command("slowdown?factor=1")
     watch.await_message("page", "resolved", BURN)
+    assert watch.inbox.told("page") == [("firing", BURN), ("resolved", BURN)]
 
-    # It goes away: one page, and its symptoms are held back.
+
+def test_a_server_that_goes_away_pages_once_until_it_is_back_for_good(watch: Watch) -> None:
     watch.shard.process.end()
     assert watch.await_message("page", "firing", DOWN)["target"] == "llama"
+    # Its share of bad requests is by now far above what pages.
     wait_until(
-        lambda: watch.alertmanager.states().get((STALE, "page")) == "suppressed",
-        "staleness is held back",
-        watch.alertmanager.process,
+        lambda: watch.prometheus.query(
+            "slo:sli_error:ratio_rate36s / 0.01 > 14.4 and slo:sli_error:ratio_rate18s > 0.5"
+        ),
+        "the outage fills the windows",
+        watch.prometheus.process,
     )
-    assert not watch.inbox.labels_of("page", "firing", STALE)
+    with simulated_shard(watch.shard.address):
+        watch.await_message("page", "resolved", DOWN)
+        watch.await_clean_windows()
+        assert watch.inbox.told("page") == [("firing", DOWN), ("resolved", DOWN)]
 
-    # The daemon dies: its silence is noticed.
-    watch.daemon.process.end()
-    assert watch.await_message("page", "firing", ABSENT)["target"] == "llama"
-    assert watch.await_message("ticket", "firing", "TgiProbeExporterDown")["job"] == "tgi-probe"
+
+def test_a_server_that_hangs_pages_once(watch: Watch) -> None:
+    watch.shard.command("fault?kind=hang")
+    [name] = wait_until(
+        lambda: [name for _, name in watch.inbox.told("page")], "somebody is paged", watch.prometheus.process
+    )
+    assert name in (STALE, DOWN)
+    watch.shard.command("fault?kind=none")
+    watch.await_message("page", "resolved", name)
+    watch.await_clean_windows()
+    assert watch.inbox.told("page") == [("firing", name), ("resolved", name)]
+
+
+def test_a_dead_exporter_pages_once_for_all_its_targets(tmp_path: Path) -> None:
+    with (
+        simulated_shard("127.0.0.1:0") as one,
+        simulated_shard("127.0.0.1:0") as two,
+        watching(tmp_path, [one, two]) as watch,
+    ):
+        watch.daemon.process.end()
+        watch.await_held_back(EXPORTER_DOWN, "ticket")
+        wait_until(lambda: len(watch.inbox.told("page")) >= 2, "both targets are in the page", watch.prometheus.process)
+        assert watch.inbox.told("page") == 2 * [("firing", ABSENT)]
+        assert watch.inbox.notifications == ["page"]
+        assert watch.inbox.told("ticket") == []

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from exporter.alerting.probing_alerts import SKIP_TEXTS, rules, stale_after
+from exporter.alerting.observed import SKIP_TEXTS
+from exporter.alerting.probing_alerts import rules, stale_after
 from exporter.alerting.rule_types import Options
 from exporter.config.settings import Settings
 from exporter.config.target import Target

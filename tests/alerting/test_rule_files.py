@@ -89,6 +89,10 @@ def test_every_alert_has_a_severity_that_is_routed_and_a_link_to_its_section() -
         assert rule["annotations"]["description"].endswith(".")
 
 
+def test_without_the_address_of_the_runbooks_no_alert_has_a_link() -> None:
+    assert "runbook_url" not in rule_file(load(EXAMPLE), Options(), [])
+
+
 def test_every_symptom_is_inhibited_while_its_target_is_down() -> None:
     config = yaml.safe_load((DEPLOY / "alertmanager" / "alertmanager.yml").read_text())
     down = next(rule for rule in config["inhibit_rules"] if "TgiProbeTargetDown" in rule["source_matchers"][0])
