@@ -87,7 +87,7 @@ def _show(admin: str, started: dict[str, int], port: int) -> None:
     text = f"""
 Look at
 {looks}
-Make the shard too slow for its SLO chat-ttft (a page within a minute), and as fast as before
+Make the shard too slow for its SLO chat-ttft (a page in about a minute), and as fast as before
   curl -X POST 'http://{admin}/slowdown?factor={SLOWDOWN}'
   curl -X POST 'http://{admin}/slowdown?factor=1'
 docs/tutorial.md goes through it step by step; docs/runbooks.md#tgiprobeerrorbudgetburn is about the page.
