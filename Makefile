@@ -27,8 +27,8 @@ help: ## list the commands
 # ---- The two main commands ----
 
 .PHONY: demo
-demo: $(READY) ## run an embedded TGI shard, a router and the exporter on them; Ctrl-C stops all
-	@exec $(BIN)/tgi-probe demo
+demo: $(READY) ## run simulated servers, the exporter, Prometheus and Alertmanager; Ctrl-C stops all
+	@exec $(BIN)/tgi-probe demo $(ARGS)
 
 .PHONY: test
 test: real-parts format-check lint types contracts proto-check dashboards-check unit ## every check of CI except slow and wheel-check

@@ -148,8 +148,15 @@ def build_parser(command: Sequence[str] = ()) -> Parser:
         bench_options.add_arguments(bench)
         bench.set_defaults(command=bench_command.run)
 
-    demo = commands.add_parser("demo", help="simulated servers and the daemon together, to look around")
-    demo.add_argument("--port", type=_port, default=9477, help="port of the HTTP side (default 9477)")
+    demo = commands.add_parser(
+        "demo", help="simulated servers, the daemon, Prometheus and Alertmanager together, to look around"
+    )
+    demo.add_argument(
+        "--port",
+        type=_port,
+        default=9477,
+        help="port of the daemon (default 9477); the others get the three after it where these are free",
+    )
     demo.set_defaults(command=_demo)
     return parser
 
@@ -224,6 +231,6 @@ def _health(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from exporter import demo
+    from exporter.demo import command
 
-    return demo.run(options.port)
+    return command.run(options.port)

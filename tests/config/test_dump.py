@@ -8,11 +8,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter import demo
 from exporter.cli import main
 from exporter.config import dump, notation
 from exporter.config.settings import Settings
 from exporter.config.sources import load
+from exporter.demo import command as demo
 
 HERE = Path(__file__).parent
 EXAMPLES = [*HERE.glob("good/*.yaml"), *(HERE.parents[1] / "deploy").glob("**/tgi-probe.yaml")]
