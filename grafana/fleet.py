@@ -208,7 +208,7 @@ def then() -> Panel:
             Column(1, "First token ×", "none", decimals=2, by=BY_RATIO),
             Column(2, "Token latency ×", "none", decimals=2, by=BY_RATIO),
             Column(3, "Throughput ×", "none", decimals=2, by=BY_THROUGHPUT_RATIO),
-            Column(0, "Compared from", "dateTimeAsLocal", width=160),
+            Column(0, "Compared from", "dateTimeAsLocal", width=210),
         ],
         sort=[("First token ×", True)],
     )
