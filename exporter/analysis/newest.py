@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+MEDIAN_OF = 11
+
 
 @dataclass(frozen=True, slots=True)
 class TargetSummary:
@@ -15,9 +17,29 @@ class TargetSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """What an SLO allows, in seconds."""
+
+    slo: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unprobed:
+    """A series without an attempt since the start, and why, in words."""
+
+    target: str
+    workload: str
+    batch_size: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewestResult:
     """A series' newest attempt, at the Unix time `at`. Latencies in seconds, rates in tokens per second; None after a
     failure. `withheld`: the measures among them that have no value because each was uncertain (see `certainty`).
+    `medians`: of the last `MEDIAN_OF` successes, in the order of the four measures. `limits`: of the strictest SLOs on
+    the time to first token and on the time per token.
     """
 
     target: str
@@ -32,11 +54,13 @@ class NewestResult:
     prefill_rate: float | None
     decode_rate: float | None
     withheld: tuple[str, ...] = ()
+    medians: tuple[float | None, ...] = (None, None, None, None)
+    limits: tuple[Limit | None, Limit | None] = (None, None)
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveSum:
-    """What was judged since the start. `threshold` in seconds, None for availability."""
+    """What was judged since the start, nothing at first. `threshold` in seconds, None for availability."""
 
     name: str
     target: str
@@ -56,5 +80,6 @@ class NewestResults:
     trouble: str | None
     targets: tuple[TargetSummary, ...]
     results: tuple[NewestResult, ...]
+    unprobed: tuple[Unprobed, ...]
     objectives: tuple[ObjectiveSum, ...]
     probe_here: bool

@@ -40,6 +40,8 @@ class Recorder:
 
     def skipped(self, series: Series, reason: SkipReason) -> None:
         self.metrics.skipped(series, reason)
+        if not self._has_left(series.target):
+            self.scoreboard.skipped(series, reason)
 
     def late(self, target: str, seconds: float) -> None:
         self.metrics.late(target, seconds)

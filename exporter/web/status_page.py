@@ -1,11 +1,11 @@
 """The status page: one HTML document without scripts; it loads nothing from other addresses."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from urllib.parse import urlencode
 
-from exporter.analysis.newest import NewestResults
+from exporter.analysis.newest import MEDIAN_OF, Limit, NewestResult, NewestResults
 from exporter.web import page_style, tables
 from exporter.web.chart import Point, scatter
 from exporter.web.tables import Column, table, with_message
@@ -25,9 +25,13 @@ RESULTS = (
     Column("outcome"),
     Column("age", number=True),
     Column("TTFT, ms", number=True),
+    Column("median", number=True),
     Column("per token, ms", number=True),
+    Column("median", number=True),
     Column("prefill, tok/s", number=True),
+    Column("median", number=True),
     Column("decode, tok/s", number=True),
+    Column("median", number=True),
 )
 OBJECTIVES = (
     Column("SLO"),
@@ -39,7 +43,11 @@ OBJECTIVES = (
     Column("good", number=True),
     Column("bad", number=True),
 )
-NARROW = tables.narrow("62rem", {"targets": TARGETS, "results": RESULTS, "objectives": OBJECTIVES})
+MEDIANS = (
+    f"Medians are of the last {MEDIAN_OF} successful probes. ▲: over the limit of an SLO, which the pointer shows. "
+    "Of a batch, the values are means over its requests."
+)
+NARROW = tables.narrow("76rem", {"targets": TARGETS, "results": RESULTS, "objectives": OBJECTIVES})
 
 
 def page(status: NewestResults) -> str:
@@ -93,12 +101,35 @@ def _results(status: NewestResults) -> str:
         cells = (
             f"<td class=name>{escape(one.target)}</td><td class=name>{escape(one.workload)}</td>"
             f'<td class=n>{one.batch_size}</td><td class="{good} word">{escape(one.outcome)}</td>'
-            f"<td class=n>{_ago(status.now - one.at)}</td>"
-            f"<td class=n>{_milliseconds(one.ttft)}</td><td class=n>{_milliseconds(one.inter_token)}</td>"
-            f"<td class=n>{_rate(one.prefill_rate)}</td><td class=n>{_rate(one.decode_rate)}</td>{link}"
+            f"<td class=n>{_ago(status.now - one.at)}</td>{_values(one)}{link}"
         )
         rows.append(with_message(cells, columns, one.detail or _withheld(one.withheld)))
-    return table("results", columns, rows) if rows else "<p class=dim>None yet.</p>"
+    for idle in status.unprobed:
+        rows.append(
+            f"<tr><td class=name>{escape(idle.target)}</td><td class=name>{escape(idle.workload)}</td>"
+            f'<td class=n>{idle.batch_size}</td><td class=dim colspan="{len(columns) - 3}">{escape(idle.why)}</td></tr>'
+        )
+    return f"{table('results', columns, rows)}<p class=dim>{MEDIANS}</p>" if rows else "<p class=dim>None yet.</p>"
+
+
+def _values(one: NewestResult) -> str:
+    """The newest value of each measure, and beside it the median."""
+    values = (one.ttft, one.inter_token, one.prefill_rate, one.decode_rate)
+    limits = (*one.limits, None, None)
+    shown = (_milliseconds, _milliseconds, _rate, _rate)
+    return "".join(
+        _cell(value, limit, text) + _cell(median, limit, text, dim=True)
+        for value, median, limit, text in zip(values, one.medians, limits, shown, strict=True)
+    )
+
+
+def _cell(value: float | None, limit: Limit | None, text: Callable[[float | None], str], dim: bool = False) -> str:
+    """Coloured by the limit; above it there is an arrow too, for those who do not see the colour."""
+    if value is None or limit is None:
+        return f'<td class="n{" dim" if dim else ""}">{text(value)}</td>'
+    over = value > limit.seconds
+    word = f"{'over' if over else 'within'} {limit.seconds * 1000:g} ms of SLO {limit.slo}"
+    return f'<td class="n {"bad" if over else "good"}" title="{escape(word)}">{text(value)}{" ▲" if over else ""}</td>'
 
 
 def _charts(status: NewestResults) -> str:
@@ -120,12 +151,14 @@ def _objectives(status: NewestResults) -> str:
         total = one.good + one.bad
         share = one.good / total if total else None
         seen = "–" if share is None else f"{share * 100:.4g}%"
-        met = "" if share is None else "met" if share >= one.objective else "missed"
+        met, colour = ("met", "good") if share is None or share >= one.objective else ("missed", "bad")
+        if share is None:
+            met, colour = "not judged yet", "dim"
         what = one.measure.replace("_", " ") + ("" if one.threshold is None else f" ≤ {one.threshold * 1000:g} ms")
         rows.append(
             f"<tr><td class=name>{escape(one.name)}</td><td class=name>{escape(one.target)}</td><td>{escape(what)}</td>"
             f"<td class=n>{one.objective * 100:.6g}%</td><td class=n>{seen}</td>"
-            f'<td class="{"good" if met == "met" else "bad"}">{met}</td><td class=n>{one.good}</td>'
+            f'<td class="{colour}">{met}</td><td class=n>{one.good}</td>'
             f"<td class=n>{one.bad}</td></tr>"
         )
     return table("objectives", OBJECTIVES, rows) if rows else "<p class=dim>None judged yet.</p>"

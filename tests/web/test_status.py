@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.analysis.newest import NewestResult, NewestResults, ObjectiveSum, TargetSummary
+from exporter.analysis.newest import Limit, NewestResult, NewestResults, ObjectiveSum, TargetSummary, Unprobed
 from exporter.web.chart import DIGIT, HEIGHT, LETTER_HEIGHT, WIDTH, Point, scatter, ticks
 from exporter.web.status_page import ICON, page
 from tests.end_to_end.parts import Daemon, SimulatedShard, daemon_running, simulated_shard, write_config
@@ -23,13 +23,17 @@ EVIL = '<script>alert("&")</script>'
 
 
 def status(text: str = "demo") -> NewestResults:
-    result = NewestResult(text, text, 4, 90.0, "timeout", text, "0" * 32, 0.1, 0.02, 5000.0, 200.0)
+    limits = (Limit(text, 0.2), Limit(text, 0.01))
+    medians = (0.3, 0.005, None, 100.0)
+    values = (0.1, 0.02, 5000.0, 200.0)
+    result = NewestResult(text, text, 4, 90.0, "timeout", text, "0" * 32, *values, (), medians, limits)
     return NewestResults(
         now=100.0,
         version=text,
         trouble=text,
         targets=(TargetSummary(text, "shard", text, text, True), TargetSummary("new", "shard", "", None, False)),
         results=(result,),
+        unprobed=(Unprobed(text, text, 8, text),),
         objectives=(
             ObjectiveSum(text, text, "ttft", 0.2, 0.99, 99, 1),
             ObjectiveSum("b", "t", "availability", None, 0.9, 1, 1),
@@ -210,7 +214,7 @@ def test_whole_messages_can_be_read_in_narrow_and_wide_windows_without_scrolling
         width, page_width, widest, messages, heads = window.split(",")
         assert int(page_width) <= int(width) >= int(widest), window
         assert messages == "1"
-        assert heads == ("true" if int(width) >= 1000 else "false")
+        assert heads == ("true" if int(width) >= 1280 else "false")
     assert found.count(";") == len(WINDOWS) - 1
 
 
