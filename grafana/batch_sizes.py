@@ -94,7 +94,7 @@ def answers() -> list[Panel]:
                 "time range, it generates most tokens per second.",
                 empty=NO_SLO,
             ),
-            [Query(f"{best()} or 0 * ({unreached()})", LEGEND)],
+            [Query(best(), LEGEND), Query(f"0 * ({unreached()})", "none")],
             width=7,
             height=6,
             words_only=True,
