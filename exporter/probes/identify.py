@@ -14,7 +14,8 @@ from exporter.config import notation
 from exporter.config.target import Api, Kind, Target, Tls
 from exporter.observation import Failure
 from exporter.pb import fmaas_pb2
-from exporter.probes.router.fmaas_protocol import HEADERS, call
+from exporter.probes.router.fmaas_protocol import SERVICE
+from exporter.probes.router.grpc_calls import HEADERS, call
 from exporter.probes.router.hints import without_added_path
 from exporter.probes.router.http_apis import FACTS_PATHS, PATHS
 from exporter.probes.router.protocol import PageReader
@@ -139,7 +140,9 @@ class _Identification:
 
     def _grpc(self, secure: bool) -> Iterator[FoundServer]:
         address = self._target.address if self._plain.path else self._plain.where
-        status = self._call(secure, call("ModelInfo", fmaas_pb2.ModelInfoRequest(model_id=self._target.model_id)))
+        status = self._call(
+            secure, call(SERVICE + "ModelInfo", fmaas_pb2.ModelInfoRequest(model_id=self._target.model_id))
+        )
         if status not in ("", UNIMPLEMENTED):
             yield FoundServer("a TGIS router (fmaas)", "fmaas", address, secure)
         elif status == UNIMPLEMENTED:
