@@ -63,6 +63,10 @@ KEYS_OF_KINDS: dict[str, tuple[Kind, ...]] = {
 }
 
 
+def _listed(kinds: tuple[Kind, ...]) -> str:
+    return " and ".join(filter(None, (", ".join(kinds[:-1]), kinds[-1])))
+
+
 class Tls(SettingsBlock):
     """Which certificates to trust, and the own one. Files are PEM; they are read at each connection."""
 
@@ -154,7 +158,7 @@ class Target(SettingsBlock):
                 raise PydanticCustomError(
                     "key",
                     "{key}: is a key of kind {kinds} only, and this target is of kind {kind}; remove it",
-                    {"key": key, "kinds": " and ".join(kinds), "kind": self.kind},
+                    {"key": key, "kinds": _listed(kinds), "kind": self.kind},
                 )
         if self.kind == "http":
             self._check_http()

@@ -158,14 +158,14 @@ def inference_service(service: str, written: Written) -> grpc.GenericRpcHandler:
     def model(request: Any, context: Any) -> Any:
         return wire.GetModelInfoResponse(model_id="m", served_model_name=MODEL)
 
-    calls = {
+    calls: dict[str, tuple[Any, Any, Any]] = {
         f"/{service}/GenerateStream": (grpc.unary_stream_rpc_method_handler, generate, wire.GenerateRequest),
         "/vllm.Control/Abort": (grpc.unary_unary_rpc_method_handler, abort, wire.AbortRequest),
         "/vllm.Control/GetModelInfo": (grpc.unary_unary_rpc_method_handler, model, wire.GetModelInfoRequest),
     }
 
     class Handler(grpc.GenericRpcHandler):
-        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        def service(self, details: grpc.HandlerCallDetails) -> Any:
             found = calls.get(details.method)
             if found is None:
                 return None

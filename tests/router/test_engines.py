@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,6 +19,7 @@ from exporter.probes.opening import open_background
 from exporter.probes.router.engine_protocol import EngineProtocol
 from exporter.probes.router.engine_services import token_ids
 from exporter.probes.router.prober import StreamProber
+from exporter.probes.router.protocol import RouterProtocol
 from tests.processes import Process, running, wait_until
 from tests.real_parts import lacking
 from tests.router import engine_peer
@@ -169,7 +170,7 @@ def test_what_could_not_be_aborted_is_aborted_at_the_next_connecting(tmp_path: P
     with serving("vllm", tmp_path) as peer, peer.prober() as prober:
         prober.connect(5.0)
         protocol = prober.given_up._protocol
-        prober.given_up._protocol = _Away()
+        prober.given_up._protocol = cast(RouterProtocol, _Away())
         prober.probe(workload(sequence_length=HANGS, decode_length=9, timeout="0.3s"), 1, lambda: False)
         assert len(prober.given_up) == 1
         assert not peer.aborted()

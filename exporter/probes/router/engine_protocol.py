@@ -16,7 +16,7 @@ from exporter.probes.router.engine_services import (
     EngineInfo,
     EngineReader,
     EngineService,
-    Prompt,
+    PromptForms,
     VllmInference,
     services,
     token_ids,
@@ -95,7 +95,7 @@ class EngineProtocol(GrpcProtocol):
         ids = token_ids(prompt, info.vocabulary, info.special, most) if info.vocabulary else []
         self._requests += 1
         request_id = f"{self._prefix}-{self._requests}"
-        given = Prompt(prompt, ids)
+        given = PromptForms(prompt, ids)
         model = self._target.model or info.model
         return self._service.generate(given, workload, request_id, seed, self._target.data_parallel_rank, model)
 

@@ -32,14 +32,14 @@ class EngineInfo:
     special: frozenset[int] = frozenset()
 
 
-class Prompt(NamedTuple):
+class PromptForms(NamedTuple):
     """A prompt as text, and as token ids where the vocabulary is known."""
 
     text: str
     ids: Sequence[int]
 
 
-class Load(NamedTuple):
+class EngineLoad(NamedTuple):
     """The requests in one engine, of all clients."""
 
     running: int
@@ -59,7 +59,7 @@ class EngineService(Protocol):
         """Of the answer to `info`. Raises Failure."""
 
     def generate(
-        self, prompt: Prompt, workload: Workload, request_id: str, seed: int, rank: int | None, model: str
+        self, prompt: PromptForms, workload: Workload, request_id: str, seed: int, rank: int | None, model: str
     ) -> HttpRequest:
         """`rank`: which data-parallel rank shall answer; None leaves that to the server."""
 
@@ -72,7 +72,7 @@ class EngineService(Protocol):
     def loads(self, rank: int | None) -> HttpRequest | None:
         """None where the service does not tell its load."""
 
-    def read_loads(self, body: bytes) -> Load:
+    def read_loads(self, body: bytes) -> EngineLoad:
         """The sum over the ranks of the answer to `loads`. Raises Failure."""
 
 
@@ -177,7 +177,7 @@ class VllmEngine:
         )
 
     def generate(
-        self, prompt: Prompt, workload: Workload, request_id: str, seed: int, rank: int | None, model: str
+        self, prompt: PromptForms, workload: Workload, request_id: str, seed: int, rank: int | None, model: str
     ) -> HttpRequest:
         given = self._pb.TokenizedInput(original_text=prompt.text, input_ids=prompt.ids) if prompt.ids else None
         request = self._pb.GenerateRequest(
@@ -216,11 +216,11 @@ class VllmEngine:
     def loads(self, rank: int | None) -> HttpRequest | None:
         return self._call("GetLoads", self._pb.GetLoadsRequest(dp_rank=rank))
 
-    def read_loads(self, body: bytes) -> Load:
+    def read_loads(self, body: bytes) -> EngineLoad:
         loads = parsed(self._pb.GetLoadsResponse, body).loads
         if not loads:
             raise malformed("GetLoads names no load, which yield_to_users goes by; set metrics_url")
-        return Load(sum(load.num_running_reqs for load in loads), sum(load.num_waiting_reqs for load in loads))
+        return EngineLoad(sum(load.num_running_reqs for load in loads), sum(load.num_waiting_reqs for load in loads))
 
 
 class SglangScheduler(VllmEngine):
@@ -293,7 +293,7 @@ class VllmInference:
         return EngineInfo(info.served_model_name or info.model_id)
 
     def generate(
-        self, prompt: Prompt, workload: Workload, request_id: str, seed: int, rank: int | None, model: str
+        self, prompt: PromptForms, workload: Workload, request_id: str, seed: int, rank: int | None, model: str
     ) -> HttpRequest:
         pb, length, parameters = vllm_inference_pb2, workload.decode_length, workload.parameters
         sampled = parameters.do_sample
@@ -325,7 +325,7 @@ class VllmInference:
     def loads(self, rank: int | None) -> HttpRequest | None:
         return None
 
-    def read_loads(self, body: bytes) -> Load:
+    def read_loads(self, body: bytes) -> EngineLoad:
         raise NotImplementedError
 
 
