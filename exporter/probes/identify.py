@@ -1,6 +1,6 @@
 """Finds out which server answers at a target's address, for `check --connect`.
 
-The questions cost a server nothing and change nothing: GET of pages, ModelInfo, ServiceDiscovery. A token goes only
+The questions cost a server nothing and change nothing: GET of pages, ModelInfo, ServiceDiscovery, GetModelInfo. A token goes only
 where the target itself would send it.
 """
 
@@ -14,6 +14,7 @@ from exporter.config import notation
 from exporter.config.target import Api, Kind, Target, Tls
 from exporter.observation import Failure
 from exporter.pb import fmaas_pb2
+from exporter.probes.router.engine_services import services
 from exporter.probes.router.fmaas_protocol import SERVICE
 from exporter.probes.router.grpc_calls import HEADERS, call
 from exporter.probes.router.hints import without_added_path
@@ -31,6 +32,7 @@ from exporter.wire.sockets import Endpoint, endpoint_of
 QUESTION_SECONDS = 2.0
 NO_SUCH_PATH = "/no-such-path"
 UNIMPLEMENTED = "12"
+ENGINES: dict[Kind, str] = {"vllm": "vLLM over gRPC", "sglang": "SGLang over gRPC"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,11 @@ class _Identification:
                 if self._call(secure, HttpRequest("POST", path, HEADERS, empty)) == "0":
                     yield FoundServer("a shard of TGI", "shard", address, secure)
                     return
-            yield FoundServer("a gRPC server that is neither a shard of TGI nor a TGIS router", None, address, secure)
+            for kind, what in ENGINES.items():
+                if any(self._call(secure, service.info()) == "0" for service in services(kind)):
+                    yield FoundServer(what, kind, address, secure)
+                    return
+            yield FoundServer("a gRPC server of none of our kinds", None, address, secure)
 
     def _call(self, secure: bool, request: HttpRequest) -> str:
         """The status of a call, as gRPC numbers them; "" where the server speaks no gRPC."""

@@ -14,6 +14,7 @@ import pytest
 from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome
+from exporter.probes.identify import identify
 from exporter.probes.interface import Abandoned
 from exporter.probes.opening import open_background
 from exporter.probes.router.engine_protocol import EngineProtocol
@@ -242,3 +243,11 @@ def test_ids_are_of_the_middle_of_the_vocabulary_and_one_for_each_word() -> None
     assert not special & set(ids)
     with pytest.raises(Failure, match="vocabulary of 2 ids"):
         token_ids("able", 2, frozenset((0,)), 1)
+
+
+def test_the_check_of_a_wrong_kind_names_the_right_one(peer: Peer) -> None:
+    wrong = Target.model_validate({"name": "engine", "kind": "fmaas", "address": peer.address})
+    found = identify(wrong, time.perf_counter() + 30)
+    assert found is not None
+    assert found.kind == peer.target().kind
+    assert found.address == peer.address
