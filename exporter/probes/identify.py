@@ -1,7 +1,7 @@
 """Finds out which server answers at a target's address, for `check --connect`.
 
-The questions cost a server nothing and change nothing: GET of pages, ModelInfo, ServiceDiscovery, GetModelInfo. A token goes only
-where the target itself would send it.
+The questions cost a server nothing and change nothing: GET of pages, ModelInfo, ServiceDiscovery, GetModelInfo. A token
+goes only where the target itself would send it.
 """
 
 import ssl
