@@ -112,7 +112,8 @@ class Stream:
     is missing or impossible.
 
     The request may have been sent up to `sent_late` seconds after `sent`, and ended up to `ended_late` before `ended`.
-    `read_delay` is the longest time that an arrival may have waited to be read.
+    `read_delay` is the longest time that an arrival may have waited to be read. `cached_tokens`: how many tokens of the
+    prompt the server's prefix cache held; None where it does not say.
     """
 
     requests: int
@@ -129,6 +130,7 @@ class Stream:
     ended_late: float = 0.0
     read_delay: float = 0.0
     declined: float = 0.0
+    cached_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,9 @@ SOURCES = {
     "generate_v2": "proto/generate/v2/generate.proto",
     "generate_v3": "proto/generate/v3/generate.proto",
     "prometheus": "proto/prometheus/metrics.proto",
+    "sglang_scheduler": "proto/sglang/scheduler.proto",
+    "vllm_engine": "proto/vllm/engine.proto",
+    "vllm_inference": "proto/vllm/inference.proto",
 }
 
 

@@ -21,7 +21,7 @@ from exporter.metrics.record import Metrics
 from exporter.observation import LONGEST_DETAIL, LONGEST_FACT, Failure, Observation, Outcome, Series, legible
 from exporter.plan.targets import Facts, plans
 from exporter.probes.router import http_apis
-from exporter.probes.router.fmaas_protocol import UnaryReader
+from exporter.probes.router.grpc_calls import UnaryReader
 from exporter.probes.router.server_errors import refused
 from exporter.web import routes
 from exporter.web.messages import ReceivedRequest

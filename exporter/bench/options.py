@@ -43,7 +43,7 @@ def _what_to_probe(where: argparse._ArgumentGroup) -> None:
         metavar="ADDRESS",
         help=f"unix:///path, host:port or a URL; with --config the name of a target (default {DEFAULT_TARGET})",
     )
-    where.add_argument("--kind", help="shard, fmaas or http (default http for a URL, else shard)")
+    where.add_argument("--kind", help="shard, fmaas, http, vllm or sglang (default http for a URL, else shard)")
     where.add_argument("--config", type=Path, metavar="FILE", help="take the target and the workload from this file")
     where.add_argument("--workload", metavar="NAME", help="with --config: which workload, if it has several")
     for key in TARGET_KEYS:

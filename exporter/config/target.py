@@ -12,7 +12,7 @@ from exporter.config.fields import Name, SettingsBlock, Whole, must
 from exporter.config.json_object import JsonObject
 from exporter.config.secrets import masked
 
-Kind = Literal["shard", "fmaas", "http"]
+Kind = Literal["shard", "fmaas", "http", "vllm", "sglang"]
 Api = Literal["tgi", "completions", "chat"]
 KvCache = Literal["exclusive", "reserved_block"]
 Address = Annotated[str, AfterValidator(notation.ascii_address)]
@@ -52,14 +52,19 @@ KEYS_OF_KINDS: dict[str, tuple[Kind, ...]] = {
     "kv_cache": ("shard",),
     "model_id": ("fmaas",),
     "api": ("http",),
-    "model": ("http",),
+    "model": ("http", "vllm", "sglang"),
+    "data_parallel_rank": ("vllm", "sglang"),
     "bearer_token_env": ("http",),
     "bearer_token_file": ("http",),
     "extra_body": ("http",),
-    "tls": ("fmaas", "http"),
-    "metrics_url": ("fmaas", "http"),
-    "yield_to_users": ("fmaas", "http"),
+    "tls": ("fmaas", "http", "vllm", "sglang"),
+    "metrics_url": ("fmaas", "http", "vllm", "sglang"),
+    "yield_to_users": ("fmaas", "http", "vllm", "sglang"),
 }
+
+
+def _listed(kinds: tuple[Kind, ...]) -> str:
+    return " and ".join(filter(None, (", ".join(kinds[:-1]), kinds[-1])))
 
 
 class Tls(SettingsBlock):
@@ -117,7 +122,12 @@ class Target(SettingsBlock):
 
     model_id: str = Field("", description="fmaas: the model, where a server has more than one")
     api: Api = Field("tgi", description="http: /generate_stream, /v1/completions or /v1/chat/completions")
-    model: str | None = Field(None, description="http: the model to ask for; the first the server names when left out")
+    model: str | None = Field(
+        None, description="the model to ask for; when left out, the first that the server names. Not for fmaas"
+    )
+    data_parallel_rank: Whole | None = Field(
+        None, ge=0, le=65535, description="vllm and sglang: the data-parallel rank that shall answer; any when left out"
+    )
     bearer_token_env: VariableName | None = Field(
         None, description="http: name of the environment variable that holds the token"
     )
@@ -125,8 +135,10 @@ class Target(SettingsBlock):
         None, description="http: file that holds the token, read at each connection"
     )
     extra_body: JsonObject = Field({}, description="http: added to the JSON of each request, such as ignore_eos: true")
-    tls: Tls | None = Field(None, description="fmaas: {} = TLS with the system's certificates; http: only with https")
-    metrics_url: Address | None = Field(None, description="the router's own /metrics, for yield_to_users")
+    tls: Tls | None = Field(None, description="{} = TLS with the system's certificates; http: only with https")
+    metrics_url: Address | None = Field(
+        None, description="the router's own /metrics, for yield_to_users; vllm and sglang can do without"
+    )
     yield_to_users: bool = Field(False, description="skip while the router has users waiting in its queue")
 
     @field_serializer("extra_body", when_used="json")
@@ -146,7 +158,7 @@ class Target(SettingsBlock):
                 raise PydanticCustomError(
                     "key",
                     "{key}: is a key of kind {kinds} only, and this target is of kind {kind}; remove it",
-                    {"key": key, "kinds": " and ".join(kinds), "kind": self.kind},
+                    {"key": key, "kinds": _listed(kinds), "kind": self.kind},
                 )
         if self.kind == "http":
             self._check_http()

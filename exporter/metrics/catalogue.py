@@ -200,6 +200,10 @@ class Catalogue:
             (*SERIES, "measure"),
         )
         self.prompt_tokens = self._counter("tgi_probe_prompt_tokens_total", "Prompt tokens sent in successful probes.")
+        self.cached_prompt_tokens = self._counter(
+            "tgi_probe_cached_prompt_tokens_total",
+            "Those of tgi_probe_prompt_tokens_total that the server's prefix cache held, of servers that tell it.",
+        )
         self.generated_tokens = self._counter(
             "tgi_probe_generated_tokens_total", "Tokens received in successful probes."
         )

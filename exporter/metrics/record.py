@@ -216,6 +216,8 @@ class Metrics:
                 histogram.observe(seconds)
         for stream in observation.streams:
             self._of(self.families.prompt_tokens, series).inc(stream.prompt_tokens)
+            if stream.cached_tokens is not None:
+                self._of(self.families.cached_prompt_tokens, series).inc(stream.cached_tokens)
             self._of(self.families.generated_tokens, series).inc(timeline.generated_tokens(stream))
             for number, step in enumerate(stream.steps):
                 self._record_server(series, method_of(number), step.server)

@@ -242,7 +242,7 @@ def _changes(target: Target, server: "FoundServer") -> Iterator[str]:
         yield f"set address: {server.address}" + (f" (leave {rest} out)" if rest else "")
     if server.apis and target.api not in server.apis:
         yield f"set api: {' or '.join(server.apis)}"
-    if server.kind == "fmaas" and server.secure and target.tls is None:
+    if server.kind not in ("http", "shard") and server.secure and target.tls is None:
         yield "set tls: {}"
     if not server.secure and target.tls is not None:
         yield "remove tls"

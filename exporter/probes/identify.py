@@ -1,7 +1,7 @@
 """Finds out which server answers at a target's address, for `check --connect`.
 
-The questions cost a server nothing and change nothing: GET of pages, ModelInfo, ServiceDiscovery. A token goes only
-where the target itself would send it.
+The questions cost a server nothing and change nothing: GET of pages, ModelInfo, ServiceDiscovery, GetModelInfo. A token
+goes only where the target itself would send it.
 """
 
 import ssl
@@ -14,7 +14,9 @@ from exporter.config import notation
 from exporter.config.target import Api, Kind, Target, Tls
 from exporter.observation import Failure
 from exporter.pb import fmaas_pb2
-from exporter.probes.router.fmaas_protocol import HEADERS, call
+from exporter.probes.router.engine_services import services
+from exporter.probes.router.fmaas_protocol import SERVICE
+from exporter.probes.router.grpc_calls import HEADERS, call
 from exporter.probes.router.hints import without_added_path
 from exporter.probes.router.http_apis import FACTS_PATHS, PATHS
 from exporter.probes.router.protocol import PageReader
@@ -30,6 +32,7 @@ from exporter.wire.sockets import Endpoint, endpoint_of
 QUESTION_SECONDS = 2.0
 NO_SUCH_PATH = "/no-such-path"
 UNIMPLEMENTED = "12"
+ENGINES: dict[Kind, str] = {"vllm": "vLLM over gRPC", "sglang": "SGLang over gRPC"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,9 @@ class _Identification:
 
     def _grpc(self, secure: bool) -> Iterator[FoundServer]:
         address = self._target.address if self._plain.path else self._plain.where
-        status = self._call(secure, call("ModelInfo", fmaas_pb2.ModelInfoRequest(model_id=self._target.model_id)))
+        status = self._call(
+            secure, call(SERVICE + "ModelInfo", fmaas_pb2.ModelInfoRequest(model_id=self._target.model_id))
+        )
         if status not in ("", UNIMPLEMENTED):
             yield FoundServer("a TGIS router (fmaas)", "fmaas", address, secure)
         elif status == UNIMPLEMENTED:
@@ -149,7 +154,11 @@ class _Identification:
                 if self._call(secure, HttpRequest("POST", path, HEADERS, empty)) == "0":
                     yield FoundServer("a shard of TGI", "shard", address, secure)
                     return
-            yield FoundServer("a gRPC server that is neither a shard of TGI nor a TGIS router", None, address, secure)
+            for kind, what in ENGINES.items():
+                if any(self._call(secure, service.info()) == "0" for service in services(kind)):
+                    yield FoundServer(what, kind, address, secure)
+                    return
+            yield FoundServer("a gRPC server of none of our kinds", None, address, secure)
 
     def _call(self, secure: bool, request: HttpRequest) -> str:
         """The status of a call, as gRPC numbers them; "" where the server speaks no gRPC."""

@@ -20,7 +20,7 @@ def open_prober(
             from exporter.probes.shard.prober import ShardProber
 
             return ShardProber(target, quarantine=quarantine)
-        case "fmaas" | "http":
+        case "fmaas" | "http" | "vllm" | "sglang":
             from exporter.probes.router.prober import StreamProber
 
             return StreamProber(target, _protocol(target), own_requests)
@@ -45,6 +45,10 @@ def _protocol(target: Target) -> "RouterProtocol":
             from exporter.probes.router.http_protocol import HttpProtocol
 
             return HttpProtocol(target)
+        case "vllm" | "sglang":
+            from exporter.probes.router.engine_protocol import EngineProtocol
+
+            return EngineProtocol(target)
         case "shard":
             raise ValueError("a shard has no router protocol")
         case _:

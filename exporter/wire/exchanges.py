@@ -62,6 +62,7 @@ class Exchange:
     def __init__(self, connection: ClientConnection, request: HttpRequest, reader: AnswerReader) -> None:
         """Encodes and encrypts the request. Raises Failure."""
         self.connection = connection
+        self.request_id = request.request_id
         self.reader = reader
         self.sent = self.sent_late = 0.0
         self.ended: float | None = None

@@ -28,12 +28,16 @@ NO_ANSWER = "no answer in time"
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """One request. `headers` have lower-case names; host and content-length are added."""
+    """One request. `headers` have lower-case names; host and content-length are added.
+
+    `request_id`: by what the server knows it, where the body has such an id.
+    """
 
     method: str
     path: str
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may hold a token
     body: bytes = b""
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,8 +86,11 @@ def test_a_decode_length_of_one_has_a_prefill_and_no_decode(shard: Shard, capsys
         (["--top-p", "3"], "--top-p: must be ≤ 1, not '3'"),
         (["--runs", "0"], "--runs: must be a whole number ≥ 1, or auto, not '0'"),
         (["--target", "x:y"], "--target: must be unix:///absolute/path of the socket, or host:port, not 'x:y'"),
-        (["--kind", "tgi"], "--kind: must be 'shard', 'fmaas' or 'http', not 'tgi'"),
-        (["--model", "m"], "--model: is a key of kind http only, and this target is of kind shard; remove it"),
+        (["--kind", "tgi"], "--kind: must be 'shard', 'fmaas', 'http', 'vllm' or 'sglang', not 'tgi'"),
+        (
+            ["--model", "m"],
+            "--model: is a key of kind http, vllm and sglang only, and this target is of kind shard; remove it",
+        ),
         (["--workload", "chat"], "--workload: works together with --config only"),
         (["--precision", "x"], "--precision: must be a share such as 5%, not 'x'"),
         (["--max-ttft", "3"], "--max-ttft: must be a duration with a unit, such as 250ms, 15s or 2m, not '3'"),

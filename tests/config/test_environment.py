@@ -179,7 +179,10 @@ def test_a_mapping_by_variable_overrules_single_keys_of_the_file(
             "TGI_PROBE_SEQUENCE_LENGTH: must be a whole number, not '12 tokens'",
         ),
         (TARGET | {"KV_CACHE": "mine"}, "TGI_PROBE_KV_CACHE: must be 'exclusive' or 'reserved_block', not 'mine'"),
-        (TARGET | {"KIND": "vllm"}, "TGI_PROBE_KIND: must be 'shard', 'fmaas' or 'http', not 'vllm'"),
+        (
+            TARGET | {"KIND": "tensorrt"},
+            "TGI_PROBE_KIND: must be 'shard', 'fmaas', 'http', 'vllm' or 'sglang', not 'tensorrt'",
+        ),
         (TARGET | {"TTFT_SLO": "0s"}, "TGI_PROBE_TTFT_SLO: must be longer than 0s, not '0s'"),
         (
             TARGET | {"TTFT_SLO": "1s", "TTFT_OBJECTIVE": "99"},

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from exporter.observation import Failure, Outcome
-from exporter.probes.router.fmaas_protocol import UnaryReader
+from exporter.probes.router.grpc_calls import UnaryReader
 from exporter.wire.http_codec import End
 from exporter.wire.message_framing import grpc_message
 

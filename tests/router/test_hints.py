@@ -35,7 +35,7 @@ ENDINGS: dict[tuple[str, bool], dict[str, str]] = {
         "grpcs": "does it speak TLS? Then it is a router: kind: fmaas with tls: {}, or kind: http with https://…",
     },
     ("fmaas", False): {
-        "shard": "it speaks gRPC, but not fmaas; is it a shard? Then kind: shard",
+        "shard": "it speaks gRPC, but not that of kind fmaas; try kind: shard, vllm or sglang",
         "http": "the server answers in HTTP/1.1; is it an HTTP port? Then kind: http, with address: http://…",
         "grpcs": f"{EXPECTS_TLS}tls: {{}}; is it an HTTP port? Then kind: http, with address: http://…",
         "https": f"{EXPECTS_TLS}tls: {{}}; is it an HTTP port? Then kind: http, with address: http://…",

@@ -8,7 +8,8 @@ from hyperframe.frame import DataFrame, WindowUpdateFrame
 from exporter.analysis import certainty
 from exporter.observation import Stream
 from exporter.pb import fmaas_pb2 as pb
-from exporter.probes.router.fmaas_protocol import GenerationReader, call
+from exporter.probes.router.fmaas_protocol import SERVICE, GenerationReader
+from exporter.probes.router.grpc_calls import call
 from exporter.probes.router.token_counts import steps
 from exporter.wire.connection import ClientConnection
 from exporter.wire.exchanges import Exchange, Exchanges
@@ -45,7 +46,7 @@ def test_while_part_of_a_prompt_is_unsent_a_hold_of_ours_makes_the_first_token_u
         connection = ClientConnection(endpoint, Http2(endpoint.authority, "http"), 10)
         single = pb.SingleGenerationRequest(request=pb.GenerationRequest(text=TEXT))
         exchanges, answer = Exchanges(), GenerationReader(TOKENS)
-        exchange = Exchange(connection, call("GenerateStream", single, 10), answer)
+        exchange = Exchange(connection, call(SERVICE + "GenerateStream", single, 10), answer)
         exchanges.send(exchange)
         held(HELD)
         while len(exchanges):

@@ -229,7 +229,7 @@ def test_a_server_without_the_stream_itself_is_told_as_what_it_is() -> None:
         with Probing(target("fmaas", None, address)) as client:
             result = client.probe(workload(), 2)
             assert (result.outcome, result.code) == (Outcome.REJECTED, "UNIMPLEMENTED")
-            assert result.detail.endswith("it speaks gRPC, but not fmaas; is it a shard? Then kind: shard")
+            assert result.detail.endswith("it speaks gRPC, but not that of kind fmaas; try kind: shard, vllm or sglang")
     finally:
         server.stop(None)
 

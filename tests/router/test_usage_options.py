@@ -1,11 +1,13 @@
 """Better counts are asked for where the server gives them; one that refuses the question is asked once."""
 
+import json
 from itertools import count
 from typing import Any
 
 import pytest
 
 from exporter.observation import Outcome
+from exporter.probes.router import http_apis
 from exporter.probes.router.background import StreamBackground
 from exporter.probes.router.http_protocol import HttpProtocol
 from tests.router.parts import Probing, target, workload
@@ -174,3 +176,10 @@ def test_a_background_load_asks_once_too() -> None:
         first, *others = options(server)
         assert first == BOTH
         assert others == [SUM] * len(others)
+
+
+@pytest.mark.parametrize(("details", "cached"), [({"cached_tokens": 5}, 5), ({}, None), (None, None)])
+def test_what_the_prefix_cache_held_is_read_where_a_server_tells_it(details: object, cached: int | None) -> None:
+    usage = {"prompt_tokens": 8, "completion_tokens": 1, "prompt_tokens_details": details}
+    event = json.dumps({"choices": [{"text": "a", "finish_reason": "length"}], "usage": usage})
+    assert http_apis.read("completions", [(1.0, event), (1.1, http_apis.DONE)]).cached_tokens == cached

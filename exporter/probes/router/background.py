@@ -1,5 +1,6 @@
 """Requests of a background load to one target: one by one, many in flight."""
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from exporter.observation import Failure, Outcome, Setup
 from exporter.plan.targets import Facts
 from exporter.probes.disturbed import mark_disturbed
 from exporter.probes.interface import Abandoned, OwnRequests, Result
+from exporter.probes.router.on_demand_thread import OnDemandThread
 from exporter.probes.router.prober import StreamProber
 from exporter.probes.router.protocol import RouterProtocol
 from exporter.probes.router.router_queue import RouterQueue
@@ -58,6 +60,7 @@ class StreamBackground:
         self._setups: tuple[Setup, ...] = ()
         self._corrections = 0
         self._warm = WarmConnections(protocol)
+        self._aborts = OnDemandThread("aborts", self._prober.given_up.tell)
         self._queue = RouterQueue(self._prober.users_wait, target.yield_to_users)
         self._user: int | None = None
 
@@ -159,6 +162,7 @@ class StreamBackground:
 
     def _result(self, request: BackgroundRequest) -> Result:
         self._warm.keep(request.exchange.connection)
+        self._give_up(request.exchange)
         stream, detail, counted = self._prober.builder.result(request.exchange, self._workload, request.intended)
         stream = replace(stream, declined=request.declined or 0.0)
         if counted is not None:
@@ -172,12 +176,18 @@ class StreamBackground:
         self._setups, self._corrections = (), 0
         return replace(result, setups=setups, corrections=corrections)
 
+    def _give_up(self, *exchanges: Exchange) -> None:
+        self._prober.given_up.add(exchanges)
+        if len(self._prober.given_up):
+            self._aborts.wake()
+
     def close(self) -> None:
         """A thread that sends gets Abandoned from its next `poll`. That thread must then call `close` too."""
         self._prober.pool.closing.set()
         if self._user not in (None, threading.get_ident()):
             return
         self._exchanges.close()
+        self._prober.given_up.add(request.exchange for request in self._in_flight)
         for request in (*self._in_flight, *self._not_begun):
             request.exchange.connection.close()
             request.watch.close()
@@ -189,4 +199,7 @@ class StreamBackground:
             self._next = None
         self._warm.close()
         self._queue.close()
+        self._aborts.close()
+        with contextlib.suppress(Failure):
+            self._prober.given_up.tell()
         self._prober.close()

@@ -12,6 +12,8 @@ from exporter.probes.router.http_apis import FACTS_PATHS, PATHS
 from exporter.wire import connect_errors
 from exporter.wire.detect import ANSWERS_PLAIN, CLOSED, HTTP1, HTTP2, NO_HTTP2, NOT_GRPC, TLS, answers
 
+# Each has services of its own.
+GRPC_KINDS = ("shard", "fmaas", "vllm", "sglang")
 # OpenSSL's words about the server's certificate and ours.
 SIGNER = "set tls: {ca_file: …} to the certificate of who signed it"
 OWN_CERTIFICATE = "does it want a certificate of ours? Then set cert_file and key_file in tls"
@@ -29,11 +31,11 @@ CERTIFICATES = {
 
 
 def hinted(failure: Failure, kind: str, secure: bool, has_answered: bool) -> Failure:
-    """The failure of a target of kind http or fmaas, with a hint where one is known.
+    """The failure of a target that is no shard, with a hint where one is known.
 
     `secure`: the target is configured with TLS. `has_answered`: the server has, at some time before.
     """
-    hint = (_http if kind == "http" else _fmaas)(failure, secure, has_answered)
+    hint = _http(failure, secure, has_answered) if kind == "http" else _grpc(failure, kind, secure, has_answered)
     if hint is None and failure.code == "UNAVAILABLE":
         where, _, reason = failure.detail.partition(": ")
         hint = connect_errors.hint(where, reason)
@@ -56,12 +58,13 @@ def _http(failure: Failure, secure: bool, has_answered: bool) -> str | None:
     return "does it expect TLS? Then change the address to https://…" if _closed(detail) and not has_answered else None
 
 
-def _fmaas(failure: Failure, secure: bool, has_answered: bool) -> str | None:
+def _grpc(failure: Failure, kind: str, secure: bool, has_answered: bool) -> str | None:
     detail = failure.detail
     if answers(HTTP1) in detail or NOT_GRPC in detail or NO_HTTP2 in detail:
         return f"is it an HTTP port? Then kind: http, with address: {'https' if secure else 'http'}://…"
     if failure.code == "UNIMPLEMENTED":
-        return "it speaks gRPC, but not fmaas; is it a shard? Then kind: shard"
+        others = [other for other in GRPC_KINDS if other != kind]
+        return f"it speaks gRPC, but not that of kind {kind}; try kind: {', '.join(others[:-1])} or {others[-1]}"
     if ANSWERS_PLAIN in detail:
         return "check the port; if the server is meant to speak plain text, remove tls"
     if answers(TLS) in detail:

@@ -121,6 +121,7 @@ def read(api: Api, events: Sequence[tuple[float, str]], most: int | None = None)
     totals: list[int] = []
     listed = 0  # tokens that came as ids
     prompt: int | None = None
+    cached: int | None = None
     finished = full = False
     for instant, text in events:
         if is_done(text):
@@ -131,6 +132,8 @@ def read(api: Api, events: Sequence[tuple[float, str]], most: int | None = None)
         finished, full = finished or content.last, full or content.full
         listed += content.ids
         prompt = content.prompt or prompt
+        if (now_cached := _cached(event)) is not None:
+            cached = max(now_cached, cached or 0)
         generated = listed if content.ids else content.generated
         if generated and generated > MOST_TOKENS:
             generated = None
@@ -147,7 +150,7 @@ def read(api: Api, events: Sequence[tuple[float, str]], most: int | None = None)
     if not found.arrivals:
         raise malformed("an answer without a token")
     # Each event of TGI is one token, so without a total nothing is estimated.
-    return AnswerTokens(found.arrivals, prompt, found.estimated and (api != "tgi" or bool(totals)))
+    return AnswerTokens(found.arrivals, prompt, found.estimated and (api != "tgi" or bool(totals)), cached)
 
 
 class EventContent(NamedTuple):
@@ -195,6 +198,12 @@ def _openai_event(event: Mapping[str, Any]) -> EventContent:
             last, full = True, full or (isinstance(reason, str) and reason.lower() in ("length", "max_tokens"))
     prompt, generated = _counts(event, choices)
     return EventContent(bool(choices), text, last, role and not (text or last or ids), ids, prompt, generated, full)
+
+
+def _cached(event: Mapping[str, Any]) -> int | None:
+    """How many of the prompt's tokens the prefix cache held, as OpenAI's usage tells it; None where it does not."""
+    found = _mapping(_mapping(event.get("usage")).get("prompt_tokens_details")).get("cached_tokens")
+    return found if isinstance(found, int) and not isinstance(found, bool) and 0 <= found <= MOST_TOKENS else None
 
 
 def _check_end(reason: object) -> None:

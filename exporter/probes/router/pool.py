@@ -100,6 +100,15 @@ class Pool:
         finally:
             connection.close()
 
+    def fetch(self, request: HttpRequest) -> bytes:
+        """As `ask`, on a connection of its own. Any thread may call it."""
+        endpoint = self._protocol.endpoint()
+        connection = ClientConnection(endpoint, self._protocol.codec(endpoint), OPEN_CONNECTION_SECONDS)
+        try:
+            return self._fetch(connection, request, self._protocol.body_reader(), OPEN_CONNECTION_SECONDS)
+        finally:
+            connection.close()
+
     def _fetch(self, connection: ClientConnection, request: HttpRequest, reader: BodyReader, timeout: float) -> bytes:
         """The whole answer. Raises Failure, after closing the connection."""
         exchanges, exchange = Exchanges(), Exchange(connection, request, reader)

@@ -4,6 +4,7 @@ These rules always hold. Nothing before the start is part of a measured duration
 cancelled, so that the server stops working on it. A connection with an unfinished answer is never used again.
 """
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from exporter.plan.targets import Facts
 from exporter.probes.disturbed import mark_disturbed
 from exporter.probes.interface import Abandoned, OwnRequests, Result
 from exporter.probes.router.facts_cache import FactsCache
+from exporter.probes.router.given_up import GivenUp
 from exporter.probes.router.pool import STOP_CHECK_SECONDS, Pool
 from exporter.probes.router.protocol import RouterProtocol
 from exporter.probes.router.queue_metrics import users_waiting
@@ -47,6 +49,7 @@ class StreamProber:
         self.pool = Pool(protocol)
         self.builder = RequestBuilder(target, protocol)
         self.facts_cache = FactsCache(protocol, self.pool)
+        self.given_up = GivenUp(protocol)
         self._exchanges = Exchanges()
         self._in_use = threading.Lock()
 
@@ -55,6 +58,7 @@ class StreamProber:
             facts = self.facts_cache.facts(timeout)
             if self.facts_cache.changed():
                 self.builder.forget()
+            self._abort_given_up()
             return facts
 
     def refusal(self, facts: Facts) -> str | None:
@@ -62,14 +66,24 @@ class StreamProber:
         return None
 
     def users_wait(self) -> bool:
-        page = self._protocol.metrics_page() if self._target.yield_to_users else None
-        if page is None:
+        if not self._target.yield_to_users:
             return False
+        page = self._protocol.metrics_page()
+        if page is None:
+            return self._users_wait_in_engine()
         waiting = users_waiting(self.pool.read(page).decode("utf-8", "replace"), self._own_requests.total())
         if waiting is None:
             where = f"{page.endpoint.where}{page.request.path}"
             what = f"{where} names no queue (such as tgi_queue_size), which yield_to_users goes by; check metrics_url"
             raise Failure(Outcome.MALFORMED, "OK", what)
+        return waiting > 0
+
+    def _users_wait_in_engine(self) -> bool:
+        own = self._own_requests.total()
+        waiting = self._protocol.users_waiting(lambda request: self.pool.fetch(request), own)
+        if waiting is None:
+            where = f"{self._target.address}: this server does not tell its load, which yield_to_users goes by"
+            raise Failure(Outcome.MALFORMED, "OK", f"{where}; set metrics_url to its /metrics")
         return waiting > 0
 
     def check(self, workload: Workload) -> None:
@@ -148,7 +162,13 @@ class StreamProber:
             self._own_requests.set(self, 0)
             for exchange in exchanges:
                 self.pool.keep(exchange.connection)
+            self.given_up.add(exchanges)
+            self._abort_given_up()
         return exchanges
+
+    def _abort_given_up(self) -> None:
+        with contextlib.suppress(Failure):  # then they stay, for the next time
+            self.given_up.tell()
 
     def _connections(self, count: int, stopping: Stopping) -> list[ClientConnection]:
         connections: list[ClientConnection] = []
@@ -177,7 +197,8 @@ class StreamProber:
         return Result(streams, worst.outcome, worst.code, detail, setups)
 
     def settle(self, timeout: float) -> None:
-        """Nothing is left behind: a router forgets a request that was cancelled."""
+        """Most routers forget a request whose stream has ended; the others are told."""
+        self.given_up.tell(timeout)
 
     def close(self) -> None:
         """A probe in another thread ends within a moment. That thread must then call `close` too."""

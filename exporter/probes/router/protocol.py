@@ -1,4 +1,4 @@
-"""What a router's protocol must offer: `fmaas_protocol` (gRPC) and `http_protocol` do."""
+"""What a router's protocol must offer: `fmaas_protocol`, `engine_protocol` (gRPC) and `http_protocol` do."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,6 +104,21 @@ class RouterProtocol(Protocol):
     def forget(self) -> None:
         """The next connection may lead to another server: try all options again."""
         return
+
+    def exact(self) -> bool:
+        """Whether a prompt has a token for each of its words, so that its length need not be found out."""
+        return False
+
+    def abort(self, request_ids: Sequence[str]) -> list[HttpRequest]:
+        """The calls that end requests whose stream is gone; none where the end of a stream ends its request."""
+        return []
+
+    def users_waiting(self, ask: Ask, own: int) -> int | None:
+        """At most how many requests of users wait; None where the service does not say. `own`: our requests.
+
+        Raises Failure.
+        """
+        return None
 
     def body_reader(self) -> BodyReader:
         """For the answer to any other request."""

@@ -80,6 +80,8 @@ class RequestBuilder:
         Raises Failure: refused where no prompt can be that short.
         """
         wanted = workload.sequence_length
+        if self._protocol.exact() and not self._lengths.settled(wanted):
+            self._lengths.settle(wanted)
         for _ in range(TRIES):
             if self._lengths.settled(wanted) or late():
                 break
@@ -218,6 +220,7 @@ class RequestBuilder:
                 sent_late=exchange.sent_late,
                 ended_late=lateness(exchange.ended),
                 read_delay=exchange.read_delay,
+                cached_tokens=tokens.cached_tokens,
             )
             return RequestResult(stream, "", counted)
         failure = self._protocol.explained(self._protocol.without_secrets(failure))

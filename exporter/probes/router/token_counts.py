@@ -31,6 +31,8 @@ class Chunk(NamedTuple):
 class AnswerTokens:
     """The tokens of an answer as (instant, tokens so far), and its prompt's length as the server counts it.
 
+    `cached_tokens`: how many tokens of the prompt its prefix cache held; None where it does not say.
+
     `estimated`: the server gave no count that can be true. Then an answer that ended at its full length has as many
     tokens as the request asked for, another one has a token for each chunk with text.
     """
@@ -38,6 +40,7 @@ class AnswerTokens:
     arrivals: Sequence[tuple[float, int]]
     prompt_tokens: int | None = None
     estimated: bool = False
+    cached_tokens: int | None = None
 
 
 def counted(chunks: Sequence[Chunk], totals: Sequence[int], most: int | None, full: bool = False) -> AnswerTokens:
