@@ -9,6 +9,7 @@ from exporter.observation import Failure, Outcome, Step, Stream
 from exporter.plan.targets import Facts
 from exporter.probes.interface import Abandoned, GiveWay, Occupied, Result
 from tests.faults.simulation.history import History
+from tests.faults.simulation.truth import TrueTimes, Truth
 from tests.faults.simulation.virtual_clock import VirtualClock
 
 PHASES = ("healthy", "slow", "failing", "hanging", "away", "silent", "unclearable", "occupied", "users")
@@ -27,7 +28,7 @@ class ScriptedServer:
     phase: str = "healthy"
     incarnation: int = 0
     batches: set[int] = field(default_factory=set)
-    busy: list[tuple[float, float]] = field(default_factory=list)
+    batches_sent: int = 0
 
     def begin(self) -> None:
         self.clock.at(self.clock.now + self.random.expovariate(1 / 900), self._change)
@@ -39,6 +40,12 @@ class ScriptedServer:
         self.history.note("the server is", self.phase)
         self.begin()
 
+    def take_batch(self) -> int:
+        """A new batch's number."""
+        self.batches_sent += 1
+        self.batches.add(self.batches_sent)
+        return self.batches_sent
+
     def restart(self) -> None:
         self.incarnation += 1
         self.batches.clear()
@@ -48,14 +55,11 @@ class ScriptedServer:
 class ScriptedProber:
     """See `Prober`. `owed`: batches that it sent and that neither ended nor were cleared."""
 
-    def __init__(self, server: ScriptedServer, timeout_only: bool = False) -> None:
+    def __init__(self, server: ScriptedServer, truth: Truth) -> None:
         self.server = server
         self.owed: set[int] = set()
-        self.cleared: set[int] = set()
         self.closed = False
-        self.succeeded: Result | None = None
-        self.sent = 0
-        self._numbers = 0
+        self._truth = truth
         self._clock, self._random, self._history = server.clock, server.random, server.history
 
     def _pass(self, seconds: float) -> None:
@@ -64,6 +68,12 @@ class ScriptedProber:
             raise ENDED
 
     def connect(self, timeout: float) -> Facts:
+        self._truth.connected = False
+        facts = self._connect(timeout)
+        self._truth.connected = self._truth.passed_connect = True
+        return facts
+
+    def _connect(self, timeout: float) -> Facts:
         if self.server.phase == "away":
             self._pass(0.0005)
             raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", "connection refused")
@@ -77,33 +87,29 @@ class ScriptedProber:
         return None
 
     def users_wait(self) -> bool:
-        return self.server.phase == "users" and self._random.random() < 0.7
+        self._truth.gave_way = self.server.phase == "users" and self._random.random() < 0.7
+        return self._truth.gave_way
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
-        self.succeeded = None
+        self._truth.success = None
         if self.owed:
             raise self._history.broken("cleared before the next", f"a batch is sent while {self.owed} is owed")
         if stopping():
             raise self._history.broken("nothing after the stop", "a batch is sent after the stop")
         phase = self.server.phase
         if phase == "occupied" and self._random.random() < 0.5:
+            self._truth.gave_way = True
             raise Occupied("another prober uses the shard")
         if phase == "users" and self._random.random() < 0.1:
+            self._truth.gave_way = True
             raise GiveWay("users wait")
-        began = self._clock.now
-        self._numbers += 1
-        self.sent += 1
-        self.owed.add(self._numbers)
-        self.server.batches.add(self._numbers)
-        self._history.note("send", workload.name, batch_size, f"batch {self._numbers}", phase)
-        try:
-            return self._watch(workload, batch_size, stopping, began, phase)
-        finally:
-            self.server.busy.append((began, self._clock.now))
+        number = self.server.take_batch()
+        self.owed.add(number)
+        self._history.note("send", workload.name, batch_size, f"batch {number}", phase)
+        return self._watch(workload, batch_size, stopping, number)
 
-    def _watch(
-        self, workload: Workload, batch_size: int, stopping: Callable[[], bool], began: float, phase: str
-    ) -> Result:
+    def _watch(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], number: int) -> Result:
+        began, phase = self._clock.now, self.server.phase
         lasts = self._random.lognormvariate(-1.5 + 0.1 * batch_size, 0.8) * (10 if phase == "slow" else 1)
         fate = self._random.random()
         if phase == "hanging" or fate < 0.002:
@@ -120,7 +126,7 @@ class ScriptedProber:
         if phase == "failing" or fate > 0.995:
             outcome = self._random.choice([each for each in Outcome if each is not Outcome.OK])
             if outcome is Outcome.DISTURBED:
-                self._end(self._numbers)
+                self._end(number)
                 return Result(self._streams(batch_size, began, first), outcome, "OK", "disturbed")
             if self._random.random() < 0.05:
                 raise ValueError("a bug of the prober")
@@ -130,9 +136,9 @@ class ScriptedProber:
         if 0.99 < fate:  # the server has done the work, and the answer is lost
             self._pass(began + workload.timeout - self._clock.now)
             raise Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", "the answer was lost")
-        self._end(self._numbers)
-        self.succeeded = Result(self._streams(batch_size, began, first))
-        return self.succeeded
+        self._end(number)
+        self._truth.success = TrueTimes(first - began, self._clock.now - began)
+        return Result(self._streams(batch_size, began, first))
 
     def _streams(self, batch_size: int, began: float, first: float) -> tuple[Stream, ...]:
         steps = (Step(began, first, batch_size), Step(first, self._clock.now, batch_size))

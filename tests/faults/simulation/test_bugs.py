@@ -12,14 +12,14 @@ import pytest
 
 from tests.faults.simulation.bugs import BUGS, ROOT, Bug
 
-WORLDS, HOURS = 60, 50
+WORLDS, HOURS = 200, 10
 
 
 def simulated(folder: Path) -> subprocess.CompletedProcess[str]:
     """With the exporter in this folder."""
     command = [sys.executable, "-m", "tests.faults.simulation", "--worlds", str(WORLDS), "--hours", str(HOURS)]
     env = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=1200, check=False)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900, check=False)
 
 
 @pytest.mark.faults
