@@ -24,8 +24,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="replay the one simulated world with this seed (tests/faults/simulation)")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A seed replays simulated worlds only."""
+    if config.getoption("--seed") is not None:
+        items[:] = [item for item in items if "asked_seed" in getattr(item, "fixturenames", ())]
+
+
 @pytest.fixture
-def seed(request: pytest.FixtureRequest) -> int | None:
+def asked_seed(request: pytest.FixtureRequest) -> int | None:
     """The seed that was asked for."""
     value = request.config.getoption("--seed")
     return value if isinstance(value, int) else None

@@ -15,6 +15,7 @@ def main() -> int:
     parser.add_argument("--worlds", type=int, default=1, help="how many, each with the next seed")
     parser.add_argument("--hours", type=float, default=24.0, help="of each world")
     parser.add_argument("--events", action="store_true", help="print every event")
+    parser.add_argument("--progress", action="store_true", help="a line for each world")
     asked = parser.parse_args()
     logger = logging.getLogger("tgi_probe")
     logger.addHandler(logging.NullHandler())
@@ -23,6 +24,8 @@ def main() -> int:
     began, done, probes = time.process_time(), 0.0, 0
     for seed in range(asked.seed, asked.seed + asked.worlds):
         summary = simulate(seed, asked.hours, print if asked.events else None)
+        if asked.progress:
+            print(f"{seed}: {summary.probes} probes", file=sys.stderr)
         done, probes = done + summary.hours, probes + summary.probes
         if summary.problem is not None:
             print(summary.problem)

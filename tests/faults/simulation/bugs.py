@@ -1,9 +1,30 @@
-"""Bugs to put into a copy of the exporter, to prove that the simulation finds them."""
+"""Bugs to put into a copy of the exporter, to prove that the simulation finds them.
 
+python -m tests.faults.simulation.bugs prints a table of them with the seed that finds each.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
+WORLDS, HOURS = 200, 10
+FOUND = re.compile(r"^seed (\d+), virtual instant (\S+) s: ([^:]+):", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Found:
+    """With this seed the property was broken, after so many simulated hours of its world."""
+
+    seed: int
+    hours: float
+    broken: str
 
 
 @dataclass(frozen=True)
@@ -84,13 +105,15 @@ BUGS = (
         "failures are not recorded when the target was never reached",
         "daemon/runner.py",
         "        self._ledger.record(observation)\n        self.attempted = True\n",
-        "        if self._attempts.connected:\n            self._ledger.record(observation)\n        self.attempted = True\n",
+        "        if self._attempts.connected:\n            self._ledger.record(observation)\n"
+        "        self.attempted = True\n",
     ),
     Bug(
         "a manual probe is recorded",
         "daemon/runner.py",
         "        self._choose_pauses(series, observation)\n        return observation",
-        "        self._choose_pauses(series, observation)\n        self._ledger.record(observation)\n        return observation",
+        "        self._choose_pauses(series, observation)\n        self._ledger.record(observation)\n"
+        "        return observation",
     ),
     Bug(
         "a failed probe of the prober's own bug counts as ok",
@@ -151,8 +174,8 @@ BUGS = (
         "an attempt begins after the stop",
         "daemon/runner.py",
         "            while not self._stop.is_set():\n                self._step()\n",
-        "            while True:\n                self._step()\n                if self._stop.is_set() and self._window.open_from < self._clock.now():\n"
-        "                    break\n",
+        "            while True:\n                self._step()\n                if self._stop.is_set():\n"
+        "                    self._step()\n                    break\n",
     ),
     Bug(
         "warm-ups go on after the stop",
@@ -197,3 +220,39 @@ BUGS = (
         "        self.manual_probes.close()\n\n    def skip_missed",
     ),
 )
+
+
+def find(bug: Bug, folder: Path) -> Found:
+    """Simulate with a copy of the exporter in this folder, until a property is broken. AssertionError if none is."""
+    shutil.copytree(ROOT / "exporter", folder / "exporter", ignore=shutil.ignore_patterns("__pycache__"))
+    bug.put_into(folder / "exporter")
+    command = [sys.executable, "-m", "tests.faults.simulation", "--worlds", str(WORLDS), "--hours", str(HOURS)]
+    env = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900, check=False)
+    if f"testing {folder / 'exporter'}" not in done.stdout:
+        raise AssertionError(f"the copy was not tested: {done.stdout}{done.stderr}")
+    found = FOUND.search(done.stdout)
+    if found is None:
+        raise AssertionError(f"not found, so a property is missing: {bug.name}\n{done.stdout}{done.stderr}")
+    return Found(int(found[1]), float(found[2]) / 3600, found[3])
+
+
+def row(bug: Bug) -> str:
+    with tempfile.TemporaryDirectory(prefix="bug-") as folder:
+        try:
+            found = find(bug, Path(folder))
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            return f"| {bug.name} | not found | | {str(error)[-1500:]} |"
+    return f"| {bug.name} | {found.seed} | {found.hours:.2f} | {found.broken} |"
+
+
+def main() -> None:
+    print("| bug | seed | after hours | broken property |\n|---|---|---|---|", flush=True)
+    chosen = [bug for bug in BUGS if not sys.argv[1:] or any(words in bug.name for words in sys.argv[1:])]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for line in pool.map(row, chosen):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,6 +20,7 @@ class Broken(BaseException):
 class History:
     seed: int
     clock: VirtualClock
+    hours: float
     show: Callable[[str], None] | None = None
     events: int = 0
     _newest: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT))
@@ -38,7 +39,9 @@ class History:
                     f"seed {self.seed}, virtual instant {self.clock.now:.6f} s: {name}: {what}",
                     f"the last {len(self._newest)} events:",
                     *self._newest,
-                    f'replay: make faults ARGS="-k simulation --seed {self.seed}"',
+                    f'replay: make faults ARGS="--seed {self.seed}"',
+                    "with every event: python -m tests.faults.simulation --events "
+                    f"--seed {self.seed} --hours {self.hours:g}",
                 )
             )
         )

@@ -1,4 +1,4 @@
-"""What must always be true, checked at every report of the runner. Where there is a real recorder, it is told as well."""
+"""What must always be true, checked at every report of the runner. A real recorder hears it too."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from exporter.daemon.ledger import Recorder
 from exporter.daemon.runner import Runner
 from exporter.daemon.timing import BACKOFF_LONGEST
 from exporter.observation import Observation, Outcome, Series, SkipReason
+from exporter.plan.schedule import CHECK_INTERVAL
 from exporter.plan.targets import Facts, Plan
 from tests.faults.simulation.history import History
 from tests.faults.simulation.truth import Truth
@@ -218,25 +219,18 @@ class Checks:
             return
         self._hold(name, true is not None, lambda: f"{observation.series} is recorded as ok")
         assert true is not None
-        for seconds in recorded(observation).first:
-            self._hold(
-                "a latency is the server's",
-                abs(seconds - true.first) <= self.truth.tolerance(true.first),
-                lambda: f"{seconds} s to the first token, truly {true.first}",
-            )
-        for seconds in recorded(observation).requests:
-            self._hold(
-                "a latency is the server's",
-                abs(seconds - true.whole) <= self.truth.tolerance(true.whole),
-                lambda: f"{seconds} s for the request, truly {true.whole}",
-            )
+        seen = recorded(observation)
+        pairs = [*((seconds, true.first) for seconds in seen.first), *((one, true.whole) for one in seen.requests)]
+        for seconds, truly in pairs:
+            near = abs(seconds - truly) <= self.truth.tolerance(truly)
+            self._hold("a latency is the server's", near, f"{seconds} s are recorded, truly {truly} s")
 
     def _starves_none(self, series: Series) -> None:
         """Once a series is due, each of the others starts a few times at most before it."""
         now, most = self.clock.now, 3 * len(self._series) + 10
         self._newest_start[series], self._others[series] = now, 0
         for other, workload in self._series.items():
-            if other != series and now - self._newest_start[other] > 2 * max(workload.interval, 1.0):
+            if other != series and now - self._newest_start[other] > 2 * max(workload.interval, CHECK_INTERVAL):
                 self._others[other] += 1
                 self._hold(
                     "no series starves",

@@ -133,7 +133,7 @@ class ScriptedProber:
             raise Failure(
                 outcome, CODES.get(outcome, "INTERNAL"), "by chance", may_have_ended_server=self._random.random() < 0.1
             )
-        if 0.99 < fate:  # the server has done the work, and the answer is lost
+        if fate > 0.99:  # the server has done the work, and the answer is lost
             self._pass(began + workload.timeout - self._clock.now)
             raise Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", "the answer was lost")
         self._end(number)

@@ -131,6 +131,8 @@ class SimulatedShard:
                 self._decode(call)
             case "ClearCache":
                 self._clear(call)
+            case _:
+                call.error = SimulatedError("UNIMPLEMENTED", call.rpc)
         if fails:
             call.error = self._error()
 
@@ -143,9 +145,7 @@ class SimulatedShard:
         if batch.id < UPPER_HALF:
             raise self.history.broken("ids are not a router's", f"batch {batch.id}")
         self.history.note("prefill", batch.id, f"{batch.size} requests")
-        self.batches[batch.id] = {
-            request.id: request.stopping_parameters.max_new_tokens for request in batch.requests
-        }
+        self.batches[batch.id] = {request.id: request.stopping_parameters.max_new_tokens for request in batch.requests}
         generations, goes_on = self._step(batch.id)
         return bytes(
             pb.PrefillResponse(

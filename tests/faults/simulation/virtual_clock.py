@@ -1,4 +1,4 @@
-"""The one clock of a simulated world. It moves only when something waits; what is planned meanwhile happens in order."""
+"""The one clock of a simulated world. It moves when something waits; what is planned meanwhile happens in order."""
 
 import heapq
 import threading

@@ -1,4 +1,4 @@
-"""One simulated world: a target, its runners one after the other, a server, a network and an operator; all from a seed."""
+"""One simulated world: a target, its runners one after the other, a server and its network, an operator."""
 
 import random
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def settings_of(rng: random.Random) -> Settings:
 class World:
     def __init__(self, seed: int, hours: float, show: Callable[[str], None] | None) -> None:
         self.clock = VirtualClock()
-        self.history = History(seed, self.clock, show)
+        self.history = History(seed, self.clock, hours, show)
         self.probes = 0
         self._end = hours * HOUR
         self._seed = seed
