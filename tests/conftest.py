@@ -20,6 +20,23 @@ settings.register_profile("tests", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("tests")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, help="replay the one simulated world with this seed (tests/faults/simulation)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A seed replays simulated worlds only."""
+    if config.getoption("--seed") is not None:
+        items[:] = [item for item in items if "asked_seed" in getattr(item, "fixturenames", ())]
+
+
+@pytest.fixture
+def asked_seed(request: pytest.FixtureRequest) -> int | None:
+    """The seed that was asked for."""
+    value = request.config.getoption("--seed")
+    return value if isinstance(value, int) else None
+
+
 @pytest.fixture(autouse=True)
 def busy_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that run beside others are held up, and some of their probes would be disturbed. Most ask what an answer

@@ -114,7 +114,8 @@ class Timetable:
 
     Back-to-back members have no due times. They start in turn when the target may be probed, unless the next periodic
     member would then be late, judged by the member's last duration. A member waits for a periodic one only once, so
-    that both kinds are probed.
+    that both kinds are probed. Every other turn is a pending member's, if there is one: durations vary, and a periodic
+    member could find the target busy at every one of its due times.
     """
 
     periodic: Sequence[tuple[float, Sequence[Hashable]]]
@@ -131,6 +132,7 @@ class Timetable:
     _unprobed_since: dict[Hashable, tuple[bool, float]] = field(default_factory=dict)
     _before_newest_start: tuple[bool, float] = (False, 0.0)
     _next_back_to_back: int = 0
+    _turn_of_pending: bool = False
     _waited_for: float | None = None
     _lasted: dict[Hashable, float] = field(default_factory=dict)
 
@@ -184,12 +186,17 @@ class Timetable:
         """The pending member that was started longest ago uses the due time of `key`. If `key` is not the one, it stays
         pending, with the other's reason.
         """
-        first = self._pending.pop(min(self._pending, key=self._unprobed_since.__getitem__))
+        first = self._start_pending(due)
         if first.key != key:
             self._pending[key] = Skip(key, due, first.reason)
+        return Start(first.key, due)
+
+    def _start_pending(self, due: float) -> Skip:
+        """The member that starts now, no longer pending."""
+        first = self._pending.pop(min(self._pending, key=self._unprobed_since.__getitem__))
         self._before_newest_start = self._unprobed_since[first.key]
         self._unprobed_since[first.key] = (True, due)
-        return Start(first.key, due)
+        return first
 
     def _back_to_back(self, now: float, window: Window) -> Start | Wait:
         next_due = self._upcoming[0][0] if self._upcoming else float("inf")
@@ -203,6 +210,9 @@ class Timetable:
             return Wait(next_due)
         if due > now:
             return Wait(min(due, next_due))
+        self._turn_of_pending = not self._turn_of_pending
+        if self._pending and self._turn_of_pending:
+            return Start(self._start_pending(due).key, due)
         self._next_back_to_back += 1
         self._waited_for = None
         return Start(key, due)

@@ -153,3 +153,21 @@ def test_a_back_to_back_member_that_gave_way_is_the_next_one_again_and_its_skip_
     assert isinstance(first, Start)
     assert plan.not_started(first, SkipReason.BUSY) == Skip("a", 0.0, SkipReason.BUSY)
     assert plan.next(1.0, Window(busy_until=1.0)) == Start("a", 1.0)
+
+
+def test_a_periodic_member_that_finds_the_target_busy_at_every_due_time_starts_between_back_to_back_ones() -> None:
+    table = Timetable([(10.0, ["periodic"])], ["first", "second"], start=0.0)
+    now, window, started = 0.0, Window(), Counter[object]()
+    while now < 3600:
+        match table.next(now, window):
+            case Wait(until):
+                now = until
+            case Start(key):
+                started[key] += 1
+                now += 12.0  # it is not noted, so each one is a surprise
+                window = Window(busy_until=now)
+            case _:
+                pass
+    assert started["periodic"] > 100, started
+    assert started["first"] > 50, started
+    assert started["second"] > 50, started
