@@ -92,7 +92,7 @@ dashboards-check: $(READY)
 
 .PHONY: unit
 unit: $(READY) ## run the tests; ARGS="-k schedule" picks some
-	$(BIN)/pytest --numprocesses $(WORKERS) $(BY_MODULE) -m "not alone and not slow" $(ARGS) || [ $$? = $(NO_TESTS) ]
+	$(BIN)/pytest --numprocesses $(WORKERS) $(BY_MODULE) -m "not alone and not slow and not faults" $(ARGS) || [ $$? = $(NO_TESTS) ]
 	nice -n -20 $(BIN)/pytest -m alone $(ARGS) || [ $$? = $(NO_TESTS) ]
 
 .PHONY: slow

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from exporter.simulator.batcher import BatchedRequest, Token
 from exporter.simulator.faults import Fault
-from exporter.simulator.lies import MORE_TOKENS
+from exporter.simulator.lies import ENDLESS_TOKENS
 from exporter.simulator.record import AnsweredRequest
 from exporter.simulator.router_options import RouterConfig
 from exporter.simulator.tgi_metrics import TgiMetrics
@@ -56,7 +56,7 @@ class ActiveRequest:
             return False
         self.met_fault = True
         if fault.kind == "endless":
-            self.request.max_new_tokens += MORE_TOKENS
+            self.request.max_new_tokens += ENDLESS_TOKENS
         if fault.at is not None:
             fault.signal_process()
         return fault.kind == "cut" or fault.status is not None

@@ -42,7 +42,8 @@ class Fault:
     where the router's errors are statuses, without an end. `kill` and `freeze` send this process SIGKILL and SIGSTOP;
     `crash` ends a rank, and then, as the launcher does, the others. The rest are lies: see `lies`.
 
-    It ends at the monotonic instant `until` (seconds), or after `count` calls, or never; `method` None hits every call.
+    It ends at the monotonic instant `until` (seconds), or after `count` calls, or never. `method` None hits every call;
+    it may name several, with commas between them.
     `at` chooses the k-th Decode of a batch, or the instant after the k-th token of a stream; None is every Decode, and
     the beginning of a stream. `rank` None is every rank.
     """
@@ -96,9 +97,9 @@ class Faults:
         """
         with self._lock:
             fault = self._fault
-            if fault is None or fault.method not in (None, method) or self._left == 0:
+            if fault is None or self._left == 0 or (named and fault.method is None):
                 return None
-            if named and fault.method is None:
+            if fault.method is not None and method not in fault.method.split(","):
                 return None
             if fault.until is not None and now >= fault.until:
                 return None

@@ -15,7 +15,8 @@ from typing import Any
 from exporter.simulator.faults import FaultKind
 
 HUGE_BYTES = 100_000_000
-MORE_TOKENS = 1_000  # of an endless stream, which nobody should read to its end
+ENDLESS_TOKENS = 1_000_000
+_MORE_TOKENS = 1_000
 _GARBAGE = b"\xff\xfe\x00 this is no message \x80" * 3
 _LONGEST_NS = 2**64 - 1
 
@@ -56,7 +57,7 @@ def of_fmaas(kind: FaultKind | None, message: Any) -> bytes:
         if kind == "no_tokens":
             message.generated_token_count, message.text = 0, ""
         elif kind == "extra":
-            message.generated_token_count += MORE_TOKENS
+            message.generated_token_count += _MORE_TOKENS
         elif kind == "huge":
             message.text = "a" * HUGE_BYTES
     data: bytes = message.SerializeToString()
@@ -71,7 +72,7 @@ def of_http(kind: FaultKind | None, events: bytes) -> bytes:
         case "no_tokens":
             return b""
         case "extra":
-            return events * MORE_TOKENS
+            return events * _MORE_TOKENS
         case "huge":
             return b'data: {"token": {"text": "' + b"a" * HUGE_BYTES + b'"}}\n\n'
         case _:

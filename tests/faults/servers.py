@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.faults.network import Link, Network, NetworkFault, Trouble
 from tests.processes import PATIENCE, TGI_PROBE, Process, ask, wait_until
 
 BATCH_SIZE = 2
@@ -18,7 +19,7 @@ SHARD_MOMENTS = {
     "info": "Info",
     "prefill": "Prefill",
     "decode": "Decode",
-    "clear": "ClearCache",
+    "clear": "Decode,ClearCache",  # a batch is cleared only after its probe has failed
 }
 AT_STEP = 3
 
@@ -75,6 +76,7 @@ class Server:
     admin: str = ""
     address: str = ""
     lives: list[Process] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
 
     def start(self) -> None:
         """Begin a life; `await_up` waits for it."""
@@ -107,22 +109,28 @@ class Server:
         query = {"kind": kind, **more}
         if moment:
             query["method"] = self.kind.moments[moment]
-            if moment == "decode":
+            if moment in ("decode", "clear") and kind != "endless":
                 query["at"] = AT_STEP
         reply = ask(f"{self.admin}/fault?{'&'.join(f'{key}={value}' for key, value in query.items())}", "POST")
         assert reply.status == 200, reply.text
 
     def mend(self) -> None:
-        """Whatever it was: the server answers again, as the same process where it still lives."""
-        if self.running.returncode is None and not stopped(self.running.pid):
-            self.fault("none")
+        """Whatever it was: the same process goes on, or another one begins. `await_up` waits for it."""
+        if self.running.returncode is not None:
+            self.start()
             return
-        if self.running.returncode is None:
-            self.running.send(signal.SIGCONT)
-            self.fault("none")
-            return
-        self.start()
-        self.await_up()
+        self.running.send(signal.SIGCONT)
+        self.fault("none")
+
+    def await_call(self, moment: str) -> None:
+        """Return once it holds a call: in a moment of its own that hangs."""
+        method = self.kind.moments[moment]
+
+        def received() -> int:
+            return int(self.state()["ranks"][0]["received"].get(method, 0)) if self.kind.is_shard else 0
+
+        before = received()
+        wait_until(lambda: received() > before or self.left() > 0, f"{self.kind.name} holds {method}", self.running)
 
     def kill(self) -> None:
         self.running.send(signal.SIGKILL)
@@ -137,6 +145,31 @@ class Server:
             if life.returncode is None:
                 life.send(signal.SIGCONT)
             life.end()
+
+    def put_behind(self, network: Network, folder: Path) -> None:
+        """From now on the daemon reaches it through links, one for each rank."""
+        if self.address.startswith("unix:"):
+            here = Path(self.address.removeprefix("unix://"))
+            for socket in sorted(here.parent.glob(f"{here.name[:-1]}[0-9]")):
+                self.links.append(network.link(f"unix://{folder / socket.name}", f"unix://{socket}"))
+        else:
+            self.links.append(network.link("127.0.0.1:0", self.authority))
+
+    @property
+    def authority(self) -> str:
+        return self.address.removeprefix("http://")
+
+    def trouble(self, kind: NetworkFault, moment: str = "", rank: int | None = None, elsewhere: str = "") -> None:
+        """Trouble the network, at a moment or at once."""
+        method = self.kind.moments[moment] if moment else ""
+        after = AT_STEP if moment == "decode" and not self.kind.is_shard else 0
+        for number, link in enumerate(self.links):
+            if rank in (None, number):
+                link.trouble(Trouble(kind, method, after), elsewhere)
+
+    def mend_network(self) -> None:
+        for link in self.links:
+            link.mend()
 
     def state(self) -> dict[str, Any]:
         state: dict[str, Any] = ask(f"{self.admin}/state").json()
@@ -154,13 +187,10 @@ class Server:
         return sum(rank["clear_all_calls"] for rank in self.state()["ranks"]) if self.kind.is_shard else 0
 
     def target(self, **more: Any) -> dict[str, Any]:
-        return {"name": self.name or self.kind.name, "address": self.address, **self.kind.target, **more}
-
-
-def stopped(pid: int) -> bool:
-    """Whether a process has been stopped by SIGSTOP."""
-    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    return state == "T"
+        address = self.links[0].address if self.links else self.address
+        if self.kind.door == "http":
+            address = f"http://{address.removeprefix('http://')}"
+        return {"name": self.name or self.kind.name, "address": address, **self.kind.target, **more}
 
 
 def start_all(servers: list[Server]) -> None:

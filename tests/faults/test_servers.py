@@ -1,55 +1,13 @@
-"""Servers that fail: of every kind, at every moment, all at once under one daemon."""
+"""Servers that fail or lie: of every kind, at every moment, all at once under one daemon."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.broken import Broken, allowed, broken_servers
-from tests.faults.servers import KINDS, Server
-
-SHARDS = tuple(name for name, kind in KINDS.items() if kind.is_shard)
-ROUTERS = tuple(name for name in KINDS if name not in SHARDS)
-ALL = (*SHARDS, *ROUTERS)
-OVER_HTTP = ("tgi", "openai")
-STATUSES = {
-    "internal": "rejected",
-    "unknown": "rejected",
-    "unavailable": "unreachable",
-    "resource_exhausted": "overloaded",
-    "cancelled": "unreachable",
-}
-HTTP_499 = {"cancelled": "timeout"}  # nginx' word for a client that did not wait
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A fault by command at a moment, the kinds it is for, and the outcomes that are right."""
-
-    fault: str
-    moment: str
-    outcomes: frozenset[str]
-    kinds: Sequence[str] = ALL
-    over_http: str = ""
-
-    def right(self, kind: str) -> frozenset[str]:
-        """The right outcomes for a kind of target. HTTP may have no word for what gRPC says."""
-        return frozenset((self.over_http,)) if self.over_http and kind in OVER_HTTP else self.outcomes
-
-    def __str__(self) -> str:
-        return f"{self.fault}-{self.moment}"
-
-
-def case(fault: str, moment: str, *outcomes: str, kinds: Sequence[str] = ALL, over_http: str = "") -> Case:
-    return Case(fault, moment, frozenset(outcomes), kinds, over_http)
-
-
-FIRST = [
-    *(case(status, "prefill", right, over_http=HTTP_499.get(status, "")) for status, right in STATUSES.items()),
-    *(case(status, "decode", right) for status, right in STATUSES.items()),
-    case("hang", "", "timeout"),
-    case("kill", "prefill", "unreachable"),
-]
+from tests.faults.broken import Broken, broken_servers
+from tests.faults.cases import ALL, COMMANDED, Case
+from tests.faults.checking import check, parameters
+from tests.faults.servers import Server
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +16,21 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
         yield broken
 
 
-@pytest.mark.parametrize("one", FIRST, ids=str)
-def test_a_failing_server_has_the_right_outcome_and_recovers(broken: Broken, one: Case) -> None:
-    def break_it(server: Server) -> None:
-        server.fault(one.fault, one.moment)
+@pytest.mark.parametrize("one", parameters(COMMANDED))
+def test_a_fault_has_the_right_outcome_and_leaves_nothing(broken: Broken, one: Case) -> None:
+    check(broken, one, lambda server: server.fault(one.fault, one.moment, **one.more))
 
-    seen = broken.run(one.kinds, break_it)
-    for kind, what in seen.items():
-        print(kind, what)
-    for kind, what in seen.items():
-        assert set(what.outcomes) - {"quarantined"} <= one.right(kind), (kind, what)
-        assert what.recovery <= allowed(what), (kind, what)
-        assert what.left == 0, (kind, what)
+
+EXIT = Case("exit", "prefill", ("unreachable",), in_minutes=True)
+GONE = Case("exit", "", ("unreachable",))
+KILLED = Case("kill", "", ("unreachable",))
+
+
+@pytest.mark.faults
+def test_a_server_that_stops_during_a_prefill_and_comes_back_on_its_address(broken: Broken) -> None:
+    def stop(server: Server) -> None:
+        server.fault("hang", "prefill" if server.kind.is_shard else "")
+        server.await_call("prefill")
+        server.terminate()
+
+    check(broken, EXIT, stop)
