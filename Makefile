@@ -99,6 +99,12 @@ unit: $(READY) ## run the tests; ARGS="-k schedule" picks some
 slow: real-parts $(READY) ## run the tests that take long by themselves: rules over days, a real Alertmanager, the image
 	$(BIN)/pytest --numprocesses $(WORKERS) -m slow $(ARGS) || [ $$? = $(NO_TESTS) ]
 
+.PHONY: faults
+faults: $(READY) ## break servers, daemon and network on purpose, the whole table; writes docs/reliability.md
+	@rm -f .faults.jsonl
+	FAULTS_RESULTS=$(CURDIR)/.faults.jsonl $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope tests/faults $(ARGS)
+	$(BIN)/python -m tests.faults.report .faults.jsonl
+
 # ---- Generated files, which are committed ----
 
 .PHONY: proto

@@ -14,6 +14,8 @@ from tests.faults.network import Network
 from tests.faults.servers import KINDS, Server, await_nothing_left, config, listen_at, start_all
 from tests.processes import wait_until
 
+RECOVERY = 2  # the probe under way when the fault ends may fail, the next one is answered
+LONGEST_ATTEMPT = 60  # seconds: two connects, clearing, a warm-up and a probe, each at its timeout
 LONGEST_PAUSE = 30  # seconds after failures in a row, and the workload's interval is a second
 LIMIT = 10_000
 # What is counted, each by this label, in the order of the fields of `Counts`.
@@ -25,6 +27,8 @@ COUNTED = {
     "tgi_probe_request_duration_seconds_count": "target",
 }
 _LINE = re.compile(rf"^({'|'.join(COUNTED)})\{{(.*)\}} (\S+)", re.MULTILINE)
+_SERVER_SECONDS = re.compile(r"^tgi_probe_server_duration_seconds_sum\S* (\S+)", re.MULTILINE)
+BELIEVABLE_SECONDS = 3600.0
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 # What a bug of ours looks like in the log.
 BUGS = ("Traceback", "tgi-probe failed", "ended by a bug")
@@ -60,15 +64,17 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How a fault ended for one kind of target. `recovery`: due times from the end of the fault to the first answer,
-    `pause` of them in the pause after failures. `allowed`: two, and the longest pause after so many failures in a row.
+    """How a fault ended for one kind of target.
+
+    `recovery`: which probe after the end of the fault was the first that was answered. Due times that were skipped
+    before it, because of the `pause` after failures, or because the attempt that had met the fault was `busy` still.
     `left`: batches or requests that stayed in the server.
     """
 
     outcomes: Mapping[str, int]
     recovery: int
     pause: int
-    allowed: int
+    busy: int
     left: int
 
 
@@ -152,18 +158,19 @@ class Broken:
         return wait_until(look, f"{what} of {', '.join(waiting)}", *processes, every=0.05)
 
     def _seen(self, kind: str, before: Counts, mended: Counts, well: Counts) -> Seen:
-        failed_and_skipped = (well.failed - mended.failed) + (sum(well.skipped.values()) - sum(mended.skipped.values()))
-        pause = well.skipped.get("backoff", 0) - mended.skipped.get("backoff", 0)
+        backoff, busy = (well.skipped.get(why, 0) - mended.skipped.get(why, 0) for why in ("backoff", "busy"))
+        next_ones = well.failed - mended.failed + 1
         server = self.servers[kind]
         left = await_nothing_left(server)
         assert server.cleared_all() == 0, kind
         self.check_samples(kind)
-        outcomes = well.new_outcomes(before)
         failures = self.in_a_row.get(kind, 0) + well.failed - before.failed
-        longest = 2 + (min(LONGEST_PAUSE, 2 ** (failures - 1)) if failures else 0)
-        # A disturbed answer ends no pause.
+        # A disturbed answer may not be one.
         self.in_a_row[kind] = 0 if well.outcomes.get("ok", 0) > mended.outcomes.get("ok", 0) else failures
-        return Seen(outcomes or {"ok": 1}, failed_and_skipped + 1, pause, longest, left)
+        longest = min(LONGEST_PAUSE, 2 ** (failures - 1)) if failures else 0
+        assert backoff <= longest, (kind, failures, well)
+        assert busy <= LONGEST_ATTEMPT, (kind, well)
+        return Seen(well.new_outcomes(before) or {"ok": 1}, next_ones, backoff, busy, left)
 
     def release(self, kinds: Sequence[str]) -> None:
         """End the quarantine of these targets, as docs/safety.md says: change a limit, and reload."""
@@ -179,6 +186,8 @@ class Broken:
         samples = KINDS[name].samples
         for found, measure in ((now.first_tokens, "ttft"), (now.durations, "request_duration")):
             assert sum(found.values()) + now.withheld.get(measure, 0) <= samples * now.answered, (name, measure, now)
+        longest = max(map(float, _SERVER_SECONDS.findall(self.daemon.get("/metrics").text)), default=0.0)
+        assert longest < BELIEVABLE_SECONDS, f"a server's own times add up to {longest:g} s"
         assert sum(now.first_tokens.values()) + now.withheld.get("ttft", 0) >= samples * now.outcomes.get("ok", 0), (
             name,
             now,

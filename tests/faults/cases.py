@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.faults.servers import KINDS
 
@@ -18,8 +18,9 @@ ALL = (*SHARDS, *ROUTERS)
 class Case:
     """A fault at a moment, and the outcomes that are right: `otherwise` by kind, where they differ.
 
-    `quarantines`: the kinds whose batch is not sent again, since the server ended during it. `in_minutes`: part of
-    `make test`. `how`: what the fault is, for people. `more`: of the command to the simulator.
+    `quarantines`: the kinds whose batch is not sent again, since the server ended during it; `may_quarantine`: where it
+    depends on the instant. `in_minutes`: part of `make test`. `more`: of the command to the simulator. `of`: what has
+    the fault, the server or the network.
     """
 
     fault: str
@@ -31,10 +32,18 @@ class Case:
     may_quarantine: Sequence[str] = ()
     in_minutes: bool = False
     more: Mapping[str, object] = field(default_factory=dict)
+    of: str = "server"
 
     def __str__(self) -> str:
         place = self.kinds[0] if self.fault in KINDS else ""  # of a server that answers there
-        return "-".join(filter(None, (self.fault, self.moment or place or "any", "one-rank" * ("rank" in self.more))))
+        return "-".join(
+            filter(None, (self.fault, self.moment or place or "any", "one-rank" * bool(self.more.get("rank"))))
+        )
+
+    @property
+    def key(self) -> str:
+        """One name for it in the whole table: the server and the network may fail in ways of the same name."""
+        return f"{self.of} {self}"
 
     def right(self, kind: str) -> frozenset[str]:
         return frozenset(self.otherwise.get(kind, self.outcomes))
@@ -77,6 +86,7 @@ def _statuses() -> list[Case]:
 
 STATUS_CASES = _statuses()
 
+ONCE = {"count": 1, "rank": 0}
 PROCESS_CASES = [
     Case("hang", "prefill", ("timeout",), SHARDS, in_minutes=True),
     Case("hang", "decode", ("timeout",), SHARDS),
@@ -88,9 +98,10 @@ PROCESS_CASES = [
     Case("kill", "info", ("unreachable",)),
     Case("kill", "prefill", ("unreachable",), quarantines=SHARDS),
     Case("kill", "decode", ("unreachable",), quarantines=SHARDS, in_minutes=True),
-    Case("freeze", "info", ("timeout",), more={"count": 1, "rank": 0}),
-    Case("freeze", "prefill", ("timeout",), more={"count": 1, "rank": 0}),
-    Case("freeze", "decode", ("timeout",), more={"count": 1, "rank": 0}),
+    Case("freeze", "info", ("timeout",), otherwise={"fmaas": ("timeout", "unreachable")}, more=ONCE),
+    # A rank that had not begun its call gets none when it goes on: see docs/reliability.md.
+    Case("freeze", "prefill", ("timeout",), ("shard", "shard-v2", *ROUTERS), more=ONCE),
+    Case("freeze", "decode", ("timeout",), ("shard", "shard-v2", *ROUTERS), more=ONCE),
     Case("crash", "decode", ("unreachable",), SHARDS, quarantines=SHARDS, more={"rank": 0}),
 ]
 
@@ -121,43 +132,62 @@ LIES = [
     Case("garbage", "decode", ("malformed",), SHARDS),
 ]
 
+# By signals from outside.
+RESTARTS = [
+    Case("exit", "", ("unreachable",), may_quarantine=SHARDS),
+    Case("exit", "prefill", ("unreachable",)),
+    Case("kill", "", ("unreachable",), may_quarantine=SHARDS),  # its socket's file stays
+]
+
 COMMANDED = [*STATUS_CASES, *PROCESS_CASES, *RANK_CASES, *LIES]
+
+
+# By what the bytes happen to mean; gRPC may wait for the rest of a frame.
+GARBLED = ("unreachable", "malformed", "rejected", "timeout")
 
 
 def _network() -> list[Case]:
     cases = []
     for moment in ("", "info", "prefill", "decode"):
-        died = SHARDS if moment in ("prefill", "decode") else ()
-        torn = http("malformed") | {"fmaas": ("unreachable", "malformed")} if moment == "decode" else {}
-        for fault in ("reset", "close"):
-            cases.append(
-                Case(fault, moment, ("unreachable",), ALL, torn, may_quarantine=died, in_minutes=moment == "decode")
-            )
-        cases.append(Case("hold", moment, ("timeout",), in_minutes=moment == "prefill"))
-        cases.append(Case("delay", moment, ("ok",), in_minutes=moment == ""))
-        cases.append(Case("drip", moment, ("timeout",)))
-        cases.append(Case("truncate", moment, ("unreachable", "malformed"), may_quarantine=died))
-        cases.append(Case("garbage", moment, ("unreachable", "malformed", "rejected"), may_quarantine=died))
-        cases.append(Case("http", moment, ("unreachable", "malformed", "rejected"), may_quarantine=died))
-        grpc = (*SHARDS, "fmaas")
-        cases.append(Case("goaway", moment, ("unreachable",), grpc, may_quarantine=died, in_minutes=moment == ""))
-        cases.append(Case("goaway_late", moment, ("ok",), grpc))
+        info = moment == "info"
+        # A call that reaches one rank and not the other makes the first wait until it ends: see docs/reliability.md.
+        one_rank = tuple(kind for kind in SHARDS if kind != "shard-2-ranks")
+        kinds = ALL if info else (*one_rank, *ROUTERS)
+        grpc = tuple(kind for kind in kinds if kind not in HTTP)
+        ended = () if info else one_rank  # a server that is cut off during a batch looks like one that ended
+        unsaid = OPTIONAL if info else {}
+        silent = ("timeout",) if moment else ("timeout", "unreachable")
+        torn: dict[str, Sequence[str]] = dict.fromkeys(ROUTERS, ("ok", "unreachable")) if info else {}
+        add = [
+            Case("reset", moment, ("unreachable",), kinds, may_quarantine=ended, in_minutes=moment == "decode"),
+            Case("close", moment, ("unreachable",), kinds, may_quarantine=ended),
+            Case("hold", moment, silent, kinds, unsaid, in_minutes=moment == "prefill"),
+            Case("delay", moment, ("ok",), in_minutes=not moment),
+            Case("drip", moment, silent, kinds, unsaid),
+            Case("truncate", moment, ("unreachable", "malformed"), kinds, torn, may_quarantine=ended),
+            Case("garbage", moment, GARBLED, kinds, torn, may_quarantine=ended),
+            Case("http", moment, GARBLED, kinds, torn, may_quarantine=ended),
+            Case("goaway", moment, ("unreachable", "ok"), grpc, may_quarantine=ended, in_minutes=not moment),
+            Case("goaway_late", moment, ("ok",), grpc),
+        ]
+        cases += [replace(case, of="network") for case in add]
     return cases
 
 
 NETWORK = _network()
 # One of two ranks only.
 ONE_LINK = [
-    Case("reset", "decode", ("unreachable",), ("shard-2-ranks",), may_quarantine=SHARDS, more={"rank": 1}),
-    Case("hold", "decode", ("timeout",), ("shard-2-ranks",), more={"rank": 1}, in_minutes=True),
-    Case("delay", "decode", ("ok",), ("shard-2-ranks",), more={"rank": 1}),
-    Case("hold", "prefill", ("timeout",), ("shard-2-ranks",), more={"rank": 1}),
+    Case("delay", "decode", ("ok",), ("shard-2-ranks",), more={"rank": 1}, in_minutes=True, of="network"),
+    Case("delay", "prefill", ("ok",), ("shard-2-ranks",), more={"rank": 1}, of="network"),
+    Case("reset", "info", ("unreachable",), ("shard-2-ranks",), more={"rank": 1}, of="network"),
+    Case("hold", "info", ("timeout",), ("shard-2-ranks",), more={"rank": 1}, of="network"),
+    Case("garbage", "info", GARBLED, ("shard-2-ranks",), more={"rank": 1}, of="network"),
 ]
 # Another server answers at the address: `fault` is its kind.
 ELSEWHERE = [
-    Case("shard-v2", "", ("ok",), ("shard",), in_minutes=True),
-    Case("fmaas", "", ("rejected",), ("shard", "shard-v2")),
-    Case("tgi", "", ("rejected", "malformed"), ("shard", "shard-v2", "fmaas"), in_minutes=True),
-    Case("shard-v2", "", ("rejected",), ("fmaas",)),
-    Case("fmaas", "", ("unreachable", "malformed", "rejected"), HTTP),
+    Case("shard-v2", "", ("ok",), ("shard",), in_minutes=True, of="network"),
+    Case("fmaas", "", ("rejected",), ("shard", "shard-v2"), of="network"),
+    Case("tgi", "", ("rejected", "malformed"), ("shard", "shard-v2", "fmaas"), in_minutes=True, of="network"),
+    Case("shard-v2", "", ("rejected", "unreachable"), ("fmaas",), of="network"),
+    Case("fmaas", "", GARBLED, HTTP, of="network"),
 ]

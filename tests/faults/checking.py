@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tests.faults.broken import Broken
+from tests.faults.broken import RECOVERY, Broken
 from tests.faults.cases import Case
 from tests.faults.results import keep
 from tests.faults.servers import Server
@@ -25,5 +25,5 @@ def check(
         assert set(what.outcomes) - {"quarantined"} <= one.right(kind), shown
         if kind not in one.may_quarantine:
             assert ("quarantined" in what.outcomes) == (kind in one.quarantines), shown
-        assert what.recovery <= what.allowed, shown
+        assert what.recovery <= RECOVERY, shown
         assert what.left == 0, shown

@@ -22,7 +22,7 @@ NetworkFault = Literal[
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS = 0, 1
 NOISE = bytes(range(7, 256, 3)) * 4
-DELAY_SECONDS = 0.1
+DELAY_SECONDS = 0.001
 DRIP_SECONDS = 0.05  # for each byte
 PATIENCE = 20.0
 _REQUEST_LINE = re.compile(rb"^(?:GET|POST) (\S+) HTTP/1\.1\r\n")
@@ -106,8 +106,8 @@ class Link:
         moved = to != self.to
         self.now, self.to = trouble, to
         for connection in list(self._connections):
-            if moved:
-                connection.abort()
+            if moved or (trouble is None and connection.lost_bytes):
+                connection.abort()  # TCP never loses bytes in between
             elif trouble is None:
                 connection.mended.set()
             elif not trouble.method:
@@ -131,6 +131,7 @@ class Connection:
         self._link = link
         self._client = (reader, writer)
         self._to_server: asyncio.StreamWriter | None = None
+        self.lost_bytes = False
         self._struck: Trouble | None = None
         self._waiting: Trouble | None = None  # its call has passed, and it waits for messages of the answer
         self._messages = 0
@@ -138,8 +139,9 @@ class Connection:
         self._headers = hpack.Decoder()
 
     async def run(self) -> None:
-        if self._link.now is not None and not self._link.now.method:
-            self.strike(self._link.now)
+        now = self._link.now
+        if now is not None and not now.method and now.kind != "goaway_late":
+            self.strike(now)
         try:
             from_server, self._to_server = await connected(self._link.to)
         except OSError:
@@ -182,7 +184,8 @@ class Connection:
         with contextlib.suppress(OSError):
             while piece := await reader.read(65536):
                 data += piece
-                pieces, data = whole_frames(data) if self._http2 else ([data], b"")
+                framed = self._http2 and not data.startswith(b"HTTP/")
+                pieces, data = whole_frames(data) if framed else ([data], b"")
                 for one in pieces:
                     await self._pass_down(one)
                     self._count(one)
@@ -214,7 +217,7 @@ class Connection:
         """Of an answer: data frames, or events."""
         if self._waiting is None:
             return
-        self._messages += (piece[3] == DATA) if self._http2 else piece.count(b"data:")
+        self._messages += (piece[3:4] == bytes((DATA,))) if self._http2 else piece.count(b"data:")
         if self._messages >= self._waiting.after:
             trouble, self._waiting = self._waiting, None
             self.strike(trouble)
@@ -230,6 +233,7 @@ class Connection:
             case "close":
                 self.abort()
             case "garbage":
+                self.lost_bytes = True
                 writer.write(NOISE)
             case "http":
                 writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
@@ -244,7 +248,9 @@ class Connection:
 
     async def _pass_up(self, data: bytes) -> None:
         await self._held()
-        if self._to_server is not None and not self._is("garbage", "http", "goaway", "reset", "close"):
+        if self._is("garbage", "http", "goaway", "reset", "close"):
+            self.lost_bytes = True
+        elif self._to_server is not None:
             self._to_server.write(data)
             await self._to_server.drain()
 
@@ -252,6 +258,7 @@ class Connection:
         await self._held()
         writer = self._client[1]
         if self._is("garbage", "http", "goaway", "reset", "close"):
+            self.lost_bytes = True
             return
         if self._is("truncate"):
             writer.write(data[: len(data) // 2])

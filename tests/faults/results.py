@@ -17,9 +17,6 @@ def keep(case: Case, seen: Mapping[str, Seen]) -> None:
     file = os.environ.get(VARIABLE)
     if not file:
         return
-    lines = [
-        json.dumps({"fault": case.fault, "moment": case.moment, "more": dict(case.more), "kind": kind, **asdict(what)})
-        for kind, what in seen.items()
-    ]
+    lines = [json.dumps({"case": case.key, "kind": kind, **asdict(what)}) for kind, what in seen.items()]
     with Path(file).open("a", encoding="utf-8") as out:
         out.write("".join(f"{line}\n" for line in lines))

@@ -230,7 +230,7 @@ def config(servers: list[Server], healthy: list[Server], limits: Mapping[str, in
         "decode_length": 6,
         "batch_sizes": [BATCH_SIZE],
         "interval": "1s",
-        "timeout": "2s",
+        "timeout": "4s",
         **workload,
     }
     web = {"listen_address": "127.0.0.1:0", "enable_reload": True}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.broken import Broken, broken_servers
-from tests.faults.cases import ALL, COMMANDED, Case
+from tests.faults.cases import ALL, COMMANDED, RESTARTS, Case
 from tests.faults.checking import check, parameters
 from tests.faults.servers import Server
 
@@ -21,16 +21,16 @@ def test_a_fault_has_the_right_outcome_and_leaves_nothing(broken: Broken, one: C
     check(broken, one, lambda server: server.fault(one.fault, one.moment, **one.more))
 
 
-EXIT = Case("exit", "prefill", ("unreachable",), in_minutes=True)
-GONE = Case("exit", "", ("unreachable",))
-KILLED = Case("kill", "", ("unreachable",))
+def stop_during_prefill(server: Server) -> None:
+    server.fault("hang", "prefill" if server.kind.is_shard else "")
+    server.await_call("prefill")
+    server.terminate()
 
 
-@pytest.mark.faults
-def test_a_server_that_stops_during_a_prefill_and_comes_back_on_its_address(broken: Broken) -> None:
-    def stop(server: Server) -> None:
-        server.fault("hang", "prefill" if server.kind.is_shard else "")
-        server.await_call("prefill")
-        server.terminate()
+BREAKS = {"exit-any": Server.terminate, "exit-prefill": stop_during_prefill, "kill-any": Server.kill}
 
-    check(broken, EXIT, stop)
+
+@pytest.mark.parametrize("one", parameters(RESTARTS))
+def test_a_server_that_comes_back_on_its_address_is_probed_again(broken: Broken, one: Case) -> None:
+    """Also where the file of its old socket is still there."""
+    check(broken, one, BREAKS[str(one)])
