@@ -78,7 +78,9 @@ END = """
 
 - **A call that reaches one rank and not the other.** A rank that computes waits for the others, and in the end ends the
   whole shard. Ranks on one machine are called over unix sockets, which no network cuts, and the probe always calls all
-  of them at once. tgi-probe cannot mend it afterwards; [safety.md](safety.md#after-a-kill) names the one case.
+  of them at once. What remains: tgi-probe is killed between two of its calls ([safety.md](safety.md#after-a-kill)), or
+  the shard itself is stopped (SIGSTOP, a paused virtual machine) for longer than the probe's `timeout` when only some
+  ranks have begun. Such a shard ended here after its ranks' own timeout.
 - **Real GPUs.** The servers are the simulated ones, with the calls and errors of the real ones.
 """
 
@@ -125,10 +127,26 @@ def table(
 ) -> list[str]:
     lines = [f"| {title} | when | {' | '.join(KINDS)} |", f"|---|---|{'---|' * len(KINDS)}"]
     for case in cases:
-        name = names[case.fault] + (" (one rank of two)" if case.more.get("rank") else "")
         cells = [cell(seen.get((case.key, kind))) for kind in KINDS]
-        lines.append(f"| {name} | {MOMENTS.get(case.moment, case.moment)} | {' | '.join(cells)} |")
+        lines.append(f"{beginning(case, names)}{' | '.join(cells)} |")
     return lines
+
+
+def beginning(case: Case, names: dict[str, str]) -> str:
+    """Of the case's line."""
+    name = names[case.fault] + (", one rank of two" if case.more.get("rank") else "")
+    return f"| {name} | {MOMENTS.get(case.moment, case.moment)} | "
+
+
+def rows(page: str, case: Case) -> dict[str, str]:
+    """The cells of a case on the page, by kind; those that are not empty. Several lines may begin in the same way."""
+    names = SERVERS if case in ELSEWHERE else NETWORK_FAULTS if case.of == "network" else FAULTS
+    found = dict.fromkeys(KINDS, "")
+    for line in page.splitlines():
+        if line.startswith(beginning(case, names)):
+            cells = [cell.strip() for cell in line.strip("|").split("|")[2:]]
+            found |= {kind: shown for kind, shown in zip(KINDS, cells, strict=True) if shown}
+    return {kind: shown for kind, shown in found.items() if shown and kind in case.kinds}
 
 
 def cell(row: dict[str, Any] | None) -> str:
