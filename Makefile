@@ -100,8 +100,10 @@ slow: real-parts $(READY) ## run the tests that take long by themselves: rules o
 	$(BIN)/pytest --numprocesses $(WORKERS) -m slow $(ARGS) || [ $$? = $(NO_TESTS) ]
 
 .PHONY: faults
-faults: $(READY) ## break servers, daemon and network on purpose; ARGS="--seed 17" replays one simulated world
-	$(BIN)/pytest --numprocesses $(WORKERS) -m faults $(ARGS) || [ $$? = $(NO_TESTS) ]
+faults: $(READY) ## break servers, daemon and network on purpose, and write docs/reliability.md; ARGS="--seed 17" replays
+	@rm -f .faults.jsonl
+	FAULTS_RESULTS=$(CURDIR)/.faults.jsonl $(BIN)/pytest --numprocesses $(WORKERS) $(BY_MODULE) tests/faults $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m tests.faults.report .faults.jsonl)
 
 # ---- Generated files, which are committed ----
 

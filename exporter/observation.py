@@ -176,6 +176,11 @@ class Observation:
     trace_id: str = ""
     corrections: int = 0
 
+    @property
+    def answered(self) -> bool:
+        """Whether the server answered all requests well, though perhaps this process could not time it."""
+        return bool(self.streams) and all(stream.outcome is Outcome.OK for stream in self.streams)
+
 
 # The most characters of a detail, and of one fact that a server tells about itself.
 LONGEST_DETAIL = 1000

@@ -89,7 +89,10 @@ class Attempts:
             if self._quarantine.suspected:
                 with suppress(Failure):  # most servers that end are gone at once
                     self.connect()
-        return result.observation(series, due, started, self._clock.now(), trace_id)
+        observation = result.observation(series, due, started, self._clock.now(), trace_id)
+        if observation.answered:
+            self._quarantine.server_served()
+        return observation
 
     def _result(self, series: Series, trace_id: str) -> Result:
         try:

@@ -189,7 +189,8 @@ class Runner:
         pause_until = now + pause_after(busy, self.plan.max_duty_cycle)
         backoff = 0.0
         if observation.outcome is Outcome.OK or not observation.outcome.judged:
-            if observation.outcome is not Outcome.DISTURBED:  # which says nothing of the server
+            # A probe that was disturbed says nothing of the server, unless it was answered.
+            if observation.outcome is not Outcome.DISTURBED or observation.answered:
                 self._failures, self._failed_in_probe = 0, False
             if observation.outcome is Outcome.REFUSED and series in self._timetable.back_to_back:
                 pause_until = max(pause_until, now + CHECK_INTERVAL)

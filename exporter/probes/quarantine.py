@@ -98,6 +98,10 @@ class Quarantine:
             self._suspicion = None
         return False
 
+    def server_served(self) -> None:
+        """The server has answered a whole probe, so the failed call before it did not end it."""
+        self._suspicion = None
+
     def holds(self, tokens: int) -> bool:
         return self.death is not None and tokens >= self.death.tokens
 

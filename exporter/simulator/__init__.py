@@ -14,7 +14,7 @@ socket_server   sockets that note when data arrives; `listen_errors`: why an add
 engine          the thread that computes passes; `batcher`: which requests are in the next pass; `prefix_cache`
 roofline        how long a pass takes on a GPU
 tokenizer       texts to tokens
-faults          failures by command; `admin`: the HTTP page that switches them on
+faults          failures by command; `lies`: answers that cannot be true; `admin`: the HTTP page that switches them on
 record          what the server measured; `tgi_metrics`: the router's /metrics
 """
 

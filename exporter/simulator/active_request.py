@@ -7,6 +7,7 @@ from typing import Protocol
 
 from exporter.simulator.batcher import BatchedRequest, Token
 from exporter.simulator.faults import Fault
+from exporter.simulator.lies import ENDLESS_TOKENS
 from exporter.simulator.record import AnsweredRequest
 from exporter.simulator.router_options import RouterConfig
 from exporter.simulator.tgi_metrics import TgiMetrics
@@ -43,10 +44,22 @@ class ActiveRequest:
     on_token: Callable[[Token], None]
     token_ns: list[int] = field(default_factory=list)
     ended: bool = False
+    met_fault: bool = False
 
     def sent(self, tokens: int) -> None:
         """Note the instant at which that many more tokens are given to the socket."""
         self.token_ns += [time.perf_counter_ns()] * tokens
+
+    def meet(self, fault: Fault | None, tokens: int) -> bool:
+        """After so many tokens: whether the fault of this stream breaks it off now. An endless one gets more tokens."""
+        if fault is None or self.met_fault or tokens < (fault.at or 1):
+            return False
+        self.met_fault = True
+        if fault.kind == "endless":
+            self.request.max_new_tokens += ENDLESS_TOKENS
+        if fault.at is not None:
+            fault.signal_process()
+        return fault.kind == "cut" or fault.status is not None
 
     def entry(self, code: str) -> AnsweredRequest:
         request = self.request
@@ -76,5 +89,5 @@ class RequestHandler(Protocol):
     def admit(self, parsed: ParsedRequest, on_token: Callable[[Token], None]) -> ActiveRequest: ...
     def refuse(self, parsed: ParsedRequest, kind: str, code: str) -> None: ...
     def leave(self, active: ActiveRequest, code: str) -> None: ...
-    def meet_fault(self, method: str) -> Fault | None: ...
+    def meet_fault(self, method: str, named: bool = False) -> Fault | None: ...
     def load(self) -> dict[str, int]: ...

@@ -1,6 +1,7 @@
 """A small HTTP server that shows the state of a simulated server and switches faults on, to see alerts fire.
 
-GET /state, GET /record, POST /slowdown?factor=, POST /fault?kind=&seconds=&count=&method=, POST /restart?seconds=.
+GET /state, GET /record, POST /slowdown?factor=, POST /restart?seconds=,
+POST /fault?kind=&seconds=&count=&method=&at=&rank=.
 """
 
 import json
@@ -101,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._route(
             {
                 "/slowdown?factor=": _slowdown,
-                "/fault?kind=&seconds=&count=&method=": _fault,
+                "/fault?kind=&seconds=&count=&method=&at=&rank=": _fault,
                 "/restart?seconds=": _restart,
             }
         )
@@ -157,13 +158,15 @@ def _fault(controlled: Controlled, query: dict[str, str]) -> str:
         return "no fault"
     if kind not in FAULT_KINDS:
         raise ValueError("kind: expected one of none, " + ", ".join(controlled.fault_kinds))
-    seconds, count = _number(query, "seconds"), _number(query, "count")
+    seconds = _number(query, "seconds")
     controlled.fault(
         Fault(
             kind,
             until=None if seconds is None else time.monotonic() + seconds,
-            count=None if count is None else int(count),
+            count=_whole(query, "count"),
             method=query.get("method"),
+            at=_whole(query, "at"),
+            rank=_whole(query, "rank"),
         )
     )
     return f"fault {kind} is on"
@@ -172,6 +175,11 @@ def _fault(controlled: Controlled, query: dict[str, str]) -> str:
 def _restart(controlled: Controlled, query: dict[str, str]) -> str:
     controlled.restart(_number(query, "seconds") or 0.0)
     return "restarted"
+
+
+def _whole(query: dict[str, str], name: str) -> int | None:
+    value = _number(query, name)
+    return None if value is None else int(value)
 
 
 def _number(query: dict[str, str], name: str) -> float | None:

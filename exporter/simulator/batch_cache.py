@@ -99,6 +99,20 @@ class BatchCache:
     blocks_written: set[int] = field(default_factory=set)
     clear_all_calls: int = 0
 
+    def steps_of(self, batch_ids: Sequence[int]) -> int:
+        """The number of the Decode that comes next for the newest of these batches, from 1; 0 where none is kept."""
+        kept = [self.kept[batch_id] for batch_id in batch_ids if batch_id in self.kept]
+        return max((sequence.generated for batch in kept for sequence in batch.sequences), default=0)
+
+    def prolong(self) -> None:
+        """Let every kept batch go on for one step more than was asked for."""
+        for batch_id, batch in self.kept.items():
+            longer = [
+                replace(one, prompt=replace(one.prompt, max_new_tokens=one.prompt.max_new_tokens + 1))
+                for one in batch.sequences
+            ]
+            self.kept[batch_id] = replace(batch, sequences=tuple(longer))
+
     def admit(self, batch_id: int, prompts: Sequence[Prompt], size: int, cached_id: int | None = None) -> ServerBatch:
         """Check a Prefill and make its batch, after the cached one if it names one. `advance` keeps it."""
         if size != len(prompts):

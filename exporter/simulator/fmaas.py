@@ -10,8 +10,10 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from exporter.pb import fmaas_pb2 as wire
+from exporter.simulator import lies
 from exporter.simulator.active_request import ActiveRequest, ParsedRequest, RequestHandler
 from exporter.simulator.batcher import Overloaded, Token, TooLong
+from exporter.simulator.faults import Fault
 from exporter.simulator.tokenizer import answer_word, prompt_tokens, spans
 
 SERVICE = "fmaas.GenerationService"
@@ -57,7 +59,7 @@ class FmaasCall:
         self._method = method
         self._received_ns = received_ns
         self._correlation = correlation
-        self._cut = False
+        self._fault: Fault | None = None
         self._active: list[ActiveRequest] = []
         self._got: dict[int, list[Token]] = {}
 
@@ -103,8 +105,9 @@ class FmaasCall:
             message.input_token_count = len(active.parsed.prompt)
         self._send(message, active, len(packed))
         packed.clear()
-        if self._cut:
-            self._reply.end(grpc.StatusCode.INTERNAL, "Fault by command: cut")
+        if self._fault is not None and active.meet(self._fault, token.index + 1):
+            code = self._fault.status or grpc.StatusCode.INTERNAL
+            self._reply.end(code, f"Fault by command: {self._fault.kind}")
         elif token.end is not None:
             self._reply.end(grpc.StatusCode.OK)
         elif self._config.empty_messages:
@@ -143,7 +146,8 @@ class FmaasCall:
         self._reply.end(grpc.StatusCode.OK)
 
     def _send(self, message: Any, active: ActiveRequest | None = None, tokens: int = 0) -> None:
-        self._reply.send(message.SerializeToString(), lambda: active.sent(tokens) if active else None)
+        kind = self._fault.kind if self._fault else None
+        self._reply.send(lies.of_fmaas(kind, message), lambda: active.sent(tokens) if active else None)
 
     def _admit(self, text: str, params: Any, on_token: Callable[[Token], None]) -> ActiveRequest:
         parsed = self._understood(text, params)
@@ -177,11 +181,9 @@ class FmaasCall:
 
     def _meet_fault(self) -> None:
         fault = self._handler.meet_fault(self._method)
-        if fault is not None and fault.kind == "cut":
-            self._cut = True
-        elif fault is not None:
-            code = grpc.StatusCode.UNAVAILABLE if fault.kind == "unavailable" else grpc.StatusCode.INTERNAL
-            raise CallRefused(code, f"Fault by command: {fault.kind}")
+        if fault is not None and fault.status is not None and fault.at is None:
+            raise CallRefused(fault.status, f"Fault by command: {fault.kind}")
+        self._fault = fault
 
 
 def _problem(parsed: ParsedRequest, params: Any) -> str | None:

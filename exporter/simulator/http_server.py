@@ -11,14 +11,25 @@ from typing import Any
 import h11
 
 from exporter.simulator import http_formats as formats
+from exporter.simulator import lies
 from exporter.simulator.active_request import ActiveRequest, ParsedRequest, RequestHandler
 from exporter.simulator.batcher import Overloaded, Token, TooLong
+from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.http_formats import AnswerFormat, InvalidBody
 from exporter.simulator.socket_server import ServerConnection, SocketServer
 
 _LONGEST_BODY = 16 * 2**20  # bytes
 _JSON = "application/json"
-_STATUS = {"overloaded": 429, "validation": 422, "generation": 424, "unavailable": 503}
+_STATUS = {
+    "overloaded": 429,
+    "validation": 422,
+    "generation": 424,
+    "unavailable": 503,
+    "cancelled": 499,
+    "unknown": 500,
+}
+# What HTTP says instead of a gRPC status.
+_PROBLEMS: dict[FaultKind, str] = {"internal": "generation", "cut": "generation", "resource_exhausted": "overloaded"}
 
 
 def http_server(handler: RequestHandler, listen: str) -> SocketServer:
@@ -103,7 +114,7 @@ class HttpConnection(ServerConnection):
         headers = {name.decode(): value.decode("latin-1") for name, value in request.headers}
         self._bodiless = method == "HEAD"
         if method in ("GET", "HEAD") and path in _PAGES:
-            _PAGES[path](self, self._handler)
+            self._page(path)
         elif method == "POST" and path in _GENERATE:
             self._generate(path, body, headers, received_ns)
         elif method == "POST" and path == "/tokenize":
@@ -116,6 +127,16 @@ class HttpConnection(ServerConnection):
             self.reply(
                 404 if path not in {*_PAGES, *_GENERATE} else 405, f"known here: {sorted(known)}".encode(), "text/plain"
             )
+
+    def _page(self, path: str) -> None:
+        """Pages fail only by a fault that names them."""
+        fault = self._handler.meet_fault(path, named=True) if path in _FACTS else None
+        if fault is not None and fault.status is not None:
+            self.fail(_PROBLEMS.get(fault.kind, fault.kind), f"Fault by command: {fault.kind}")
+        elif fault is not None and fault.kind == "garbage":
+            self.reply(200, lies.of_http(fault.kind, b""))
+        else:
+            _PAGES[path](self, self._handler)
 
     def fail(self, kind: str, message: str) -> None:
         self.reply(_STATUS[kind], formats.encoded(formats.problem(message, kind)))
@@ -156,14 +177,13 @@ class _HttpReply:
         self._parsed = parsed
         self._active: ActiveRequest | None = None
         self._packed: list[Token] = []
-        self._cut = False
+        self._fault: Fault | None = None
 
     def begin(self) -> None:
         fault = self._handler.meet_fault(self._parsed.method)
-        if fault is not None and fault.kind == "cut":
-            self._cut = True
-        elif fault is not None:
-            kind = "unavailable" if fault.kind == "unavailable" else "generation"
+        self._fault = fault
+        if fault is not None and fault.status is not None and fault.at is None:
+            kind = _PROBLEMS.get(fault.kind, fault.kind)
             self._handler.refuse(self._parsed, kind, str(_STATUS[kind]))
             self._refuse(kind, f"Fault by command: {fault.kind}")
             return
@@ -207,22 +227,24 @@ class _HttpReply:
         if not self._format.streams:
             self._answer(self._active, packed)
             return
-        events = self._format.events(packed)
+        events = lies.of_http(self._fault.kind if self._fault else None, self._format.events(packed))
         self._active.sent(len(packed))
-        self._connection.chunk(events)
-        if self._cut:
-            self._break_off(self._active)
+        if events:
+            self._connection.chunk(events)
+        if self._fault is not None and self._active.meet(self._fault, token.index + 1):
+            self._break_off(self._active, self._fault)
         elif token.end is not None:
             # Written down before the client can know that it is over, and look.
             self._handler.leave(self._active, "200")
             self._connection.end()
 
-    def _break_off(self, active: ActiveRequest) -> None:
-        self._handler.leave(active, "424")
+    def _break_off(self, active: ActiveRequest, fault: Fault) -> None:
+        kind = _PROBLEMS.get(fault.kind, fault.kind)
+        self._handler.leave(active, str(_STATUS[kind]))
         if self._handler.config.stream_errors == "status":
             self._connection.close()
             return
-        self._connection.chunk(formats.event(formats.problem("Fault by command: cut", "generation")))
+        self._connection.chunk(formats.event(formats.problem(f"Fault by command: {fault.kind}", kind)))
         self._connection.end()
 
     def _answer(self, active: ActiveRequest, tokens: list[Token]) -> None:
@@ -297,6 +319,7 @@ _PAGES: dict[str, Callable[[HttpConnection, RequestHandler], None]] = {
     "/metrics": _metrics,
     "/v1/models": _models,
 }
+_FACTS = ("/info", "/v1/models")
 _GENERATE: dict[str, Callable[[bytes, str], AnswerFormat]] = {
     "/generate": lambda body, model: formats.tgi(body, streams=False),
     "/generate_stream": lambda body, model: formats.tgi(body, streams=True),

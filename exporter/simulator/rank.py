@@ -8,7 +8,7 @@ from typing import Any
 
 from exporter.simulator import messages
 from exporter.simulator.batch_cache import BatchCache, Crash, ModelLimits, SequenceStep, ServerBatch
-from exporter.simulator.faults import Faults
+from exporter.simulator.faults import FailedByCommand, Fault, Faults
 from exporter.simulator.options import Config
 from exporter.simulator.roofline import Jitter, Roofline
 
@@ -111,6 +111,23 @@ class Rank:
                 return self._warmup(request)
             case _:
                 return RankAnswer(self._wire.HealthResponse())
+
+    def meet_fault(self, method: str, request: Any) -> Fault | None:
+        """The fault that this call meets, if any. One that is not about its answer has happened then. Raises
+        FailedByCommand and Crash.
+        """
+        number = self.batches.steps_of([cached.id for cached in request.batches]) if method == "Decode" else None
+        fault = self.faults.meet(method, time.monotonic(), number)
+        if fault is None:
+            return None
+        if fault.status is not None:
+            raise FailedByCommand(fault.kind, fault.status)
+        if fault.kind == "crash":
+            raise Crash("Fault by command: crash")
+        fault.signal_process()
+        while fault.kind == "hang" and self.faults.holds(fault, time.monotonic()):
+            self.hold(0.01)
+        return fault
 
     def hold(self, seconds: float) -> None:
         """Keep the thread for `seconds`; ServerStopping when the server stops meanwhile."""

@@ -18,7 +18,7 @@ from typing import Any, Protocol, Self
 from exporter.simulator.active_request import ActiveRequest, ParsedRequest
 from exporter.simulator.batcher import BatchedRequest, Batcher, Overloaded, Pass, Token, TooLong
 from exporter.simulator.engine import Engine
-from exporter.simulator.faults import FAULT_KINDS, Fault, FaultKind, Faults
+from exporter.simulator.faults import ROUTER_FAULT_KINDS, Fault, FaultKind, Faults
 from exporter.simulator.grpc_library_server import GrpcLibraryServer
 from exporter.simulator.grpc_server import grpc_server
 from exporter.simulator.http_server import http_server
@@ -127,9 +127,11 @@ class Router:
         self._record.add(entry)
         del self._active[active.request.id]  # last: once `in_flight` has fallen, the record is complete
 
-    def meet_fault(self, method: str) -> Fault | None:
+    def meet_fault(self, method: str, named: bool = False) -> Fault | None:
         """The fault that a call to `method` meets at the server; one that hangs, hangs in the engine."""
-        fault = self.faults.meet(method, time.monotonic())
+        fault = self.faults.meet(method, time.monotonic(), named=named)
+        if fault and fault.at is None:
+            fault.signal_process()
         return fault if fault and fault.kind != "hang" else None
 
     def load(self) -> dict[str, int]:
@@ -157,10 +159,12 @@ class Router:
 
     @property
     def fault_kinds(self) -> tuple[FaultKind, ...]:
-        return FAULT_KINDS
+        return ROUTER_FAULT_KINDS
 
     def fault(self, fault: Fault | None) -> None:
-        """Let calls fail in the servers, or the engine hang; None ends it."""
+        """Let calls fail in the servers, or the engine hang; None ends it. ValueError for what only a shard can do."""
+        if fault and fault.kind not in ROUTER_FAULT_KINDS:
+            raise ValueError(f"kind: a router cannot simulate {fault.kind}")
         self.faults.set(fault)
         self._engine.fault(fault)
 

@@ -13,9 +13,9 @@ from typing import Any, Self
 
 import grpc
 
-from exporter.simulator import messages
+from exporter.simulator import lies, messages
 from exporter.simulator.batch_cache import Crash
-from exporter.simulator.faults import SHARD_FAULT_KINDS, Fault, FaultKind
+from exporter.simulator.faults import SHARD_FAULT_KINDS, FailedByCommand, Fault, FaultKind
 from exporter.simulator.listen_errors import cannot_listen
 from exporter.simulator.options import Config, host_and_port
 from exporter.simulator.rank import Rank, RankAnswer, RankBarrier, ServerStopping
@@ -117,13 +117,16 @@ class Shard:
         return SHARD_FAULT_KINDS
 
     def fault(self, fault: Fault | None) -> None:
-        """Let calls fail or hang on every rank; None ends it. ValueError for what only a router can do."""
+        """Let calls fail or hang; None ends it. ValueError for what only a router can do."""
         if fault and fault.kind == "cut":
             raise ValueError("kind: a shard has no streams to cut")
         with self._lock:
             self._fault = fault
             for rank in self._running.ranks if self._running else []:
-                rank.faults.set(fault)
+                rank.faults.set(self._fault_of(rank.index))
+
+    def _fault_of(self, rank: int) -> Fault | None:
+        return self._fault if self._fault is not None and self._fault.rank in (None, rank) else None
 
     def restart(self, seconds: float = 0.0) -> None:
         """Go away for `seconds` and come back on the same addresses without a batch or a fault, as a new process."""
@@ -143,7 +146,7 @@ class Shard:
             for index in range(self.config.ranks):
                 rank = Rank(index, self.config, barrier)
                 rank.roofline = self._roofline
-                rank.faults.set(self._fault)
+                rank.faults.set(self._fault_of(index))
                 pool = futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"rank-{index}")
                 server = grpc.server(pool, options=_OPTIONS)
                 server.add_generic_rpc_handlers((_Service(self, rank),))
@@ -221,7 +224,7 @@ class _Service(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(
             partial(self._serve, method, time.perf_counter_ns()),
             request_deserializer=getattr(self._wire, f"{method}Request").FromString,
-            response_serializer=lambda message: message.SerializeToString(),
+            response_serializer=lambda answer: answer if isinstance(answer, bytes) else answer.SerializeToString(),
         )
 
     def _serve(self, method: str, received_ns: int, request: Any, context: grpc.ServicerContext) -> Any:
@@ -233,9 +236,11 @@ class _Service(grpc.GenericRpcHandler):
                 context.abort(grpc.StatusCode.CANCELLED, "The call ended before its turn came")
             self._rank.calls[method] += 1
             with self._failures(context):
-                self._meet_fault(method)
+                fault = self._rank.meet_fault(method, request)
+                if fault is not None and fault.kind == "endless":
+                    self._rank.batches.prolong()
                 answer = self._rank.answer(method, request)
-            return answer.response
+            return answer.response if fault is None else lies.of_shard(fault.kind, answer.response)
         except Exception:
             code = code if code == "NOT_RUN" else _code_of(context)
             raise
@@ -262,8 +267,8 @@ class _Service(grpc.GenericRpcHandler):
         """Turn what goes wrong in a call into its status; a RuntimeError also ends the server."""
         try:
             yield
-        except _Unavailable as error:
-            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        except FailedByCommand as error:
+            context.abort(error.code, str(error))
         except ServerStopping:
             context.abort(grpc.StatusCode.CANCELLED, "The server stops")
         except RuntimeError as error:
@@ -290,25 +295,6 @@ class _Service(grpc.GenericRpcHandler):
         self._rank.stopping.set()
         drop_connections(self._shard.addresses[self._rank.index])
         threading.Thread(target=self._shard._die, args=(self._rank, reason), daemon=True).start()
-
-    def _meet_fault(self, method: str) -> None:
-        fault = self._rank.faults.meet(method, time.monotonic())
-        if fault is None:
-            return
-        match fault.kind:
-            case "unavailable":
-                raise _Unavailable("Fault by command: unavailable")
-            case "internal":
-                raise ValueError("Fault by command: internal")
-            case "hang":
-                while self._rank.faults.holds(fault, time.monotonic()):
-                    self._rank.hold(0.01)
-            case "cut":
-                raise AssertionError("Shard.fault refuses it")
-
-
-class _Unavailable(Exception):
-    """A call hit the fault `unavailable`."""
 
 
 def _wanted(context: Any) -> bool:

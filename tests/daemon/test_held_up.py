@@ -1,5 +1,7 @@
 """A process that was held up holds nothing against the server."""
 
+from itertools import pairwise
+
 from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome, SkipReason
 from tests.daemon.virtual import watched
@@ -25,6 +27,15 @@ def test_a_target_that_could_not_be_asked_while_we_were_stopped_is_not_down() ->
 def test_a_target_that_cannot_be_reached_twice_in_a_row_is_down_whatever_held_us_up() -> None:
     ledger, _ = watched(10, OFTEN, connects=iter([None, None, DISTURBED, DISTURBED, None]))
     assert False in ledger.ups
+
+
+def test_a_disturbed_probe_that_was_answered_begins_the_backoff_anew() -> None:
+    """Else the pauses after single failures would grow to half a minute while this machine is busy."""
+    timeout = Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", "slow")
+    mixed, _ = watched(60, OFTEN, fates=iter([fate for _ in range(8) for fate in (timeout, Outcome.DISTURBED)]))
+    failed = [observation.started for observation in mixed.observations if observation.outcome is Outcome.TIMEOUT]
+    assert len(failed) == 8
+    assert max(later - earlier for earlier, later in pairwise(failed)) < 3
 
 
 def test_a_disturbed_probe_between_two_failures_does_not_begin_the_backoff_anew() -> None:

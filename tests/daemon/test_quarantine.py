@@ -114,6 +114,14 @@ def test_a_stop_a_hang_and_an_absence_quarantine_nothing(harmless: Failure) -> N
     assert Outcome.QUARANTINED not in {made.outcome for made in ledger.observations}
 
 
+def test_a_server_that_answers_a_probe_after_the_failed_one_and_goes_away_then_did_not_end_of_it() -> None:
+    connects = iter([None] * 4 + [unreachable()])  # the first check, two attempts, and a look after the failure
+    ledger, _ = watched(30, workload(interval="0s", batch_sizes=[1]), fates=iter([FAILED]), connects=connects)
+    outcomes = [observation.outcome for observation in ledger.observations]
+    assert outcomes[:3] == [Outcome.REJECTED, Outcome.OK, Outcome.UNREACHABLE]
+    assert Outcome.QUARANTINED not in outcomes
+
+
 def test_a_server_that_hangs_after_a_failed_call_has_not_ended() -> None:
     hangs = Failure(Outcome.TIMEOUT, "DEADLINE_EXCEEDED", "Info: no answer")
     ledger, _ = watched(100, workload(), fates=iter([FAILED]), connects=iter([None, None, hangs, hangs]))

@@ -71,11 +71,14 @@ class Remembered:
 
 @dataclass
 class Script:
-    """A prober whose every probe takes `lasts` seconds of virtual time and ends as `fates` says; then always well."""
+    """A prober whose every probe takes `lasts` seconds of virtual time and ends as `fates` says; then always well.
+
+    A fate is a failure, or the outcome of an answer.
+    """
 
     time: Time
     lasts: Callable[[Workload, int], float] = lambda workload, batch_size: 0.1
-    fates: Iterator[Exception | None] = field(default_factory=lambda: iter(()))
+    fates: Iterator[Exception | Outcome | None] = field(default_factory=lambda: iter(()))
     connects: Iterator[Exception | None] = field(default_factory=lambda: iter(()))
     crowds: Iterator[bool | Failure] = field(default_factory=lambda: iter(()))
     check_lasts: float = 0.0
@@ -107,11 +110,12 @@ class Script:
         self.sent.append((began, workload.name, batch_size))
         self.owed += 1
         self.time.pass_by(self.lasts(workload, batch_size))
-        if trouble := next(self.fates, None):
+        trouble = next(self.fates, None)
+        if isinstance(trouble, Exception):
             raise trouble
         self.owed -= 1
         steps = (Step(began, self.time.now, batch_size),)
-        return Result((Stream(batch_size, batch_size, began, self.time.now, steps),))
+        return Result((Stream(batch_size, batch_size, began, self.time.now, steps),), trouble or Outcome.OK)
 
     def settle(self, timeout: float) -> None:
         self.owed = 0

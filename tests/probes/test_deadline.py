@@ -18,6 +18,7 @@ from exporter.wire.message_framing import grpc_message
         (0, "before the first token; set a longer timeout, shorter prompts or smaller batch_sizes"),
         (1, "after 1 of 64 tokens, which take about 1h4m; set a longer timeout or a shorter decode_length"),
         (12, "after 12 of 64 tokens, which take about 5m20s; set a longer timeout or a shorter decode_length"),
+        (65, "after 65 tokens, though 64 tokens were asked for; the server does not end its answer"),
     ],
 )
 def test_a_timeout_is_told_with_its_key_and_value_and_how_far_the_answer_came(tokens: int, said: str) -> None:

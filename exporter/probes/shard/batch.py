@@ -16,6 +16,8 @@ from exporter.plan.targets import Facts
 
 PROTOCOLS: dict[str, ModuleType] = {"generate.v3": generate_v3_pb2, "generate.v2": generate_v2_pb2}
 NANOSECONDS = 1e-9
+# Two machines' seconds differ by less than this share.
+CLOCKS_DIFFER = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,15 @@ def _slowest(answers: Sequence[Any]) -> ServerTimings | None:
         slowest.concat_ns * NANOSECONDS if has_concat else None,
         slowest.total_ns * NANOSECONDS,
     )
+
+
+def believable(timings: ServerTimings | None, lasted: float) -> ServerTimings | None:
+    """None where the server says that it took longer than the whole call lasted (seconds): nothing of it is true."""
+    if timings is None:
+        return None
+    parts = (timings.forward, timings.decode, timings.concat, timings.total)
+    longest = max(part for part in parts if part is not None)
+    return timings if longest <= lasted * (1 + CLOCKS_DIFFER) else None
 
 
 def parsed(message: Any, data: bytes, rpc: str, address: str) -> Any:

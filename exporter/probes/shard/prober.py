@@ -22,7 +22,7 @@ from exporter.probes.deadline import DEADLINE_EXCEEDED, out_of_time
 from exporter.probes.disturbed import mark_disturbed
 from exporter.probes.interface import Abandoned, Occupied, Result
 from exporter.probes.quarantine import Quarantine
-from exporter.probes.shard.batch import PROTOCOLS, MergedAnswers, ShardBatch, parsed
+from exporter.probes.shard.batch import PROTOCOLS, MergedAnswers, ShardBatch, believable, parsed
 from exporter.probes.shard.calibration import CALIBRATION_SECONDS, Calibration
 from exporter.probes.shard.error_hints import connection_ended, explained
 from exporter.probes.shard.ranks import RankAnswers, Ranks, discovered, must_exist
@@ -301,11 +301,12 @@ class ShardProber:
 
 def _step(called: RankAnswers, merged: MergedAnswers) -> Step:
     """We added no more than what is beyond the server's own total."""
-    total = merged.timings.total if merged.timings is not None else None
-    beyond = called.arrived - called.asked - (total or 0.0)
-    late = max(0.0, min(called.late, beyond))
+    lasted = called.arrived - called.asked
+    timings = believable(merged.timings, lasted)
+    total = timings.total if timings is not None else None
+    late = max(0.0, min(called.late, lasted - (total or 0.0)))
     ranks = len(called.answers)
-    return Step(called.asked, called.arrived, merged.tokens, merged.timings, merged.answered, late, ranks=ranks)
+    return Step(called.asked, called.arrived, merged.tokens, timings, merged.answered, late, ranks=ranks)
 
 
 def time_left(deadline: float, ranks: Ranks) -> float:
