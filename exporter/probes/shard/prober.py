@@ -304,8 +304,16 @@ def _step(called: RankAnswers, merged: MergedAnswers) -> Step:
     total = merged.timings.total if merged.timings is not None else None
     beyond = called.arrived - called.asked - (total or 0.0)
     late = max(0.0, min(called.late, beyond))
-    ranks = len(called.answers)
-    return Step(called.asked, called.arrived, merged.tokens, merged.timings, merged.answered, late, ranks=ranks)
+    return Step(
+        called.asked,
+        called.arrived,
+        merged.tokens,
+        merged.timings,
+        merged.answered,
+        late,
+        ranks=len(called.answers),
+        worked=called.worked,
+    )
 
 
 def time_left(deadline: float, ranks: Ranks) -> float:
