@@ -87,7 +87,7 @@ class Step:
 
     Both instants are the latest possible ones, because this process may have read late: the first of the tokens may
     have arrived up to `late` seconds before `arrived`, and the waiting may have begun `asked_late` before `asked`.
-    `ranks`: how many calls it took, made at once.
+    `ranks`: how many calls it took, made at once. `worked`: for how much of `late` a CPU did the work of the call.
     """
 
     asked: float
@@ -98,6 +98,7 @@ class Step:
     late: float = 0.0
     asked_late: float = 0.0
     ranks: int = 1
+    worked: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

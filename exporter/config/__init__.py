@@ -7,6 +7,7 @@ json_object     a mapping that is sent as JSON
 sources         file and environment -> settings
 variables       the environment variables, also those of a single target
 yaml_file       YAML files, read and written
+bounded_read    the bytes of a file, up to a size and a time
 paths           relative file names
 errors          what is wrong, as lines for people
 dump            the settings as YAML, for /config

@@ -7,6 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+MOST_PROBLEMS = 50
 LONGEST_SHOWN = 200  # characters of a wrong value
 # Types of errors that a check of a whole block raises: their message begins with the key, `address: must be …`.
 NAMES_ITS_KEY = frozenset({"address", "listen_address", "twice", "key"})
@@ -41,9 +42,15 @@ Place = tuple[str | int, ...]
 
 
 class SettingsError(Exception):
-    """A configuration that cannot be used. `problems` holds one line each: the place, the value, the mend."""
+    """A configuration that cannot be used. `problems` holds one line each: the place, the value, the mend.
+
+    Of very many, such as those of a file that is something else, it holds the first MOST_PROBLEMS and how many more.
+    """
 
     def __init__(self, problems: list[str]) -> None:
+        if len(problems) > MOST_PROBLEMS + 1:
+            more = len(problems) - MOST_PROBLEMS
+            problems = [*problems[:MOST_PROBLEMS], f"and {more} more problems; is it the right file?"]
         super().__init__("\n".join(problems))
         self.problems = problems
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
+from exporter.config.bounded_read import read_bounded
 from exporter.config.errors import SettingsError
 
-# No configuration is that large; a file that never ends, such as /dev/zero, would fill the memory.
-LARGEST_FILE = 64 * 1024 * 1024
+# Room for thousands of targets. To read a file takes up to 135 times its size in memory, and a small pod has little.
+LARGEST_FILE = 512 * 1024
 INTEGER, FLOAT, MERGE = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:merge"
 OCTAL = re.compile(r"[-+]?0[0-7]+")
 EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?|\.[0-9]+)(?:[0-9]+)?[eE][-+]?[0-9]+")
@@ -107,8 +108,7 @@ def read_yaml(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
 
 def read_text(path: Path) -> str:
     """The text of a file. Errors: OSError, UnicodeDecodeError, SettingsError when it is too large."""
-    with path.open("rb") as file:
-        data = file.read(LARGEST_FILE + 1)
+    data = read_bounded(path, LARGEST_FILE)
     if len(data) > LARGEST_FILE:
-        raise SettingsError([f"{path}: is larger than {LARGEST_FILE >> 20} MiB; is it the right file?"])
+        raise SettingsError([f"{path}: is larger than {LARGEST_FILE >> 10} KiB; is it the right file?"])
     return data.decode()

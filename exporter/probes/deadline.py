@@ -21,7 +21,6 @@ def out_of_time(workload: Workload, tokens: int, quiet: float = 0.0) -> str:
     if quiet > workload.timeout / 2:
         return f"{over}: no token for {quiet:.3g} s after {tokens} of {wanted}; the server hangs"
     if tokens > workload.decode_length:
-        wanted = counted(workload.decode_length, "token")
         return f"{over} after {tokens} tokens, though {wanted} were asked for; the server does not end its answer"
     needed = write_duration(math.ceil(workload.timeout * workload.decode_length / tokens))
     return (

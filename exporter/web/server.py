@@ -20,6 +20,7 @@ from exporter.web.admission import Admission
 from exporter.web.routes import Views, answer
 from exporter.web.token_bucket import Bucket
 from exporter.web.web_file_state import WebFileState
+from exporter.wire.connect_errors import MORE_FILES
 
 # Connections whose request is not there yet. Beyond this many the oldest is cut off, first those that never had one.
 MAX_IDLE_CONNECTIONS = 128
@@ -39,7 +40,6 @@ GRACE_SECONDS = 2.0
 # After a failed accept: out of file descriptors, or the client has left again.
 ACCEPT_AGAIN_SECONDS = 0.1
 OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-MORE_FILES = "raise the limit of open files (ulimit -n, LimitNOFILE= of systemd), or probe fewer targets"
 
 
 class WebServer:

@@ -7,7 +7,9 @@ UNKNOWN_NAME = "the host's name is not known"
 UNKNOWN_HINT = "is it spelt right, and known in this network?"
 GONE = "nobody listens on this socket: is its server still starting, or gone and the file left behind?"
 NOBODY = "nothing listens there: is the server up, and the port right?"
+MORE_FILES = "raise the limit of open files (ulimit -n, LimitNOFILE= of systemd), or probe fewer targets"
 HINTS = {
+    "Too many open files": MORE_FILES,
     "Connection refused": NOBODY,
     UNKNOWN_NAME: UNKNOWN_HINT,
     "Name or service not known": UNKNOWN_HINT,
@@ -18,6 +20,7 @@ HINTS = {
     "Connection timed out": "no answer at all: is the address right, and does a firewall let it through?",
 }
 SOCKET_HINTS = {
+    "Too many open files": MORE_FILES,
     "Connection refused": GONE,
     "Permission denied": "only the socket's owner may use it; run tgi-probe as the server's user",
     "No such file or directory": "is the server up, and its directory shared with this container?",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from exporter.observation import Failure
 from exporter.wire.detect import NO_HTTP2
 from exporter.wire.http_codec import BrokenConnection, Http2, HttpCodec
-from exporter.wire.sockets import Endpoint, TimedSocket, unreachable
+from exporter.wire.sockets import Endpoint, TimedSocket, new_selector, unreachable
 
 # A connection that was unused for this many seconds is checked before use: a proxy may have closed it. It is also
 # warmed, because the server's thread may be slow to wake up.
@@ -41,7 +41,7 @@ class ClientConnection:
         self.socket.flush()
 
     def _receive_until(self, done: Callable[[], bool], deadline: float) -> None:
-        with selectors.DefaultSelector() as selector:
+        with new_selector() as selector:
             selector.register(self.socket, selectors.EVENT_READ)
             while not done():
                 if not selector.select(max(0.0, deadline - time.perf_counter())):

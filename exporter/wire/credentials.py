@@ -5,7 +5,9 @@ import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
+from exporter.config.bounded_read import read_bounded
 from exporter.config.target import Target, Tls
 from exporter.observation import Failure, Outcome
 from exporter.wire.sockets import Endpoint, unreachable
@@ -117,8 +119,7 @@ def _token(variable: str | None, file: str | None) -> str | None:
 
 def _text_of(file: str) -> str:
     try:
-        with open(file, "rb") as opened:
-            data = opened.read(LONGEST_TOKEN + 1)
+        data = read_bounded(Path(file), LONGEST_TOKEN)
         if len(data) > LONGEST_TOKEN:
             raise ValueError(f"bearer_token_file: {file} is too long for a token")
         return data.decode()

@@ -51,6 +51,11 @@ class Mark(NamedTuple):
     known: bool = False
 
 
+def worked(before: Mark, after: Mark) -> float:
+    """How many seconds this thread ran between the two marks; 0 where the kernel does not count."""
+    return after.ran - before.ran if before.known and after.known else 0.0
+
+
 class Gap(NamedTuple):
     """The process was held up between two beats, for at most `lost` seconds. `machine`: the whole machine was.
 

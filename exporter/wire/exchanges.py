@@ -19,7 +19,7 @@ from exporter.wire.connection import ClientConnection
 from exporter.wire.delays import PROCESS, Delays
 from exporter.wire.detect import CLOSED
 from exporter.wire.http_codec import Body, BrokenConnection, End, Head, HttpRequest, NoAnswer, NotBegun
-from exporter.wire.sockets import Arrival, unreachable
+from exporter.wire.sockets import Arrival, new_selector, unreachable
 
 # Seconds to wait for the end of a body. It follows the last event in a packet of its own, or never comes.
 REST_SECONDS = 0.02
@@ -135,7 +135,7 @@ class Exchanges:
         self._delays = delays
         # The newest look at what can be read, and since when at most what it found can be read.
         self._looked = self._since = time.perf_counter()
-        self._selector = selectors.DefaultSelector()
+        self._selector = new_selector()
         self._backlog: deque[tuple[Exchange, Arrival]] = deque()
         self._in_flight: set[Exchange] = set()
         self._complete: dict[Exchange, float] = {}  # until when to wait for the end of a body

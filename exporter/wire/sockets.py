@@ -16,6 +16,7 @@ the server's record:
 """
 
 import logging
+import selectors
 import socket
 import ssl
 import struct
@@ -27,6 +28,7 @@ from typing import NamedTuple
 
 from exporter.config import notation
 from exporter.observation import Failure, Instant, Outcome
+from exporter.wire import connect_errors
 from exporter.wire.addresses import Addresses, Connected
 from exporter.wire.detect import ANSWERS_PLAIN, CLOSED, plain
 
@@ -294,6 +296,14 @@ def _tls_reason(error: Exception) -> str:
         if text := getattr(error, name, None):
             return str(text)
     return str(error)
+
+
+def new_selector() -> selectors.BaseSelector:
+    """Raises Failure when this process has no file descriptor left for it."""
+    try:
+        return selectors.DefaultSelector()
+    except OSError as error:
+        raise unreachable("tgi-probe", f"{error.strerror}; {connect_errors.MORE_FILES}") from None
 
 
 def unreachable(where: str, what: str) -> Failure:

@@ -243,12 +243,23 @@ def test_a_recorded_gap_around_a_stop_of_the_whole_machine_is_true(read: Read, l
 
 
 @pytest.mark.parametrize(
-    ("late", "ranks", "recorded"), [(0.0004, 1, True), (0.001, 1, False), (0.001, 4, True), (0.002, 4, False)]
+    ("late", "worked", "ranks", "recorded"),
+    [
+        (0.0004, 0.0, 1, True),
+        (0.001, 0.0, 1, False),
+        (0.001, 0.0, 4, True),
+        (0.002, 0.0, 4, False),
+        (0.001, 0.0005, 1, True),  # half of it was the work of the call itself
+        (0.0012, 0.0012, 1, False),
+        (0.0025, 0.0025, 1, False),  # so much work is none: the CPU was taken away
+    ],
 )
 def test_what_each_call_to_a_shard_adds_does_not_withhold_their_sum_but_what_holds_each_up_does(
-    late: float, ranks: int, recorded: bool
+    late: float, worked: float, ranks: int, recorded: bool
 ) -> None:
-    calls = [Step(number * 0.0081, number * 0.0081 + 0.008, 1, late=late, ranks=ranks) for number in range(64)]
+    calls = [
+        Step(number * 0.0081, number * 0.0081 + 0.008, 1, late=late, ranks=ranks, worked=worked) for number in range(64)
+    ]
     stream = Stream(1, 10, 0.0, calls[-1].arrived, tuple(calls))
     seen = certainty.recorded(Observation(Series("t", "w", 1), 0.0, 0.0, 1.0, Outcome.OK, "OK", streams=(stream,)))
     assert len(seen.gaps) == 63

@@ -82,7 +82,7 @@ def test_a_binary_file_is_one_line(tmp_path: Path, content: bytes, line: str) ->
 
 def test_a_file_that_never_ends_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exporter.config.yaml_file.LARGEST_FILE", 1 << 20)
-    assert refusal(Path("/dev/zero")) == ["/dev/zero: is larger than 1 MiB; is it the right file?"]
+    assert refusal(Path("/dev/zero")) == ["/dev/zero: is larger than 1024 KiB; is it the right file?"]
 
 
 @pytest.mark.parametrize(

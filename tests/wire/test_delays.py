@@ -20,6 +20,7 @@ from exporter.wire.delays import (
     HeldUp,
     Mark,
     PendingCall,
+    worked,
 )
 from tests.processes import wait_until
 
@@ -37,6 +38,11 @@ def test_what_a_thread_waited_and_ran_is_how_late_it_may_be_and_never_more_than_
     delays = Delays()
     assert delays.between(mark(1.0), mark(1.5, 0.002, 0.0001, 1), 1) == pytest.approx(0.0021)
     assert delays.between(mark(1.0), mark(1.001, 5.0, 0.0, 1), 1) == pytest.approx(0.001)
+
+
+def test_the_work_of_a_thread_is_its_running_time_where_the_kernel_counts() -> None:
+    assert worked(mark(1.0, 0.1, 0.2), mark(1.5, 0.9, 0.2005)) == pytest.approx(0.0005)
+    assert worked(Mark(1.0), Mark(1.5)) == 0.0
 
 
 def test_each_further_sleep_may_have_been_for_the_interpreters_lock() -> None:

@@ -156,7 +156,7 @@ def believable(timings: ServerTimings | None, lasted: float) -> ServerTimings | 
     if timings is None:
         return None
     parts = (timings.forward, timings.decode, timings.concat, timings.total)
-    longest = max(part for part in parts if part is not None)
+    longest = max((part for part in parts if part is not None), default=0.0)
     return timings if longest <= lasted * (1 + CLOCKS_DIFFER) else None
 
 

@@ -305,8 +305,16 @@ def _step(called: RankAnswers, merged: MergedAnswers) -> Step:
     timings = believable(merged.timings, lasted)
     total = timings.total if timings is not None else None
     late = max(0.0, min(called.late, lasted - (total or 0.0)))
-    ranks = len(called.answers)
-    return Step(called.asked, called.arrived, merged.tokens, timings, merged.answered, late, ranks=ranks)
+    return Step(
+        called.asked,
+        called.arrived,
+        merged.tokens,
+        timings,
+        merged.answered,
+        late,
+        ranks=len(called.answers),
+        worked=called.worked,
+    )
 
 
 def time_left(deadline: float, ranks: Ranks) -> float:

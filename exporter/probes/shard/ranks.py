@@ -14,7 +14,7 @@ import grpc
 from exporter.observation import Failure, Outcome
 from exporter.probes.shard.batch import PROTOCOLS, parsed
 from exporter.probes.shard.channel import failure, open_channel
-from exporter.wire.delays import PROCESS, PendingCall
+from exporter.wire.delays import PROCESS, PendingCall, worked
 
 # When one rank fails, these are the codes of the others.
 CUT_OFF = ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED")
@@ -25,22 +25,26 @@ SLEEPS = 3
 class RankAnswers(NamedTuple):
     """Every rank's answer to one call, in rank order, not parsed; the instants before and after it (seconds).
 
-    We held it up for at most `late` seconds in between.
+    We held it up for at most `late` seconds in between. `worked`: for how long of these a CPU did the work of the call.
     """
 
     asked: float
     arrived: float
     answers: list[bytes]
     late: float
+    worked: float
 
 
 class RankCall(NamedTuple):
-    """One rank's answer, or what it failed with. The thread that called it was held up for at most `late` seconds."""
+    """One rank's answer, or what it failed with. The thread that called it was held up for at most `late` seconds, and
+    ran for `worked` of them.
+    """
 
     answer: bytes | Failure
     asked: float
     arrived: float
     late: float
+    worked: float
 
 
 class Ranks:
@@ -81,7 +85,7 @@ class Ranks:
         late = arrived - max(rank.arrived - rank.late for rank in ranks)
         # A rank that we asked late may have made all wait.
         asked_late = max(rank.asked for rank in ranks) - asked
-        return RankAnswers(asked, arrived, answers, late + asked_late)
+        return RankAnswers(asked, arrived, answers, late + asked_late, min(rank.worked for rank in ranks))
 
     def call_first(self, rpc: str, request: bytes, timeout: float) -> bytes:
         """The first rank's answer alone: only for calls without computation. Raises Failure."""
@@ -117,7 +121,8 @@ def _call_rank(
     except ValueError:  # gRPC's error for a channel that another thread has closed
         answer = Failure(Outcome.UNREACHABLE, "CANCELLED", f"{rpc} at {address}: we closed the connection")
     arrived = time.perf_counter()
-    return RankCall(answer, asked, arrived, PROCESS.between(before, PROCESS.mark(), SLEEPS))
+    after = PROCESS.mark()
+    return RankCall(answer, asked, arrived, PROCESS.between(before, after, SLEEPS), worked(before, after))
 
 
 class RankThread(threading.Thread):
