@@ -44,8 +44,13 @@ class SettingsError(Exception):
     """A configuration that cannot be used. `problems` holds one line each: the place, the value, the mend."""
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = [_one_line(problem) for problem in problems]
+        super().__init__("\n".join(self.problems))
+
+
+def _one_line(text: str) -> str:
+    """Of characters that can be printed: file names and keys may hold any."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def raise_problems(problems: Iterable[tuple[Place, str]], title: str, kind: str) -> None:
