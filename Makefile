@@ -101,7 +101,7 @@ slow: real-parts $(READY) ## run the tests that take long by themselves: rules o
 
 .PHONY: faults
 faults: $(READY) ## break things on purpose, at length: the fuzzing with 10,000 examples for each test
-	$(BIN)/pytest --numprocesses $(WORKERS) -m faults $(ARGS) || [ $$? = $(NO_TESTS) ]
+	$(BIN)/pytest --numprocesses $(WORKERS) -o faulthandler_timeout=3600 -m faults $(ARGS) || [ $$? = $(NO_TESTS) ]
 
 # ---- Generated files, which are committed ----
 

@@ -15,8 +15,8 @@ from exporter.config.errors import SettingsError
 
 # No configuration is that large; a file that never ends, such as /dev/zero, would fill the memory.
 LARGEST_FILE = 2 * 1024 * 1024
-# Values and keys, counted as often as anchors repeat them. Ten lines of aliases of aliases can mean more than fit in any
-# memory, and PyYAML takes about a kilobyte for each.
+# Values and keys, counted as often as anchors repeat them. Ten lines of aliases of aliases can mean more than fits in
+# any memory, and PyYAML takes about a kilobyte for each.
 MOST_VALUES = 100_000
 LONGEST_INTEGER_BITS = 8192  # Python writes no number of more than 4300 digits
 INTEGER, FLOAT, MERGE = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:merge"

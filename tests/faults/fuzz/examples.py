@@ -20,6 +20,7 @@ IN_CI, AT_LENGTH = 300, 10_000
 HANGS_AFTER = 60
 MIB = 1 << 20
 Test = TypeVar("Test", bound=Callable[..., Any])
+Error = TypeVar("Error", bound=BaseException)
 # Set by conftest.py, before the tests are imported.
 examples = IN_CI
 
@@ -76,3 +77,12 @@ def takes_at_most(most: int) -> Iterator[None]:
 def in_lines(problems: list[str]) -> bool:
     """Whether these are messages for a person: each one line, and not a Python error."""
     return bool(problems) and all(line and "\n" not in line and "Traceback" not in line for line in problems)
+
+
+def raised(kind: type[Error], attempt: Callable[[], object]) -> Error | None:
+    """The exception of that kind; None where there was none. Any other one goes through."""
+    try:
+        attempt()
+    except kind as error:
+        return error
+    return None

@@ -13,8 +13,8 @@ from exporter.cli import main
 from exporter.config import dump, sources, yaml_file
 from exporter.config.errors import SettingsError
 from exporter.web import web_file
-from tests.faults.fuzz.documents import KEYS, ROOT, VALID, VALUES, Document, mutated, nearly_valid
-from tests.faults.fuzz.examples import MIB, ends, fuzz, in_lines, takes_at_most
+from tests.faults.fuzz.documents import KEYS, ROOT, Document, mutated, nearly_valid
+from tests.faults.fuzz.examples import MIB, ends, fuzz, in_lines, raised, takes_at_most
 
 FILES = [
     file.read_bytes()
@@ -112,10 +112,8 @@ def test_any_web_file(tmp_path: Path, data: bytes) -> None:
     file = tmp_path / "web.yml"
     file.write_bytes(data)
     with ends(data):
-        try:
-            web_file.load(file)
-        except SettingsError as error:
-            assert in_lines(error.problems), error.problems
+        error = raised(SettingsError, lambda: web_file.load(file))
+    assert error is None or in_lines(error.problems), error.problems
 
 
 def aliases(kind: str, levels: int) -> str:

@@ -1,5 +1,6 @@
 """Any environment and any command line: taken, or refused in a line that says what is wrong."""
 
+import argparse
 import contextlib
 import io
 import os
@@ -11,15 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.bench.options import precision_of, runs_of, target_and_workload
 from exporter.cli import build_parser
 from exporter.config import dump
+from exporter.config.arguments import Parser
 from exporter.config.daemon_address import daemon_address
 from exporter.config.errors import SettingsError
 from exporter.config.sources import load
 from exporter.config.variables import PREFIX, SINGLE_TARGET
 from tests.faults.fuzz.documents import KEYS, SCALARS, VALID, WORDS, Document, places
 from tests.faults.fuzz.documents import at as value_at
-from tests.faults.fuzz.examples import ends, fuzz, in_lines
+from tests.faults.fuzz.examples import ends, fuzz, in_lines, raised
 
 COMMANDS = ("run", "check", "rules", "slo", "health", "simulate", "bench", "demo")
 PARTS = st.sampled_from([*(key.upper() for key in KEYS), "0", "1", "00", "x", "", "-1", "99", "²", "_"])
@@ -59,10 +62,8 @@ def test_any_environment(environment: Mapping[str, str]) -> None:
     without = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     with ends(environment), patch.dict(os.environ, {**without, **environment}, clear=True):
         daemon_address(None)
-        try:
-            dump.text(load(None))
-        except SettingsError as error:
-            assert in_lines(error.problems), error.problems
+        error = raised(SettingsError, lambda: dump.text(load(None)))
+    assert error is None or in_lines(error.problems), error.problems
 
 
 def options(command: str) -> list[str]:
@@ -70,6 +71,19 @@ def options(command: str) -> list[str]:
     assert parser.commands is not None
     chosen = parser.commands.choices[command]
     return [option for action in chosen._actions for option in action.option_strings]
+
+
+def parse(parser: Parser, words: list[str]) -> argparse.Namespace | None:
+    """The options; None where the parser has said what is wrong with them, or has helped."""
+    said = io.StringIO()
+    found: list[argparse.Namespace] = []
+    with ends(words), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        ended = raised(SystemExit, lambda: found.append(parser.parse_args(words)))
+    if ended is None:
+        return found[0]
+    assert ended.code == 0 or (ended.code == 2 and "error: " in said.getvalue())
+    assert "Traceback" not in said.getvalue()
+    return None
 
 
 WORDS_OF_COMMANDS = st.sampled_from(COMMANDS).flatmap(
@@ -91,14 +105,7 @@ WORDS_OF_COMMANDS = st.sampled_from(COMMANDS).flatmap(
 def test_any_command_line(words: tuple[str, list[str]]) -> None:
     """As far as the parser goes: no command is run."""
     command, rest = words
-    said = io.StringIO()
-    with ends(words), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            build_parser([command]).parse_args([command, *rest])
-        except SystemExit as ended:
-            assert ended.code in (0, 2)
-            assert ended.code == 0 or "error: " in said.getvalue()
-            assert "Traceback" not in said.getvalue()
+    parse(build_parser([command]), [command, *rest])
 
 
 @fuzz
@@ -108,9 +115,7 @@ def test_any_command_line(words: tuple[str, list[str]]) -> None:
     )
 )
 def test_any_first_words(words: list[str]) -> None:
-    with ends(words), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        with contextlib.suppress(SystemExit):
-            build_parser(words[:1]).parse_args(words)
+    parse(build_parser(words[:1]), words)
 
 
 FLAGS = st.sampled_from(options("bench")[2:]).flatmap(lambda option: st.tuples(st.just(option), TEXTS))
@@ -120,21 +125,12 @@ FLAGS = st.sampled_from(options("bench")[2:]).flatmap(lambda option: st.tuples(s
 @given(flags=st.lists(FLAGS, max_size=4))
 def test_any_options_of_a_sweep(flags: list[tuple[str, str]]) -> None:
     """`bench` reads its options like a configuration, before it connects."""
-    from exporter.bench.options import precision_of, runs_of, target_and_workload
-
     words = ["bench", "--target", "unix:///nowhere", *(word for flag in flags for word in flag)]
-    said = io.StringIO()
-    with ends(words), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            parsed = build_parser(["bench"]).parse_args(words)
-            target_and_workload(parsed)
-            runs_of(parsed.runs)
-            precision_of(parsed)
-        except SettingsError as error:
-            assert in_lines(error.problems), error.problems
-        except SystemExit as ended:
-            assert ended.code in (0, 2)
-            assert "Traceback" not in said.getvalue()
+    options = parse(build_parser(["bench"]), words)
+    if options is not None:
+        for read in (target_and_workload, precision_of, lambda given: runs_of(given.runs)):
+            error = raised(SettingsError, lambda read=read: read(options))  # type: ignore[misc]
+            assert error is None or in_lines(error.problems), error.problems
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Whatever a client sends to our HTTP port: an answer of HTTP or a closed connection, no bug, and the next is served."""
+"""Whatever a client sends to our HTTP port: an answer or a closed connection, no bug, and the next client is served."""
 
 import re
 import socket
