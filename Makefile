@@ -133,6 +133,10 @@ rules: $(READY) ## write the rules under deploy/ from the configurations beside 
 lock: ## write requirements/*.txt from pyproject.toml; ARGS=--upgrade takes the newest releases
 	scripts/lock $(ARGS)
 
+.PHONY: audit
+audit: ## ask PyPI for known vulnerabilities of the locked releases (needs the network; CI has none)
+	scripts/audit $(ARGS)
+
 # ---- Releases and measurements ----
 
 .PHONY: wheel
