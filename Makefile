@@ -102,7 +102,7 @@ slow: real-parts $(READY) ## run the tests that take long by themselves: rules o
 .PHONY: faults
 faults: $(READY) ## break servers, daemon and network on purpose, and write docs/reliability.md; ARGS="--seed 17" replays
 	@rm -f .faults.jsonl
-	FAULTS_RESULTS=$(CURDIR)/.faults.jsonl $(BIN)/pytest --numprocesses $(WORKERS) $(BY_MODULE) tests/faults $(ARGS)
+	FAULTS_RESULTS=$(CURDIR)/.faults.jsonl $(BIN)/pytest --numprocesses $(WORKERS) $(BY_MODULE) -o faulthandler_timeout=3600 tests/faults $(ARGS)
 	$(if $(ARGS),,$(BIN)/python -m tests.faults.report .faults.jsonl)
 
 # ---- Generated files, which are committed ----
@@ -134,6 +134,10 @@ rules: $(READY) ## write the rules under deploy/ from the configurations beside 
 .PHONY: lock
 lock: ## write requirements/*.txt from pyproject.toml; ARGS=--upgrade takes the newest releases
 	scripts/lock $(ARGS)
+
+.PHONY: audit
+audit: ## ask PyPI for known vulnerabilities of the locked releases (needs the network; CI has none)
+	scripts/audit $(ARGS)
 
 # ---- Releases and measurements ----
 

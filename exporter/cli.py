@@ -31,6 +31,7 @@ NOT_WRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     grpc_env.prepare()
+    os.umask(os.umask(0o077) | 0o002)  # whatever it was: no file and no socket that every user can write
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that lacks a character, as on stderr
     try:

@@ -66,7 +66,7 @@ def query(url: str, expr: str, token: str | None = None) -> list[PrometheusSampl
         raise PrometheusError(f"{url}: {_line(document['error'])}")
     try:
         return [_sample(item["metric"], item["value"][1]) for item in document["data"]["result"]]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError):
         what = f"its answer ({_line(kind)}) is not what Prometheus says to a query"
         raise PrometheusError(f"{url}: {what}; is it the address of Prometheus?") from None
 
@@ -78,7 +78,7 @@ def rule_groups(url: str, token: str | None = None) -> list[RuleGroup]:
         return [
             RuleGroup(legible(one["name"], LONGEST_TEXT), float(one["interval"]), _evaluated(one)) for one in groups
         ]
-    except (PrometheusError, ValueError, KeyError, TypeError):
+    except (PrometheusError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return []
 
 

@@ -51,8 +51,13 @@ class SettingsError(Exception):
         if len(problems) > MOST_PROBLEMS + 1:
             more = len(problems) - MOST_PROBLEMS
             problems = [*problems[:MOST_PROBLEMS], f"and {more} more problems; is it the right file?"]
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = [_one_line(problem) for problem in problems]
+        super().__init__("\n".join(self.problems))
+
+
+def _one_line(text: str) -> str:
+    """Of characters that can be printed: file names and keys may hold any."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def raise_problems(problems: Iterable[tuple[Place, str]], title: str, kind: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from exporter.config import paths
@@ -117,6 +118,13 @@ class Variables(EnvSettingsSource):
     def __init__(self, settings: type[BaseSettings], environ: Mapping[str, str]) -> None:
         super().__init__(settings)
         self.env_vars = {name.lower(): value for name, value in environ.items()}
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """pydantic-settings knows only ValueError as the error of a text that is no JSON."""
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
 
     def __call__(self) -> dict[str, Any]:
         """The values by block, with absolute file names. Errors: WrongVariable."""

@@ -4,6 +4,7 @@ PyYAML reads YAML 1.1, where `0644` is 420 and `1:30` is 90: both are refused. `
 """
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,39 @@ from exporter.config.errors import SettingsError
 
 # Room for thousands of targets. To read a file takes up to 135 times its size in memory, and a small pod has little.
 LARGEST_FILE = 512 * 1024
+# Values and keys, counted as often as anchors repeat them. Ten lines of aliases of aliases can mean more than fits in
+# any memory, and PyYAML takes about a kilobyte for each.
+MOST_VALUES = 100_000
+LONGEST_INTEGER_BITS = 8192  # Python writes no number of more than 4300 digits
 INTEGER, FLOAT, MERGE = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:merge"
 OCTAL = re.compile(r"[-+]?0[0-7]+")
 EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?|\.[0-9]+)(?:[0-9]+)?[eE][-+]?[0-9]+")
 STARTS_OF_NUMBERS = list("-+.0123456789")
 
 
-class Ambiguous(yaml.constructor.ConstructorError):
-    """A number that YAML reads as another one than people do."""
+class Refused(yaml.constructor.ConstructorError):
+    """Valid YAML that is not accepted: too much of it, or a number that YAML reads as another one than people do."""
 
 
 class Loader(yaml.SafeLoader):
     """A safe loader that refuses a key given twice in one mapping, which plain YAML would silently drop."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._values = 0
+        self._values_in: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        before, is_alias = self._values, self.check_event(yaml.AliasEvent)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        if node is not None:
+            # One that holds itself is not finished yet: it counts once.
+            self._values += self._values_in.get(node, 1) if is_alias else 1
+            self._values_in.setdefault(node, self._values - before)
+            if self._values > MOST_VALUES:
+                what = f"has over {MOST_VALUES} values; write less, and look for anchors (&) of anchors"
+                raise Refused(None, None, what, node.start_mark)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -45,6 +67,8 @@ class Loader(yaml.SafeLoader):
     def _integer(self, node: yaml.ScalarNode) -> int:
         found = self.construct_yaml_int(node)
         text = node.value.replace("_", "")
+        if found.bit_length() > LONGEST_INTEGER_BITS:
+            raise Refused(None, None, "the number is too large; write a smaller one", node.start_mark)
         if ":" in text or (OCTAL.fullmatch(text) and int(text) != found):
             self._refuse(node, found)
         return int(found)
@@ -56,9 +80,11 @@ class Loader(yaml.SafeLoader):
         return float(found)
 
     def _refuse(self, node: yaml.ScalarNode, found: float) -> None:
+        if abs(found) > sys.float_info.max:
+            raise Refused(None, None, "the number is too large; write a smaller one", node.start_mark)
         how = "base 60" if ":" in node.value else "octal"
         mend = f"{node.value} is {found:g} to YAML ({how}); write the number that is meant, or put it in quotes"
-        raise Ambiguous(None, None, mend, node.start_mark)
+        raise Refused(None, None, mend, node.start_mark)
 
 
 class Dumper(yaml.SafeDumper):
@@ -93,11 +119,11 @@ def read_yaml(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        what = "" if isinstance(error, Ambiguous) else "is not YAML: "
+        what = "" if isinstance(error, Refused) else "is not YAML: "
         raise SettingsError([f"{place}: {what}{getattr(error, 'problem', None) or error}"]) from None
     except RecursionError:
         raise SettingsError([f"{path}: is nested too deeply; write it flatter"]) from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:  # PyYAML's own, for a date such as 2026-13-01
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:  # PyYAML's own, as for 2026-13-01
         raise SettingsError([f"{path}: holds a value that cannot be read: {' '.join(str(error).split())}"]) from None
     if document is None:
         return {}

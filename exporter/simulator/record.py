@@ -1,6 +1,7 @@
 """What the server itself measured: one entry per call or request, to check a probe's numbers against."""
 
 import json
+import os
 import threading
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -61,13 +62,18 @@ class AnsweredRequest:
 Entry = TypeVar("Entry", ServedCall, AnsweredRequest)
 
 
+def _private(file: Path) -> int:
+    """A descriptor to append to the file, which only its owner can read: entries hold the beginnings of prompts."""
+    return os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
 class Record(Generic[Entry]):
     """The newest `limit` entries in memory, and all of them as JSON lines in `file` if there is one."""
 
     def __init__(self, limit: int, file: Path | None) -> None:
         self._lock = threading.Lock()
         self._newest: deque[Entry] = deque(maxlen=limit)
-        self._file = file.open("a", encoding="utf-8") if file else None
+        self._file = os.fdopen(_private(file), "a", encoding="utf-8") if file else None
 
     def add(self, served: Entry) -> None:
         with self._lock:

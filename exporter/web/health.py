@@ -12,9 +12,12 @@ from exporter.config.daemon_address import daemon_address
 from exporter.config.errors import SettingsError
 from exporter.config.notation import ANY_INTERFACE, split_listen_address
 from exporter.config.yaml_file import read_yaml
+from exporter.observation import legible
 
 # Also what a port with TLS answers to plain HTTP.
 BAD_REQUEST = 400
+# Characters of what was answered: another program may have the port.
+LONGEST_TEXT = 1000
 
 
 def healthy(config: Path | None, timeout: float = 4.0) -> str | None:
@@ -30,11 +33,12 @@ def healthy(config: Path | None, timeout: float = 4.0) -> str | None:
         except TimeoutError:
             return f"no answer at {host}:{port} within {timeout:g} s"
         except (OSError, http.client.HTTPException) as error:
-            troubles.append(f"no answer at {host}:{port} ({getattr(error, 'strerror', None) or error})")
+            why = legible(str(getattr(error, "strerror", None) or error), LONGEST_TEXT)
+            troubles.append(f"no answer at {host}:{port} ({why})")
             continue
         if status == 200:
             return None
-        troubles.append(f"{status}: {text}")
+        troubles.append(f"{status}: {legible(text, LONGEST_TEXT)}")
         if status != BAD_REQUEST:
             return troubles[-1]
     return "; ".join(dict.fromkeys(troubles))

@@ -29,6 +29,9 @@ CROSSING_SECONDS = 0.1
 TICK = 0.001
 # Arrivals parsed although the time is over: else they would pile up.
 AT_MOST_LATE = 16
+# Bytes that wait to be parsed. A server that sends faster than we read would fill the memory.
+MOST_BACKLOG = 16 * 1024 * 1024
+ARRIVAL_OVERHEAD = 512  # bytes that Python adds to each arrival
 # Seconds of one sleep where the system does not tell how late we wake up.
 SLICE = 0.002
 # Bytes at the end of an event: two line feeds, or the last of two CRLFs.
@@ -137,6 +140,7 @@ class Exchanges:
         self._looked = self._since = time.perf_counter()
         self._selector = new_selector()
         self._backlog: deque[tuple[Exchange, Arrival]] = deque()
+        self._backlog_bytes = 0
         self._in_flight: set[Exchange] = set()
         self._complete: dict[Exchange, float] = {}  # until when to wait for the end of a body
 
@@ -164,6 +168,8 @@ class Exchanges:
             ready = self._ready(wait if not (self._backlog or finished) else 0.0)
             for key, events in ready:
                 self._serve(key.data, events)
+            while self._backlog_bytes > MOST_BACKLOG:
+                finished += self._parse_next()
             finished += self._end_complete()
             if left <= 0:
                 for _ in range(min(len(self._backlog), AT_MOST_LATE)):
@@ -196,6 +202,7 @@ class Exchanges:
     def _parse_next(self) -> list[Exchange]:
         """Parse the oldest arrival. Returns its exchange where that has ended."""
         exchange, arrival = self._backlog.popleft()
+        self._backlog_bytes -= len(arrival.data) + ARRIVAL_OVERHEAD
         if exchange not in self._in_flight:
             return []
         held_back = exchange.connection.codec.unsent
@@ -224,6 +231,7 @@ class Exchanges:
             arrival = exchange.connection.socket.receive(max(self._since, exchange.sent))
             if arrival is not None:
                 self._backlog.append((exchange, arrival))
+                self._backlog_bytes += len(arrival.data) + ARRIVAL_OVERHEAD
                 if not arrival.data:
                     self._selector.unregister(exchange.connection.socket)
 

@@ -18,6 +18,11 @@ HEADER_BYTES = 9
 GOAWAY = 7
 # DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, WINDOW_UPDATE, CONTINUATION
 PARSED = frozenset({0, 1, 3, 4, 5, 6, 8, 9})
+# DATA, HEADERS, CONTINUATION: parts of an answer.
+ANSWER = frozenset({0, 1, 9})
+# Of the others between two requests. A server could keep us busy with them for ever, and each PING and SETTINGS has an
+# answer of ours, which takes memory until the server reads it.
+MOST_CONTROL_FRAMES = 100_000
 _GOAWAY_BODY = struct.Struct(">II")
 
 
@@ -39,6 +44,10 @@ class Frames:
 
     def __init__(self) -> None:
         self._rest = b""  # shorter than a frame
+        self._control_frames = 0
+
+    def begin_request(self) -> None:
+        self._control_frames = 0
 
     def feed(self, data: bytes) -> Iterator[bytes | GoAway]:
         """The frames that are complete now: as bytes for the parser, and GOAWAY. Raises h2's ProtocolError."""
@@ -47,6 +56,10 @@ class Frames:
             length, kind = int.from_bytes(data[at : at + 3]), data[at + 3]
             if length > LARGEST_FRAME:
                 raise h2.exceptions.ProtocolError(f"a frame of {length} bytes, over the agreed {LARGEST_FRAME}")
+            if kind not in ANSWER:
+                self._control_frames += 1
+                if self._control_frames > MOST_CONTROL_FRAMES:
+                    raise h2.exceptions.ProtocolError(f"over {MOST_CONTROL_FRAMES} frames that belong to no answer")
             end = at + HEADER_BYTES + length
             if len(data) < end:
                 break

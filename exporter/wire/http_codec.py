@@ -255,6 +255,7 @@ class Http2(HttpCodec):
             self.usable = False
             raise BrokenConnection(str(error) or type(error).__name__) from None
         self._stream, self._unsent, self._trailers = stream, request.body, {}
+        self._frames.begin_request()
         self._send_body()
         return self._parser.data_to_send()
 

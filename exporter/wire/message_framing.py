@@ -11,6 +11,11 @@ from exporter.observation import Failure, Outcome
 LONGEST_EVENT = 64 * 1024 * 1024
 LONGEST_STRAY = 65537
 LINE_OVERHEAD = 64  # bytes that Python adds to each line
+# Bytes of a whole answer: of one without a known number of tokens, and of one whose number is known. No real answer
+# comes near; one without end would fill the memory.
+LONGEST_ANSWER = 256 * 1024 * 1024
+ANSWER_BYTES, TOKEN_BYTES = 16 * 1024 * 1024, 16 * 1024
+MESSAGE_OVERHEAD = 256  # bytes that Python adds to each message that is kept
 BOM = b"\xef\xbb\xbf"
 
 
@@ -19,6 +24,19 @@ class Event(NamedTuple):
 
     data: str
     kind: str = ""
+
+
+class AnswerSize:
+    """Counts the bytes that an answer takes in memory. `most`: how many tokens it can have, None where that is open."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self._left = LONGEST_ANSWER if most is None else min(LONGEST_ANSWER, ANSWER_BYTES + TOKEN_BYTES * most)
+
+    def add(self, message: bytes | str) -> None:
+        """Raises Failure (malformed)."""
+        self._left -= len(message) + MESSAGE_OVERHEAD
+        if self._left < 0:
+            raise malformed("an answer without end")
 
 
 class ServerSentEvents:
@@ -85,6 +103,7 @@ class ServerSentEvents:
             self._kind = value
         elif name == b"error" and value.startswith(b"{"):  # of older llama.cpp
             self._data.append(value)
+            self._size += len(value) + LINE_OVERHEAD
             self._kind = b"error"
         elif name and len(self.stray) < LONGEST_STRAY and (self.stray or line.startswith(b"{")):
             self.stray += line[:LONGEST_STRAY] + b"\n"

@@ -468,7 +468,7 @@ def test_an_error_nested_as_deep_as_can_be_is_one_line(key: str) -> None:
 
 
 def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.probes.router.http_protocol.LONGEST_ANSWER", 1000)
+    monkeypatch.setattr("exporter.wire.message_framing.LONGEST_ANSWER", 1000)
     answer = EventStreamReader("chat", Secret(""))
     answer.head(200, {"content-type": "text/event-stream"})
     with pytest.raises(Failure, match="an answer without end"):

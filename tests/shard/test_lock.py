@@ -144,14 +144,31 @@ def test_without_a_folder_there_is_no_lock() -> None:
         ShardLock("unix:///nowhere/at/all").take()
 
 
-def test_a_prober_of_another_user_can_open_the_file_whatever_the_umask(address: str) -> None:
+@pytest.mark.parametrize(("socket_mode", "lock_mode"), [(0o755, 0o600), (0o775, 0o660), (0o777, 0o666), (0o500, 0o600)])
+@pytest.mark.parametrize("umask", [0o077, 0])
+def test_who_may_connect_to_the_shard_may_open_its_lock_file_whatever_the_umask(
+    socket_mode: int, lock_mode: int, umask: int, tmp_path: Path
+) -> None:
+    shard = tmp_path / "shard"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(shard))
+        shard.chmod(socket_mode)
+        before = os.umask(umask)
+        try:
+            with taken(f"unix://{shard}"):
+                pass
+        finally:
+            os.umask(before)
+    assert Path(lock_path(f"unix://{shard}")).stat().st_mode & 0o777 == lock_mode
+
+
+def test_a_port_is_open_to_every_user_and_so_is_its_lock_file() -> None:
     before = os.umask(0o077)
     try:
-        with taken(address):
-            pass
+        with taken("127.0.0.1:7"):
+            assert Path(lock_path("127.0.0.1:7")).stat().st_mode & 0o777 == 0o666
     finally:
         os.umask(before)
-    assert Path(lock_path(address)).stat().st_mode & 0o777 == 0o666
 
 
 @pytest.mark.parametrize("kind", ["symlink", "hard link", "pipe"])

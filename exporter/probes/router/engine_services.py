@@ -80,7 +80,7 @@ class EngineReader(UnaryReader):
     """Reads a stream of tokens. It parses the messages after the end. `most`: how many tokens the answer can have."""
 
     def __init__(self, most: int | None = None) -> None:
-        super().__init__()
+        super().__init__(most)
         self._most = most
 
     def seen(self) -> "StreamSeen":

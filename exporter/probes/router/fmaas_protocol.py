@@ -86,7 +86,7 @@ class GenerationReader(UnaryReader):
     """Reads the answer of GenerateStream. It parses the messages after the end. `most`: how many tokens it can have."""
 
     def __init__(self, most: int | None = None) -> None:
-        super().__init__()
+        super().__init__(most)
         self._most = most
 
     def tokens(self) -> AnswerTokens:

@@ -17,7 +17,7 @@ from exporter.probes.router.server_errors import refused, shortened
 from exporter.wire.credentials import TlsContext
 from exporter.wire.detect import NOT_GRPC
 from exporter.wire.http_codec import End, Http2, HttpCodec, HttpRequest
-from exporter.wire.message_framing import GrpcMessages, grpc_message, malformed
+from exporter.wire.message_framing import AnswerSize, GrpcMessages, grpc_message, malformed
 from exporter.wire.sockets import Endpoint, endpoint_of
 
 HEADERS = (("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "tgi-probe"))
@@ -71,12 +71,16 @@ def parsed(message: Any, data: bytes) -> Any:
 
 
 class UnaryReader:
-    """Reads the answer to a call that is no stream: one message, and a status in the trailers."""
+    """Reads the answer to a call that is no stream: one message, and a status in the trailers.
+
+    `most`: how many tokens a stream can have.
+    """
 
     complete = False
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
         self._messages = GrpcMessages()
+        self._size = AnswerSize(most)
         self._headers: Mapping[str, str] = {}
         self._no_grpc: tuple[str, str] | None = None  # the code and the message of an answer that is no gRPC
         self._page = b""
@@ -100,8 +104,12 @@ class UnaryReader:
     def body(self, at: float, data: bytes) -> None:
         if self._no_grpc is not None:
             self._page += data[: LONGEST_ERROR - len(self._page)]
+            if len(self._page) == LONGEST_ERROR:  # it may go on for ever
+                self.end(at, End())
             return
-        self.received += [(at, message) for message in self._messages.feed(data)]
+        for message in self._messages.feed(data):
+            self._size.add(message)
+            self.received.append((at, message))
 
     def end(self, at: float, end: End) -> None:
         if self._no_grpc is not None and end.reset is None:

@@ -21,13 +21,11 @@ from exporter.probes.router.protocol import Ask, Ending, MetricsPage, PageReader
 from exporter.probes.router.token_counts import AnswerTokens
 from exporter.wire.credentials import TlsContext, bearer_token
 from exporter.wire.http_codec import End, Http1, HttpCodec, HttpRequest
-from exporter.wire.message_framing import Event, ServerSentEvents, malformed
+from exporter.wire.message_framing import AnswerSize, Event, ServerSentEvents, malformed
 from exporter.wire.sockets import Endpoint, endpoint_of
 
 # Bytes of an error page.
 LONGEST_ERROR = 65536
-# Characters. No real answer comes near; one without end would fill the memory.
-LONGEST_ANSWER = 256 * 1024 * 1024
 # The stream options to ask for, and what to ask for instead where a server refuses them.
 USAGE_OPTIONS = (http_apis.USAGE_IN_EACH_CHUNK, http_apis.USAGE, None)
 USAGE_NAMES = ("stream_options", *http_apis.USAGE_IN_EACH_CHUNK)
@@ -224,7 +222,7 @@ class EventStreamReader:
         self._content_type = ""
         self._streams = False
         self._error = b""
-        self._size = 0
+        self._size = AnswerSize(most)
         self.events: list[tuple[float, str]] = []
         self.complete = False
 
@@ -242,6 +240,8 @@ class EventStreamReader:
     def body(self, at: float, data: bytes) -> None:
         if not self._streams:
             self._error += data[: LONGEST_ERROR + 1 - len(self._error)]
+            if len(self._error) > LONGEST_ERROR:  # it may go on for ever
+                self.end(at, End())
         elif not self.complete:  # what a server sends after the end is no part of the answer
             self._add(at, self._split.feed(data))
 
@@ -249,9 +249,7 @@ class EventStreamReader:
         for text, kind in events:
             if kind == "error":
                 raise server_errors.event_of_error(self._secret.hidden(text))
-            self._size += len(text)
-            if self._size > LONGEST_ANSWER:
-                raise malformed("an answer without end")
+            self._size.add(text)
             self.events.append((at, text))
             if http_apis.may_be_error(text):
                 http_apis.parsed(self._secret.hidden(text))

@@ -8,7 +8,9 @@ from exporter.observation import Failure, Outcome
 # Requests that wait and requests that run: the names of TGI's routers, vLLM and SGLang.
 QUEUE = frozenset({"tgi_queue_size", "vllm:num_requests_waiting", "sglang:num_queue_reqs"})
 RUNNING = frozenset({"tgi_batch_current_size", "vllm:num_requests_running", "sglang:num_running_reqs"})
-SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{[^\n]*\})?[ \t]+(\S+)")
+# Below it, a sum stays a finite number.
+MOST_REQUESTS = 1e15
+SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{[^\n]*\})?[ \t]+(\S+)", re.MULTILINE)
 
 
 def users_waiting(exposition: str, own: int) -> int | None:
@@ -19,10 +21,7 @@ def users_waiting(exposition: str, own: int) -> int | None:
     Raises Failure (malformed) where a value is no number: NaN read as 0 would mean that no user waits.
     """
     queue = running = None
-    for line in exposition.splitlines():
-        match = SAMPLE.match(line)
-        if match is None:
-            continue
+    for match in SAMPLE.finditer(exposition):  # no list of lines: a page of short ones would take much memory
         if match[1] in QUEUE:
             queue = (queue or 0.0) + _number(match[1], match[2])
         elif match[1] in RUNNING:
@@ -37,6 +36,6 @@ def _number(name: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) < MOST_REQUESTS:
         raise Failure(Outcome.MALFORMED, "OK", f"{name} is {text[:40]!r}, which is no count of requests")
     return value

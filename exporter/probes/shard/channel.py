@@ -5,13 +5,18 @@ from urllib.parse import quote
 import grpc
 
 from exporter.analysis import statuses
-from exporter.observation import Failure
+from exporter.observation import Failure, Outcome
 from exporter.wire import connect_errors
 
+# Bytes. Parsing takes several times as much.
+LARGEST_ANSWER = 64 * 1024 * 1024
+LONGEST_METADATA = 64 * 1024
 OPTIONS = (
-    # A default client refuses answers over 4 MiB and leaves the batch cached in the shard.
+    # A default client refuses answers over 4 MiB. Real ones can be larger; one without bound would fill our memory.
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_receive_message_length", LARGEST_ANSWER),
+    ("grpc.max_metadata_size", LONGEST_METADATA),
+    ("grpc.absolute_max_metadata_size", LONGEST_METADATA),
     # Two targets never share a connection: closing one must not end calls of the other.
     ("grpc.use_local_subchannel_pool", 1),
     # gRPC would wait up to two minutes before it tries a lost server again.
@@ -28,6 +33,8 @@ _HARMLESS = (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 # gRPC's words for a connection that ended during a call. Other UNAVAILABLE errors come from a living server, or mean
 # that there was no connection.
 _DROPPED = ("closed", "stream removed", "connection reset", "connection aborted", "broken pipe", "end of tcp stream")
+# gRPC's words where we refuse an answer.
+_TOO_LARGE = "eceived message larger than max"
 _NOT_SENT = ("failed to connect", "dns resolution failed")
 
 
@@ -48,6 +55,9 @@ def failure(error: grpc.RpcError, what: str, address: str, timeout: float) -> Fa
     """The Failure of a gRPC error. Its detail: what was called where, and the server's message. `timeout`: seconds."""
     code: grpc.StatusCode = error.code()
     text = " ".join(str(error.details() or "").split())
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in text:
+        most = f"more than {LARGEST_ANSWER >> 20} MiB, which no answer to a probe has"
+        return Failure(Outcome.MALFORMED, "OK", f"{what} at {address}: an answer of {most}")
     suspicious = was_dropped(text) if code is grpc.StatusCode.UNAVAILABLE else code not in _HARMLESS
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         text = f"no answer within {timeout:.3g} s"

@@ -67,7 +67,7 @@ class ShardLock:
     def take(self) -> None:
         """Without waiting. Raises Occupied where another prober has it, NoLock."""
         for _ in range(ATTEMPTS):
-            file, writable = _open(self._path)
+            file, writable = _open(self._path, self._address)
             folder = _open_folder(self._path)
             try:
                 held = _lock(file, folder)
@@ -128,7 +128,7 @@ class ShardLock:
             _close(file, folder)
 
 
-def _open(path: str) -> tuple[int | None, bool]:
+def _open(path: str, address: str) -> tuple[int | None, bool]:
     """A descriptor of the lock file, and whether it can be written; None where it cannot be opened or made.
 
     It follows no link: everybody may be able to write in the folder.
@@ -137,17 +137,33 @@ def _open(path: str) -> tuple[int | None, bool]:
     make = os.O_RDWR | os.O_CREAT | os.O_EXCL
     for flags in (os.O_RDWR, make, os.O_RDWR, os.O_RDONLY):  # twice: another prober may make it in between
         try:
-            file = os.open(path, flags | safe, 0o666)
+            file = os.open(path, flags | safe, 0o600)
         except OSError:
             continue
         found = os.fstat(file)
         if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
             if flags == make:
-                with contextlib.suppress(OSError):
-                    os.fchmod(file, 0o666)  # despite the umask: for probers of other users
+                _open_to_probers(file, address)
             return file, flags != os.O_RDONLY
         os.close(file)
     return None, False
+
+
+def _open_to_probers(file: int, address: str) -> None:
+    """Whoever may connect to the shard may read and write its lock file, despite the umask; nobody else may.
+
+    A port can be connected to by every user of the machine.
+    """
+    mode = 0o666
+    where = canonical_address(address)
+    with contextlib.suppress(OSError):
+        if where.startswith("unix:"):
+            shard = os.stat(where.removeprefix("unix:"))
+            writers = shard.st_mode & 0o222  # to connect is to write
+            mode = 0o600 | writers | writers << 1
+            if os.geteuid() == 0:
+                os.fchown(file, shard.st_uid, shard.st_gid)
+        os.fchmod(file, mode)
 
 
 def _open_folder(path: str) -> int | None:

@@ -18,6 +18,8 @@ from exporter.wire.delays import PROCESS, PendingCall, worked
 
 # When one rank fails, these are the codes of the others.
 CUT_OFF = ("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED")
+# Each has a channel and a thread of ours.
+MOST_RANKS = 64
 # How often a call itself puts its thread to sleep: one or two times were seen.
 SLEEPS = 3
 
@@ -199,6 +201,9 @@ def discovered(ranks: Ranks, address: str, timeout: float) -> Ranks:
                 raise
             continue
         found = parsed(PROTOCOLS[protocol].ServiceDiscoveryResponse, answer, "ServiceDiscovery", address)
+        if len(found.urls) > MOST_RANKS:
+            what = f"{len(found.urls)} ranks, and no model has more than {MOST_RANKS}"
+            raise Failure(Outcome.MALFORMED, "OK", f"ServiceDiscovery at {address}: {what}")
         addresses = reachable(address, list(found.urls))
         for other in addresses:
             must_exist(other)
@@ -226,7 +231,10 @@ def must_exist(address: str) -> None:
 
 
 def reachable(address: str, urls: list[str]) -> tuple[str, ...]:
-    """The ranks' addresses as seen from here: the server may have its socket directory at another path."""
+    """The ranks' addresses as seen from here: the server may have its socket directory at another path.
+
+    They are always where `address` is, in its directory or on its host: a server must not send us elsewhere.
+    """
     if len(urls) <= 1:
         return (address,)
     if address.startswith("unix:"):
@@ -235,7 +243,11 @@ def reachable(address: str, urls: list[str]) -> tuple[str, ...]:
     if any(url.startswith("unix:") for url in urls):
         detail = f"{address}: its {len(urls)} ranks listen on unix sockets only; give the target a socket ({urls[0]})"
         raise Failure(Outcome.UNREACHABLE, "UNAVAILABLE", detail)
-    return tuple(urls)
+    host = address.rpartition(":")[0]
+    ports = [url.rpartition(":")[2] for url in urls]
+    if not all(port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536 for port in ports):
+        raise Failure(Outcome.MALFORMED, "OK", f"ServiceDiscovery at {address}: a rank without a port")
+    return tuple(f"{host}:{port}" for port in ports)
 
 
 def path_of(address: str) -> str:
