@@ -92,12 +92,16 @@ dashboards-check: $(READY)
 
 .PHONY: unit
 unit: $(READY) ## run the tests; ARGS="-k schedule" picks some
-	$(BIN)/pytest --numprocesses $(WORKERS) $(BY_MODULE) -m "not alone and not slow" $(ARGS) || [ $$? = $(NO_TESTS) ]
+	$(BIN)/pytest --numprocesses $(WORKERS) $(BY_MODULE) -m "not alone and not slow and not faults" $(ARGS) || [ $$? = $(NO_TESTS) ]
 	nice -n -20 $(BIN)/pytest -m alone $(ARGS) || [ $$? = $(NO_TESTS) ]
 
 .PHONY: slow
 slow: real-parts $(READY) ## run the tests that take long by themselves: rules over days, a real Alertmanager, the image
 	$(BIN)/pytest --numprocesses $(WORKERS) -m slow $(ARGS) || [ $$? = $(NO_TESTS) ]
+
+.PHONY: faults
+faults: $(READY) ## search for failures at length; ARGS="--seed 17" replays one
+	$(BIN)/pytest --numprocesses $(WORKERS) -m faults tests/faults $(ARGS) || [ $$? = $(NO_TESTS) ]
 
 # ---- Generated files, which are committed ----
 
