@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from exporter.analysis import statuses
+from exporter.config.secrets import Secrets, secret_values
 from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome
@@ -44,6 +45,8 @@ class FmaasProtocol(RouterProtocol):
         self._tls = TlsContext(target.address, target.tls, "h2") if target.tls is not None else None
         self._plain = endpoint_of(target.address)
         self._has_answered = False
+        self._headers = tuple(target.headers.items())
+        self._secrets = Secrets(*secret_values(target.headers))
         self._facts = Facts(protocol="fmaas", ranks=1, model=target.model_id)
 
     def endpoint(self) -> Endpoint:
@@ -55,7 +58,7 @@ class FmaasProtocol(RouterProtocol):
     def facts(self, ask: Ask) -> Facts:
         """ModelInfo is optional: where it fails, the facts that it gave last still hold."""
         try:
-            body = ask(call("ModelInfo", pb.ModelInfoRequest(model_id=self._target.model_id)))
+            body = ask(self._call("ModelInfo", pb.ModelInfoRequest(model_id=self._target.model_id)))
             info = parsed(pb.ModelInfoResponse, body)
         except Failure as failure:
             if failure.outcome is Outcome.UNREACHABLE:
@@ -69,9 +72,9 @@ class FmaasProtocol(RouterProtocol):
         return self._facts
 
     def count_prompt(self, ask: Ask, text: str, workload: Workload) -> int | None:
-        requests = [pb.TokenizeRequest(text=text)]
+        asked = pb.BatchedTokenizeRequest(model_id=self._target.model_id, requests=[pb.TokenizeRequest(text=text)])
         try:
-            body = ask(call("Tokenize", pb.BatchedTokenizeRequest(model_id=self._target.model_id, requests=requests)))
+            body = ask(self._call("Tokenize", asked))
             found = parsed(pb.BatchedTokenizeResponse, body).responses
         except Failure as failure:
             if failure.outcome is Outcome.UNREACHABLE:
@@ -98,13 +101,20 @@ class FmaasProtocol(RouterProtocol):
                 truncate_input_tokens=workload.sequence_length,
             ),
         )
-        return call("GenerateStream", single, workload.timeout)
+        return self._call("GenerateStream", single, workload.timeout)
 
     def token_reader(self, workload: Workload) -> "GenerationReader":
         return GenerationReader(workload.decode_length)
 
     def body_reader(self) -> BodyReader:
         return UnaryReader()
+
+    def _call(self, rpc: str, message: Any, timeout: float | None = None) -> HttpRequest:
+        request = call(rpc, message, timeout)
+        return replace(request, headers=request.headers + self._headers)
+
+    def without_secrets(self, failure: Failure) -> Failure:
+        return Failure(failure.outcome, failure.code, self._secrets.hidden_cut(failure.detail))
 
     def explained(self, failure: Failure) -> Failure:
         return hinted(failure, "fmaas", self._tls is not None, has_answered=True)
