@@ -23,6 +23,8 @@ FAULTS = (
     *("unknown", "garbage", "other requests", "missing generation", "server restarted"),
     *("killed before a call", "killed after a call"),
 )
+# 100,000 steps of each kind, in parts that end within the time of a test on a busy machine.
+PARTS, STEPS = range(4), 25_000
 
 
 def lived(kind: str, steps: int, seed: int, folder: Path) -> LiveShard:
@@ -42,9 +44,10 @@ def test_probes_leave_users_alone(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_probes_leave_users_alone_for_a_long_time(kind: str, tmp_path: Path, seed: int) -> None:
-    live = lived(kind, 100_000, seed, tmp_path)
+def test_probes_leave_users_alone_for_a_long_time(kind: str, part: int, tmp_path: Path, seed: int) -> None:
+    live = lived(kind, STEPS, seed, tmp_path)
     print(dict(live.shard.calls), dict(live.outcomes), dict(live.seen), dict(live.router.seen), sep="\n")
     assert all(live.seen[fault] for fault in FAULTS)
 
@@ -73,7 +76,10 @@ def test_probes_through_the_router_leave_users_alone(api: str, tmp_path: Path) -
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("api", ROUTED)
-def test_probes_through_the_router_leave_users_alone_for_a_long_time(api: str, tmp_path: Path, seed: int) -> None:
-    probes = routed(api, 100_000, seed, tmp_path)
+def test_probes_through_the_router_leave_users_alone_for_a_long_time(
+    api: str, part: int, tmp_path: Path, seed: int
+) -> None:
+    probes = routed(api, STEPS, seed, tmp_path)
     assert probes.seen["server restarted"] > 0
