@@ -38,8 +38,8 @@ def lived(kind: str, steps: int, seed: int, folder: Path) -> LiveShard:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_probes_leave_users_alone(kind: str, tmp_path: Path) -> None:
-    live = lived(kind, 2_000, 0, tmp_path)
-    assert live.outcomes["ok"] > 10
+    live = lived(kind, 1_000, 0, tmp_path)
+    assert live.outcomes["ok"] > 5
     assert live.router.seen["answered"] > 20
 
 
@@ -70,8 +70,8 @@ def routed(api: str, steps: int, seed: int, folder: Path) -> RoutedProbes:
 
 @pytest.mark.parametrize("api", ROUTED)
 def test_probes_through_the_router_leave_users_alone(api: str, tmp_path: Path) -> None:
-    probes = routed(api, 1_000, 0, tmp_path)
-    assert probes.router.seen["answered"] > 20
+    probes = routed(api, 500, 0, tmp_path)
+    assert probes.router.seen["answered"] > 10
     assert probes.seen["given up"] > 0
 
 
