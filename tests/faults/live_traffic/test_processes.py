@@ -12,7 +12,7 @@ import pytest
 from tests.end_to_end.parts import SimulatedShard, daemon_running, simulated_shard, write_config
 from tests.faults.live_traffic.shard_probing import padded, paged
 from tests.faults.live_traffic.shared_shard import CallFailed, Harm
-from tests.faults.live_traffic.users_router import LIVENESS_ID, UsersRouter
+from tests.faults.live_traffic.users_router import UsersRouter
 from tests.processes import wait_until
 from tests.simulator.caller import Caller
 
@@ -49,12 +49,12 @@ def test_users_get_their_answers_beside_the_daemon(tmp_path: Path) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("kind", KINDS)
 def test_users_get_their_answers_beside_the_daemon_for_a_long_time(kind: str, tmp_path: Path) -> None:
-    beside_the_daemon(kind, ALL_LIVES, 10 * PROBES, tmp_path)
+    beside_the_daemon(kind, ALL_LIVES, 5 * PROBES, tmp_path)
 
 
 def beside_the_daemon(kind: str, lives: Sequence[tuple[signal.Signals, str]], probes: int, folder: Path) -> None:
     config, words, target = KINDS[kind]
-    speed = ("--speed", "100000", "--kv-contents", "on", "--record-limit", "200000")
+    speed = ("--speed", "100000", "--kv-contents", "on")
     harm: list[Harm] = []
     with simulated_shard(f"unix://{folder}/shard", *words, *speed) as shard:
         caller = Caller(shard.address)
@@ -69,8 +69,8 @@ def beside_the_daemon(kind: str, lives: Sequence[tuple[signal.Signals, str]], pr
             work = {"batch_sizes": [1, 3], "sequence_length": 30, "interval": "20ms", "timeout": timeout, "warmups": 0}
             file = write_config(folder / f"{number}.yaml", shard.address, target, **work)
             with daemon_running(file) as daemon:
-                until = prefills(shard) + probes
-                while prefills(shard) < until:
+                until = prefills(shard, router) + probes
+                while prefills(shard, router) < until:
                     users()
                     assert daemon.process.returncode is None, daemon.process.output
                 daemon.process.send(end)
@@ -84,10 +84,9 @@ def beside_the_daemon(kind: str, lives: Sequence[tuple[signal.Signals, str]], pr
         caller.close()
 
 
-def prefills(shard: SimulatedShard) -> int:
+def prefills(shard: SimulatedShard, router: UsersRouter) -> int:
     """How many Prefills of probes the shard has served."""
-    ids = [call["batch_id"] for call in shard.record() if call["method"] == "Prefill"]
-    return sum(batch_id is not None and 2**63 <= batch_id < LIVENESS_ID for batch_id in ids)
+    return shard.calls("Prefill") - router.seen["Prefill"] - router.seen["health checks"]
 
 
 def test_a_careless_client_over_grpc_is_noticed_by_users(tmp_path: Path) -> None:
