@@ -66,6 +66,7 @@ class RoutedProbes:
         )
         self._builder = RequestBuilder(self._target, self._protocol)
         self._builder._random.seed(self.random.getrandbits(64))  # or a seed would not replay a run
+        self._builder._order.sort()
 
     def _died(self) -> None:
         self.router.restarted()

@@ -43,6 +43,16 @@ def test_probes_leave_users_alone(kind: str, tmp_path: Path) -> None:
     assert live.router.seen["answered"] > 20
 
 
+def test_a_seed_replays_a_run(tmp_path: Path) -> None:
+    runs = []
+    for name, seed in (("first", 7), ("again", 7), ("other", 8)):
+        folder = tmp_path / name
+        folder.mkdir()
+        live = lived("reserved block", 1_000, seed, folder)
+        runs.append((live.shard.calls, live.seen, live.outcomes, live.router.seen, live.random.random()))
+    assert runs[0] == runs[1] != runs[2]
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -73,6 +83,12 @@ def test_probes_through_the_router_leave_users_alone(api: str, tmp_path: Path) -
     probes = routed(api, 500, 0, tmp_path)
     assert probes.router.seen["answered"] > 10
     assert probes.seen["given up"] > 0
+
+
+def test_a_seed_replays_a_run_through_the_router_too(tmp_path: Path) -> None:
+    runs = [routed("chat", 500, seed, tmp_path) for seed in (7, 7, 8)]
+    found = [(run.shard.calls, run.seen, run.router.seen, run.random.random()) for run in runs]
+    assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.faults
