@@ -21,6 +21,7 @@ from benchmarks import (
     sidecar,
     soak,
     streams,
+    users,
 )
 from benchmarks.report import Part
 
@@ -37,6 +38,7 @@ PARTS: tuple[Part, ...] = (
     streams.PART,
     disturbances.PART,
     hostile.PART,
+    users.PART,
     soak.PART,
 )
 HEAD = """\

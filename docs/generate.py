@@ -89,7 +89,7 @@ for the certificates of the web file.
 [troubleshooting.md](troubleshooting.md).
 
 `/config` of a running daemon shows the whole configuration with its defaults, as a file that gives the same
-settings when you use it. You only have to put in again what it hides in `extra_body` (`<hidden>`).
+settings when you use it. You only have to put in again what it hides in `extra_body` and `headers` (`<hidden>`).
 """
 METRICS = """\
 # Metrics

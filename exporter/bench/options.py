@@ -21,7 +21,7 @@ DEFAULT_TARGET = "unix:///tmp/text-generation-server-0"
 TARGET_KEYS = (
     "kv_cache",
     *Target.LIMITS,
-    *(key for key in KEYS_OF_KINDS if key not in ("kv_cache", "extra_body", "tls")),
+    *(key for key in KEYS_OF_KINDS if key not in ("kv_cache", "extra_body", "headers", "tls")),
 )
 WORKLOAD_KEYS = ("sequence_length", "decode_length", "warmups", "timeout", "prompt_cache")
 SWITCHES = ("yield_to_users",)

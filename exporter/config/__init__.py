@@ -3,6 +3,7 @@
 settings        the whole; the blocks are `target`, `workload` and `slo`
 fields          the types of values, and the base class of all blocks
 notation        how durations, rates, addresses and lists are written
+request_headers  headers that a target wants with each request
 json_object     a mapping that is sent as JSON
 sources         file and environment -> settings
 variables       the environment variables, also those of a single target

@@ -54,6 +54,26 @@ class Secret:
         return False
 
 
+class Secrets:
+    """Several of them, hidden together. None of them, or an empty one: there is none."""
+
+    def __init__(self, *texts: str) -> None:
+        self._secrets = [Secret(text) for text in texts if text]
+        self.longest = max((secret.longest for secret in self._secrets), default=0)
+
+    def hidden(self, text: str) -> str:
+        """As `Secret.hidden`."""
+        for secret in self._secrets:
+            text = secret.hidden(text)
+        return text
+
+    def hidden_cut(self, text: str) -> str:
+        """As `Secret.hidden_cut`."""
+        for secret in self._secrets:
+            text = secret.hidden_cut(text)
+        return text
+
+
 def _spellings(part: str, backslash: str = r"\\") -> str:
     """A pattern for one character of the secret, or for a run of backslashes or spaces."""
     code = f"{ord(part[0]):x}"
@@ -74,11 +94,17 @@ def _spellings(part: str, backslash: str = r"\\") -> str:
 def masked(value: object, hide: bool = False) -> object:
     """The same, with `<hidden>` for each text under a key that looks as if it held a secret, at any depth."""
     if isinstance(value, Mapping):
-        return {key: masked(inner, hide or _is_secret(str(key))) for key, inner in value.items()}
+        return {key: masked(inner, hide or is_secret(str(key))) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [masked(inner, hide) for inner in value]
     return "<hidden>" if hide and isinstance(value, str) else value
 
 
-def _is_secret(key: str) -> bool:
+def secret_values(mapping: Mapping[str, str]) -> list[str]:
+    """The values under keys that look as if they held a secret."""
+    return [value for key, value in mapping.items() if is_secret(key)]
+
+
+def is_secret(key: str) -> bool:
+    """Whether a key with this name probably holds a secret."""
     return any(word in key.lower() for word in SECRET_KEYS)

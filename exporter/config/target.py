@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from exporter.config import notation
 from exporter.config.fields import Name, SettingsBlock, Whole, must
 from exporter.config.json_object import JsonObject
+from exporter.config.request_headers import RequestHeaders
 from exporter.config.secrets import masked
 
 Kind = Literal["shard", "fmaas", "http", "vllm", "sglang"]
@@ -57,6 +58,8 @@ KEYS_OF_KINDS: dict[str, tuple[Kind, ...]] = {
     "bearer_token_env": ("http",),
     "bearer_token_file": ("http",),
     "extra_body": ("http",),
+    "priority": ("http",),
+    "headers": ("fmaas", "http", "vllm", "sglang"),
     "tls": ("fmaas", "http", "vllm", "sglang"),
     "metrics_url": ("fmaas", "http", "vllm", "sglang"),
     "yield_to_users": ("fmaas", "http", "vllm", "sglang"),
@@ -135,13 +138,24 @@ class Target(SettingsBlock):
         None, description="http: file that holds the token, read at each connection"
     )
     extra_body: JsonObject = Field({}, description="http: added to the JSON of each request, such as ignore_eos: true")
+    priority: Whole | None = Field(
+        None,
+        ge=-(2**31),
+        lt=2**31,
+        description="http, api completions or chat: where the server puts our requests. vLLM serves a higher number "
+        "later, and needs --scheduling-policy priority; SGLang (--enable-priority-scheduling) serves it earlier",
+    )
+    headers: RequestHeaders = Field(
+        {},
+        description="not for a shard: added to each request, such as x-gateway-inference-objective: NAME",
+    )
     tls: Tls | None = Field(None, description="{} = TLS with the system's certificates; http: only with https")
     metrics_url: Address | None = Field(
         None, description="the router's own /metrics, for yield_to_users; vllm and sglang can do without"
     )
     yield_to_users: bool = Field(False, description="skip while the router has users waiting in its queue")
 
-    @field_serializer("extra_body", when_used="json")
+    @field_serializer("extra_body", "headers", when_used="json")
     def _masked(self, body: dict[str, Any]) -> Any:
         return masked(body)  # for /config; requests use the field itself
 
@@ -179,6 +193,16 @@ class Target(SettingsBlock):
             raise PydanticCustomError(
                 "key", "bearer_token_env: cannot stand beside bearer_token_file; remove one of the two"
             )
+        if "authorization" in self.headers and (self.bearer_token_env or self.bearer_token_file) is not None:
+            raise PydanticCustomError(
+                "key", "headers: authorization cannot stand beside a bearer token; remove one of the two"
+            )
+        if self.priority is not None and self.api == "tgi":
+            raise PydanticCustomError(
+                "key", "priority: TGI's own API has none; remove it, or set api: completions or chat if the server does"
+            )
+        if self.priority is not None and "priority" in self.extra_body:
+            raise PydanticCustomError("key", "priority: cannot stand beside extra_body.priority; remove one of the two")
         if self.api != "tgi" and self.extra_body.get("stream", True) is not True:
             raise PydanticCustomError(
                 "key", "extra_body: stream must be true, a probe needs an event stream; remove it"

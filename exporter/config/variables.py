@@ -22,7 +22,7 @@ PREFIX = "TGI_PROBE_"
 SERVICE_VARIABLE = re.compile(r"(?P<service>\w+?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://.*", re.IGNORECASE)
 # The keys that hold mappings, in the items of each list.
-MAPPINGS = {"targets": ("labels", "extra_body", "tls"), "workloads": ("parameters", "load"), "slos": ()}
+MAPPINGS = {"targets": ("labels", "extra_body", "headers", "tls"), "workloads": ("parameters", "load"), "slos": ()}
 # The single-target variables, without the prefix, and the key that each sets: a sidecar needs no file.
 SINGLE_TARGET = {
     "TARGET": "targets.0.address",

@@ -1,7 +1,9 @@
 """Warnings of `tgi-probe check` about targets and workloads. Pure."""
 
 from exporter.config import notation
+from exporter.config.secrets import is_secret
 from exporter.config.settings import Settings
+from exporter.config.target import Target
 from exporter.config.workload import Workload
 from exporter.plan.safety import NEEDS_LIMIT, excess
 from exporter.plan.targets import plans
@@ -68,11 +70,26 @@ def seconds_when_fast(workload: Workload, batch_size: int) -> float:
 
 
 def sent_in_the_open(settings: Settings) -> list[str]:
-    """A line for every target whose bearer token goes over a network unencrypted."""
+    """A line for every bearer token and secret-like header that goes over a network unencrypted."""
     return [
-        f"target {target.name}: its bearer token goes unencrypted to {target.address}; use an address with https://"
+        f"target {target.name}: its {what} goes unencrypted to {target.address}; {mend}"
         for target in settings.targets
-        if (target.bearer_token_env is not None or target.bearer_token_file is not None)
-        and notation.split_url(target.address).scheme == "http"
-        and not notation.is_loopback(notation.split_url(target.address).hostname or "")
+        for what in _secrets_of(target)
+        if (mend := _encrypt(target)) is not None
     ]
+
+
+def _secrets_of(target: Target) -> list[str]:
+    token = target.bearer_token_env is not None or target.bearer_token_file is not None
+    return [*(["bearer token"] if token else []), *(f"header {name}" for name in target.headers if is_secret(name))]
+
+
+def _encrypt(target: Target) -> str | None:
+    """What to change; None where nothing is sent over a network, or it is encrypted."""
+    if target.kind != "http":
+        host = target.address.rpartition(":")[0].strip("[]")
+        local = target.address.startswith("unix:") or notation.is_loopback(host)
+        return None if target.tls is not None or local else "set tls: {}"
+    url = notation.split_url(target.address)
+    open_network = url.scheme == "http" and not notation.is_loopback(url.hostname or "")
+    return "use an address with https://" if open_network else None

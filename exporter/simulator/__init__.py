@@ -7,6 +7,7 @@
 command         `tgi-probe simulate`
 options         the options of the shard; `router_options`: those of the router
 shard           gRPC servers, one per rank; `rank`: the calls; `messages`: protobuf; `batch_cache`: the kept batches
+kv_contents     what the KV cache holds, with answers that depend on it
 router          admits requests to the engine; `active_request`: one of them
 http_server     TGI's and OpenAI's HTTP APIs; `http_formats`: their bodies
 grpc_server     fmaas over h2; `grpc_library_server`: the same on gRPC's library; `fmaas`: the calls themselves

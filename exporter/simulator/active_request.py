@@ -30,6 +30,7 @@ class ParsedRequest:
     min_new_tokens: int = 0
     time_limit: float | None = None
     correlation: str = ""
+    priority: int = 0
 
 
 @dataclass(eq=False)

@@ -127,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(200, reply)
 
     def _reply(self, status: int, text: str) -> None:
-        body = text.encode() + b"\n"
+        body = text.encode() + b"\n" if text else b""
         self.send_response(status)
         self.send_header("Content-Type", "application/json" if text.startswith("{") else "text/plain")
         self.send_header("Content-Length", str(len(body)))

@@ -9,6 +9,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from exporter.simulator.kv_contents import KvContents, extended
+
 
 class Crash(RuntimeError):
     """Ends the process at once: no call is answered, the connections drop."""
@@ -36,10 +38,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class CachedSequence:
-    """One request in a cached batch."""
+    """One request in a cached batch. `words` are its answer so far where that depends on `contents`, at `slots`."""
 
     prompt: Prompt
     generated: int = 0
+    words: tuple[str, ...] = ()
+    contents: KvContents | None = None
+    slots: Sequence[int] = ()
 
     @property
     def context(self) -> int:
@@ -78,7 +83,10 @@ class SequenceStep:
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """What the model and its memory allow. `speculate` is the number of guessed tokens a step may add to its one."""
+    """What the model and its memory allow. `speculate` is the number of guessed tokens a step may add to its one.
+
+    `kv_contents`: answers depend on what the KV cache holds (see `kv_contents`).
+    """
 
     paged: bool = False
     allocates_blocks: bool = False
@@ -88,6 +96,12 @@ class ModelLimits:
     vocabulary: int = 128_256
     speculate: int = 0
     seed: int = 0
+    kv_contents: bool = False
+
+    @property
+    def shares_cache(self) -> bool:
+        """Whether callers say where in one cache each token goes."""
+        return self.paged and not self.allocates_blocks
 
 
 @dataclass
@@ -98,6 +112,11 @@ class BatchCache:
     kept: dict[int, ServerBatch] = field(default_factory=dict)
     blocks_written: set[int] = field(default_factory=set)
     clear_all_calls: int = 0
+    contents: KvContents | None = None
+
+    def __post_init__(self) -> None:
+        if self.limits.kv_contents and self.limits.shares_cache:
+            self.contents = KvContents(self.limits.max_batch_tokens)
 
     def steps_of(self, batch_ids: Sequence[int]) -> int:
         """The number of the Decode that comes next for the newest of these batches, from 1; 0 where none is kept."""
@@ -126,10 +145,10 @@ class BatchCache:
                 raise IndexError("index out of range in self")
             self._look_up_likely_tokens(prompt)
         # A padded model cannot mix prefill and decode, and ignores cached_batch.
-        batch = ServerBatch(batch_id, tuple(CachedSequence(prompt) for prompt in prompts))
-        if cached_id is not None and self.limits.paged:
-            batch = ServerBatch(cached_id, self._take(cached_id).sequences + batch.sequences)
-        self._write_blocks(prompts)
+        joins = cached_id is not None and self.limits.paged
+        earlier = self._take(cached_id).sequences if cached_id is not None and joins else ()
+        fresh = tuple(map(self._placed, prompts, self._write_blocks(prompts)))
+        batch = ServerBatch(cached_id if cached_id is not None and joins else batch_id, earlier + fresh)
         self._reserve(batch)
         return batch
 
@@ -209,10 +228,24 @@ class BatchCache:
             accepted = draw.randint(0, self.limits.speculate)
         left = max(1, sequence.prompt.max_new_tokens - sequence.generated)
         tokens = min(1 + accepted, left)
-        return SequenceStep(replace(sequence, generated=sequence.generated + tokens), tokens, prefilled)
+        words = sequence.words
+        if sequence.contents is not None and not sequence.finished:  # a finished one has no places left
+            prompt = sequence.prompt
+            words = extended(sequence.contents, sequence.slots, prompt.tokens, prompt.cached_tokens, words, tokens)
+        after = replace(sequence, generated=sequence.generated + tokens, words=words)
+        return SequenceStep(after, tokens, prefilled)
+
+    def _placed(self, prompt: Prompt, slots: Sequence[int]) -> CachedSequence:
+        """A fresh request. Where callers choose no places, each has a cache of its own."""
+        if not self.limits.kv_contents:
+            return CachedSequence(prompt)
+        if self.contents is not None:
+            return CachedSequence(prompt, contents=self.contents, slots=slots)
+        places = len(prompt.tokens) + prompt.max_new_tokens
+        return CachedSequence(prompt, contents=KvContents(places), slots=range(places))
 
     def _reserve(self, batch: ServerBatch) -> None:
-        if self.limits.paged and not self.limits.allocates_blocks:
+        if self.limits.shares_cache:
             return  # The whole cache is allocated at start; _write_blocks has seen to its end.
         held = sum(self.reserved_tokens(kept) for kept in self.kept.values())
         wanted = held + self.reserved_tokens(batch)
@@ -220,21 +253,24 @@ class BatchCache:
             what = f"Out of memory: {wanted} tokens of KV cache wanted, {self.limits.max_batch_tokens} fit"
             raise Crash(what) if self.limits.paged else RuntimeError(what)
 
-    def _write_blocks(self, prompts: Sequence[Prompt]) -> None:
-        """Note the blocks that these requests write, for prompt and answer, whoever owns them."""
-        if not self.limits.paged or self.limits.allocates_blocks:
-            return
-        written: set[int] = set()
+    def _write_blocks(self, prompts: Sequence[Prompt]) -> list[Sequence[int]]:
+        """Note the blocks that these requests write, for prompt and answer, whoever owns them. Answers their slots."""
+        if not self.limits.shares_cache:
+            return [() for _ in prompts]
+        size = self.limits.block_size
+        slots: list[Sequence[int]] = []
         first = 0
         for prompt in prompts:
             tokens, needed = self._tokens(prompt), self._blocks(prompt)
             if not prompt.blocks:
-                written.update(range(first, first + needed))
+                slots.append(range(first * size, first * size + tokens))
                 first += needed
                 continue
             if len(prompt.blocks) < needed or len(prompt.slots) < tokens:
                 raise IndexError(f"{tokens} tokens need {needed} blocks and {tokens} slots")
-            written.update(slot // self.limits.block_size for slot in prompt.slots[:tokens])
-        if max(written, default=0) >= max(1, self.limits.max_batch_tokens // self.limits.block_size):
+            slots.append(prompt.slots[:tokens])
+        written = {slot // size for places in slots for slot in places}
+        if max(written, default=0) >= max(1, self.limits.max_batch_tokens // size):
             raise Crash(f"Out of memory: block {max(written)} is beyond the KV cache")
         self.blocks_written |= written
+        return slots

@@ -35,7 +35,8 @@ class AdmissionLimits:
 
     `max_batch_size` None = only the tokens count. `max_waiting_tokens` is after how many decodes a lone waiting request
     may interrupt; before that `waiting_served_ratio` times the running ones must wait. `max_total_tokens` bounds the
-    prompt and the answer of one request.
+    prompt and the answer of one request. With `scheduling_policy` "priority", as in vLLM, the queue is in the order of
+    the requests' priorities, a lower number first; a running request is not interrupted for another.
     """
 
     max_concurrent_requests: int = 128
@@ -48,6 +49,7 @@ class AdmissionLimits:
     waiting_served_ratio: float = 0.3
     prefix_caching: bool = True
     block_size: int = 16
+    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
 
 
 @dataclass(eq=False)
@@ -62,6 +64,7 @@ class BatchedRequest:
     max_new_tokens: int
     ends_after: int | None = None
     deadline: float = math.inf
+    priority: int = 0
     cached_tokens: int = 0
     generated: int = 0
     queued: float = 0.0
@@ -121,12 +124,15 @@ class Batcher:
         return sum(request.reserved for request in self.running)
 
     def submit(self, request: BatchedRequest, now: float) -> None:
-        """Put a request at the end of the queue; raises TooLong or Overloaded."""
+        """Put a request at the end of the queue, or of its priority; raises TooLong or Overloaded."""
         self._check(request)
         if self._alive() >= self.limits.max_concurrent_requests:
             raise Overloaded("Model is overloaded")
         request.queued = now
-        self.waiting.append(request)
+        place = len(self.waiting)
+        if self.limits.scheduling_policy == "priority":
+            place = sum(other.priority <= request.priority for other in self.waiting)
+        self.waiting.insert(place, request)
 
     def cancel(self, request: BatchedRequest) -> None:
         """The client is gone: the request gets no more tokens and leaves at the next pass."""

@@ -28,6 +28,7 @@ class AnswerFormat(Protocol):
     max_new_tokens: int
     min_new_tokens: int
     streams: bool
+    priority: int
 
     def opening(self) -> bytes:
         """What may be sent before the first token."""
@@ -53,6 +54,7 @@ class TgiFormat:
     details: bool
     full_text: bool
     min_new_tokens: int = 0
+    priority: int = 0
 
     def opening(self) -> bytes:
         return b""
@@ -107,6 +109,7 @@ class OpenAiFormat:
     created: int
     include_usage: bool
     min_new_tokens: int = 0
+    priority: int = 0
 
     def opening(self) -> bytes:
         """The chat form tells the role first, with no token."""
@@ -186,6 +189,9 @@ def openai(body: bytes, chat: bool, model: str, created: int) -> OpenAiFormat:
     options = asked.get("stream_options") or {}
     if not isinstance(options, dict):
         raise InvalidBody("stream_options: expected an object")
+    priority = asked.get("priority", 0)
+    if not isinstance(priority, int):
+        raise InvalidBody("priority: expected a whole number")
     return OpenAiFormat(
         text=text,
         prompt=prompt,
@@ -197,6 +203,7 @@ def openai(body: bytes, chat: bool, model: str, created: int) -> OpenAiFormat:
         include_usage=options.get("include_usage") is True,
         # Extensions of vLLM and SGLang which fix the length.
         min_new_tokens=new if asked.get("ignore_eos") is True else _count(asked, "min_tokens", least=0) or 0,
+        priority=priority,
     )
 
 

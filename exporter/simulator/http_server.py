@@ -160,6 +160,7 @@ class HttpConnection(ServerConnection):
             received_ns=received_ns,
             min_new_tokens=format_.min_new_tokens,
             correlation=headers.get("x-request-id", ""),
+            priority=format_.priority,
         )
         self._stream = _HttpReply(self, self._handler, format_, parsed)
         self._stream.begin()

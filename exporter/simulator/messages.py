@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from exporter.pb import generate_v2_pb2, generate_v3_pb2
-from exporter.simulator.batch_cache import Prompt, SequenceStep, ServerBatch
+from exporter.simulator.batch_cache import CachedSequence, Prompt, SequenceStep, ServerBatch
 from exporter.simulator.options import Config, Protocol
 from exporter.simulator.tokenizer import generated_word, token_id, tokenised, truncated
 
@@ -81,7 +81,7 @@ def generations(config: Config, steps: Sequence[SequenceStep], rank: int) -> lis
 
 def _generation(wire: Any, step: SequenceStep) -> Any:
     prompt, total = step.sequence.prompt, step.sequence.generated
-    words = [generated_word(prompt.request_id, at) for at in range(total - step.new_tokens, total)]
+    words = [_word(step.sequence, at) for at in range(total - step.new_tokens, total)]
     answer = wire.Generation(request_id=prompt.request_id, tokens=_tokens(wire, words))
     if prompt.prefill_logprobs and step.prefilled:
         answer.prefill_tokens.CopyFrom(_tokens(wire, prompt.tokens))
@@ -90,10 +90,15 @@ def _generation(wire: Any, step: SequenceStep) -> Any:
         top = [generated_word(prompt.request_id + 1, at) for at in range(prompt.top_n_tokens)]
         answer.top_tokens.extend(_tokens(wire, top) for _ in words)
     if step.sequence.finished:
-        answer.generated_text.text = "".join(generated_word(prompt.request_id, at) for at in range(total))
+        answer.generated_text.text = "".join(_word(step.sequence, at) for at in range(total))
         answer.generated_text.generated_tokens = total
         answer.generated_text.finish_reason = wire.FINISH_REASON_LENGTH
     return answer
+
+
+def _word(sequence: CachedSequence, at: int) -> str:
+    """The word number `at` of an answer. One that goes on beyond its end has no place in the cache any more."""
+    return sequence.words[at] if at < len(sequence.words) else generated_word(sequence.prompt.request_id, at)
 
 
 def _tokens(wire: Any, texts: Sequence[str]) -> Any:

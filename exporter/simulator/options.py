@@ -22,8 +22,10 @@ class Config:
     """What to simulate. `listen` is unix:///path (rank n listens on path-n) or host:port (port + n; port 0 = any free).
 
     `max_batch_tokens` is the KV cache in tokens, None = what fits beside the weights. `rank_timeout` in seconds.
-    `tokenizer_seconds` is the time for each token of text, truncated ones included: a fast tokenizer makes about a
-    million tokens per second. `warmed_up`: whether a router has called Warmup; before, a paged shard has no KV cache.
+    `kv_contents`: answers depend on what the KV cache holds, so that a user's answer changes when another client writes
+    into its places. `tokenizer_seconds` is the time for each token of text, truncated ones included: a fast tokenizer
+    makes about a million tokens per second. `warmed_up`: whether a router has called Warmup; before, a paged shard has
+    no KV cache.
     """
 
     roofline: Roofline = field(default_factory=Roofline)
@@ -38,6 +40,7 @@ class Config:
     device: str = "cuda"
     max_batch_tokens: int | None = None
     vocabulary: int = 128_256
+    kv_contents: bool = False
     warmed_up: bool = True
     rank_timeout: float = 120.0
     tokenizer_seconds: float = 1e-6
@@ -186,6 +189,7 @@ OPTIONS = (
     Option(
         "--vocabulary", "TOKENS", "config", "vocabulary", whole(1), "tokens the model knows; above it top_k ends it"
     ),
+    Option("--kv-contents", "on|off", "config", "kv_contents", switch, "on: answers depend on what the KV cache holds"),
     Option("--warmed-up", "on|off", "config", "warmed_up", switch, "off: no router has called Warmup yet"),
     Option("--compute-efficiency", "SHARE", "roofline", "compute_efficiency", SHARE, "share of peak flop/s reached"),
     Option("--memory-efficiency", "SHARE", "roofline", "memory_efficiency", SHARE, "share of memory bandwidth reached"),

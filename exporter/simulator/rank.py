@@ -85,6 +85,7 @@ class Rank:
                 vocabulary=config.vocabulary,
                 speculate=config.speculate,
                 seed=config.seed,
+                kv_contents=config.kv_contents,
             )
         )
 

@@ -97,7 +97,8 @@ class Router:
     def admit(self, parsed: ParsedRequest, on_token: Callable[[Token], None]) -> ActiveRequest:
         """Queue a request, with a token for each to come; raises TooLong or Overloaded."""
         deadline = math.inf if parsed.time_limit is None else parsed.received_ns / 1e9 + parsed.time_limit
-        request = BatchedRequest(next(self._ids), parsed.prompt, parsed.max_new_tokens, self._end_of(parsed), deadline)
+        wanted = (parsed.prompt, parsed.max_new_tokens, self._end_of(parsed), deadline, parsed.priority)
+        request = BatchedRequest(next(self._ids), *wanted)
         active = ActiveRequest(parsed, request, on_token)
         try:
             self._engine.submit(request)

@@ -127,6 +127,14 @@ OPTIONS = (
         number(0),
         "waiting requests, as a share of the running, that may join earlier",
     ),
+    Option(
+        "--scheduling-policy",
+        "fcfs|priority",
+        "limits",
+        "scheduling_policy",
+        one_of("fcfs", "priority"),
+        "priority: the OpenAI APIs' `priority` orders the queue, a lower number first",
+    ),
     Option("--prefix-caching", "on|off", "limits", "prefix_caching", switch, "on or off"),
     Option(
         "--tokens-per-message",

@@ -53,6 +53,7 @@ def test_only_the_keys_of_its_kind_are_shown_and_durations_as_they_are_written()
         "kind": "fmaas",
         "address": "unix:///run/router",
         "labels": {},
+        "headers": {},
         "metrics_url": "http://router.llm:3000/metrics",
         "yield_to_users": True,
     }

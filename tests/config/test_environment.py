@@ -111,7 +111,7 @@ BODY = '{"ignore_eos": true, "user": "7", "n": 7, "deep": {"Big": [1.5, null]}}'
 
 
 def test_a_mapping_may_be_written_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = {"EXTRA_BODY": BODY, "LABELS": '{"zone": "eu"}', "TLS": ' {"ca_file": "/ca"}'}
+    keys = {"EXTRA_BODY": BODY, "LABELS": '{"zone": "eu"}', "TLS": ' {"ca_file": "/ca"}', "HEADERS": '{"X-A": "b"}'}
     environment = HTTP | {f"TARGETS__0__{key}": value for key, value in keys.items()}
     environment |= {"TARGET": "https://h:1", "WORKLOADS__0__PARAMETERS": '{"top_k": 5}'}
     environment |= {"WORKLOADS__0__LOAD": '{"mode": "open", "rate": "2/s"}'}
@@ -119,6 +119,7 @@ def test_a_mapping_may_be_written_as_json(monkeypatch: pytest.MonkeyPatch) -> No
     [target], [workload] = settings.targets, settings.workloads
     assert target.extra_body == {"ignore_eos": True, "user": "7", "n": 7, "deep": {"Big": [1.5, None]}}
     assert (target.labels, target.tls and target.tls.ca_file) == ({"zone": "eu"}, "/ca")
+    assert target.headers == {"x-a": "b"}
     assert (workload.parameters.top_k, workload.load.rate) == (5, 2.0)
 
 

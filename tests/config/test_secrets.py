@@ -47,6 +47,13 @@ def test_what_looks_like_a_secret_in_extra_body_is_not_shown_and_is_still_sent()
     assert found.targets[0].extra_body == BODY
 
 
+def test_a_header_that_looks_like_a_secret_is_not_shown_and_is_still_sent() -> None:
+    found = settings("http://h:1", headers={"X-API-Key": "sk-1", "x-gateway-inference-objective": "probes"})
+    shown = {"x-api-key": "<hidden>", "x-gateway-inference-objective": "probes"}
+    assert yaml.safe_load(dump.text(found))["targets"][0]["headers"] == shown
+    assert found.targets[0].headers["x-api-key"] == "sk-1"
+
+
 @pytest.mark.parametrize(
     ("address", "keys", "warned"),
     [
@@ -59,14 +66,35 @@ def test_what_looks_like_a_secret_in_extra_body_is_not_shown_and_is_still_sent()
         ("http://localhost:8000", {"bearer_token_env": "T"}, False),
         ("http://127.0.0.2:8000", {"bearer_token_env": "T"}, False),
         ("http://[::1]:8000", {"bearer_token_env": "T"}, False),
+        ("http://llm.example:8000", {"headers": {"x-api-key": "k"}}, True),
+        ("https://llm.example:8000", {"headers": {"x-api-key": "k"}}, False),
+        ("http://llm.example:8000", {"headers": {"x-gateway-inference-objective": "k"}}, False),
     ],
 )
 def test_a_token_that_goes_over_a_network_unencrypted_is_warned_of(
-    address: str, keys: dict[str, str], warned: bool
+    address: str, keys: dict[str, object], warned: bool
 ) -> None:
     lines = sent_in_the_open(settings(address, **keys))
     assert len(lines) == warned
     assert all("unencrypted to " + address in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("address", "keys", "warned"),
+    [
+        ("router.llm:8033", {}, True),
+        ("router.llm:8033", {"tls": {}}, False),
+        ("localhost:8033", {}, False),
+        ("[::1]:8033", {}, False),
+        ("unix:///run/router", {}, False),
+    ],
+)
+def test_so_is_a_secret_header_to_a_grpc_router(address: str, keys: dict[str, object], warned: bool) -> None:
+    values = {"name": "t", "kind": "fmaas", "address": address, "headers": {"x-api-key": "k"}} | keys
+    found = Settings(targets=(Target.model_validate(values),), workloads=(Workload(name="w"),))
+    lines = sent_in_the_open(found)
+    assert len(lines) == warned
+    assert all(f"its header x-api-key goes unencrypted to {address}; set tls: {{}}" in line for line in lines)
 
 
 def test_check_prints_the_warning(

@@ -62,6 +62,9 @@ HELD_ELSEWHERE = (
     "Padding does not help",  # tests/plan/test_targets.py: the warning
     "Never share a shard",
     "*Not measured*",
+    "*Searched for* in a model",  # tests/faults/live_traffic
+    "No block of a user was written",  # tests/faults/live_traffic
+    "`make faults` repeats",
     "You have to ask for it",  # tests/docs/test_references.py: the key has no default
     "Users wait behind",
     "A router warms",

@@ -52,6 +52,10 @@ def test_state_shows_what_is_kept(page: str, caller: Caller) -> None:
     assert rank["calls"] == {"Prefill": 1}
 
 
+def test_a_record_without_calls_has_no_line(page: str) -> None:
+    assert ask(page + "/record")[1] == ""
+
+
 def test_record_is_json_lines(page: str, caller: Caller) -> None:
     caller.call("Info")
     caller.call("Health")

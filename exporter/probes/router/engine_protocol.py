@@ -54,7 +54,7 @@ class EngineProtocol(GrpcProtocol):
         missing = None
         for service in (*first, *(one for one in self._candidates if one is not self._service)):
             try:
-                info = service.read_info(ask(service.info()))
+                info = service.read_info(ask(self.with_headers(service.info())))
             except Failure as failure:
                 if failure.outcome is Outcome.UNREACHABLE:
                     raise self.unreachable(failure) from None
@@ -97,7 +97,8 @@ class EngineProtocol(GrpcProtocol):
         request_id = f"{self._prefix}-{self._requests}"
         given = PromptForms(prompt, ids)
         model = self._target.model or info.model
-        return self._service.generate(given, workload, request_id, seed, self._target.data_parallel_rank, model)
+        rank = self._target.data_parallel_rank
+        return self.with_headers(self._service.generate(given, workload, request_id, seed, rank, model))
 
     def token_reader(self, workload: Workload) -> EngineReader:
         assert self._service is not None
@@ -114,11 +115,12 @@ class EngineProtocol(GrpcProtocol):
         return True
 
     def abort(self, request_ids: Sequence[str]) -> list[HttpRequest]:
-        return self._service.abort(request_ids) if self._service is not None else []
+        calls = self._service.abort(request_ids) if self._service is not None else []
+        return [self.with_headers(call) for call in calls]
 
     def users_waiting(self, ask: Ask, own: int) -> int | None:
         request = self._service.loads(self._target.data_parallel_rank) if self._service is not None else None
         if self._service is None or request is None:
             return None
-        load = self._service.read_loads(ask(request))
+        load = self._service.read_loads(ask(self.with_headers(request)))
         return max(0, min(load.waiting, load.waiting + load.running - own))

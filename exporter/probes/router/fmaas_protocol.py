@@ -1,6 +1,7 @@
 """`fmaas.GenerationService`: the TGIS router, and vLLM with its TGIS adapter."""
 
 from dataclasses import replace
+from typing import Any
 
 from exporter.config.target import Target
 from exporter.config.workload import Workload
@@ -31,7 +32,7 @@ class FmaasProtocol(GrpcProtocol):
     def facts(self, ask: Ask) -> Facts:
         """ModelInfo is optional: where it fails, the facts that it gave last still hold."""
         try:
-            body = ask(call(SERVICE + "ModelInfo", pb.ModelInfoRequest(model_id=self._target.model_id)))
+            body = ask(self._call("ModelInfo", pb.ModelInfoRequest(model_id=self._target.model_id)))
             info = parsed(pb.ModelInfoResponse, body)
         except Failure as failure:
             if failure.outcome is Outcome.UNREACHABLE:
@@ -45,11 +46,9 @@ class FmaasProtocol(GrpcProtocol):
         return self._facts
 
     def count_prompt(self, ask: Ask, text: str, workload: Workload) -> int | None:
-        requests = [pb.TokenizeRequest(text=text)]
+        asked = pb.BatchedTokenizeRequest(model_id=self._target.model_id, requests=[pb.TokenizeRequest(text=text)])
         try:
-            body = ask(
-                call(SERVICE + "Tokenize", pb.BatchedTokenizeRequest(model_id=self._target.model_id, requests=requests))
-            )
+            body = ask(self._call("Tokenize", asked))
             found = parsed(pb.BatchedTokenizeResponse, body).responses
         except Failure as failure:
             if failure.outcome is Outcome.UNREACHABLE:
@@ -76,7 +75,10 @@ class FmaasProtocol(GrpcProtocol):
                 truncate_input_tokens=workload.sequence_length,
             ),
         )
-        return call(SERVICE + "GenerateStream", single, workload.timeout)
+        return self._call("GenerateStream", single, workload.timeout)
+
+    def _call(self, rpc: str, message: Any, timeout: float | None = None) -> HttpRequest:
+        return self.with_headers(call(SERVICE + rpc, message, timeout))
 
     def token_reader(self, workload: Workload) -> "GenerationReader":
         return GenerationReader(workload.decode_length)

@@ -5,10 +5,12 @@ needs a prefix for each message and a status in the trailers.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
 from exporter.analysis import statuses
+from exporter.config.secrets import Secrets, secret_values
 from exporter.config.target import Target
 from exporter.observation import Failure, Outcome
 from exporter.probes.router.hints import hinted
@@ -33,6 +35,8 @@ class GrpcProtocol(RouterProtocol):
         self._tls = TlsContext(target.address, target.tls, "h2") if target.tls is not None else None
         self._plain = endpoint_of(target.address)
         self._has_answered = False
+        self._headers = tuple(target.headers.items())
+        self._secrets = Secrets(*secret_values(target.headers))
 
     def endpoint(self) -> Endpoint:
         return self._plain if self._tls is None else self._tls.applied_to(self._plain)
@@ -42,6 +46,13 @@ class GrpcProtocol(RouterProtocol):
 
     def body_reader(self) -> BodyReader:
         return UnaryReader()
+
+    def with_headers(self, request: HttpRequest) -> HttpRequest:
+        """The request with the headers that the target wants."""
+        return replace(request, headers=request.headers + self._headers)
+
+    def without_secrets(self, failure: Failure) -> Failure:
+        return Failure(failure.outcome, failure.code, self._secrets.hidden_cut(failure.detail))
 
     def unreachable(self, failure: Failure) -> Failure:
         """That of connecting, with a hint."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from exporter.analysis import statuses
 from exporter.config import notation
-from exporter.config.secrets import Secret
+from exporter.config.secrets import Secret, Secrets, secret_values
 from exporter.config.target import Api, Target, Tls
 from exporter.config.workload import Workload
 from exporter.observation import Failure, Outcome
@@ -31,6 +31,8 @@ USAGE_OPTIONS = (http_apis.USAGE_IN_EACH_CHUNK, http_apis.USAGE, None)
 USAGE_NAMES = ("stream_options", *http_apis.USAGE_IN_EACH_CHUNK)
 # How servers refuse a field that they do not know.
 UNNAMED = ("BAD_REQUEST", "UNPROCESSABLE_ENTITY")
+# What to do where a server refuses `priority`.
+PRIORITY = "start the server with priority scheduling (vLLM: --scheduling-policy priority), or remove priority"
 # The next request may succeed.
 TEMPORARY = (Outcome.TIMEOUT, Outcome.OVERLOADED, Outcome.UNREACHABLE)
 
@@ -52,7 +54,8 @@ class HttpProtocol(RouterProtocol):
         self._facts: Facts | None = None
         self._advice = ""
         self._token: str | None = None
-        self._secret = Secret("")
+        self._secret = Secrets(*secret_values(target.headers))
+        self._extra = target.extra_body | ({} if target.priority is None else {"priority": target.priority})
         self._has_answered = False
         self.forget()
 
@@ -76,7 +79,7 @@ class HttpProtocol(RouterProtocol):
     def facts(self, ask: Ask) -> Facts:
         """The page is optional where the configuration names a model: where it fails, its last facts still hold."""
         self._token = bearer_token(self._target.address, self._target.bearer_token_env, self._target.bearer_token_file)
-        self._secret = Secret(self._token or "")
+        self._secret = Secrets(self._token or "", *secret_values(self._target.headers))
         try:
             body = ask(self._get(http_apis.FACTS_PATHS[self._target.api]))
         except Failure as failure:
@@ -112,7 +115,7 @@ class HttpProtocol(RouterProtocol):
         api = self._target.api
         if api == "tgi":
             return None
-        body = http_apis.request_body(api, text, workload, self._model, self._target.extra_body, None)
+        body = http_apis.request_body(api, text, workload, self._model, self._extra, None)
         try:
             answer = ask(self._post(http_apis.PATHS[api], http_apis.counting_body(body), "application/json"))
         except Failure as failure:
@@ -122,7 +125,7 @@ class HttpProtocol(RouterProtocol):
         return http_apis.counted_prompt(_document(answer))
 
     def request(self, prompt: str, workload: Workload, seed: int) -> HttpRequest:
-        api, extra = self._target.api, self._target.extra_body
+        api, extra = self._target.api, self._extra
         usage = http_apis.USAGE if "stream_options" in extra else USAGE_OPTIONS[self._usage]
         body = http_apis.request_body(api, prompt, workload, self._model, extra, seed, usage)
         return self._post(http_apis.PATHS[api], body, "text/event-stream")
@@ -135,7 +138,7 @@ class HttpProtocol(RouterProtocol):
         return HttpRequest("POST", self._base + path, (*self._headers(), *headers), body)
 
     def _headers(self) -> tuple[tuple[str, str], ...]:
-        headers = (("user-agent", "tgi-probe"), ("accept-encoding", "identity"))
+        headers = (("user-agent", "tgi-probe"), ("accept-encoding", "identity"), *self._target.headers.items())
         return headers if self._token is None else (*headers, ("authorization", f"Bearer {self._token}"))
 
     def token_reader(self, workload: Workload) -> "EventStreamReader":
@@ -181,6 +184,8 @@ class HttpProtocol(RouterProtocol):
             detail = f"{detail}; {self._token_source()}"
         elif failure.code in ("NOT_FOUND", "METHOD_NOT_ALLOWED"):
             detail += self._doubled_path()
+        if self._target.priority is not None and "priority" in detail.lower():
+            detail = f"{detail}; {PRIORITY}"
         if failure.outcome is Outcome.REJECTED and self._advice:
             detail = f"{detail}; {self._advice}"
         failure = Failure(failure.outcome, failure.code, detail)
@@ -212,7 +217,7 @@ class EventStreamReader:
     `most`: how many tokens the answer can have.
     """
 
-    def __init__(self, api: Api, secret: Secret, most: int | None = None) -> None:
+    def __init__(self, api: Api, secret: Secret | Secrets, most: int | None = None) -> None:
         self._api = api
         self._secret = secret
         self._most = most
@@ -299,12 +304,12 @@ def _document(body: bytes) -> Mapping[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _refused(status: int, body: bytes, headers: Mapping[str, str], secret: Secret) -> Failure:
+def _refused(status: int, body: bytes, headers: Mapping[str, str], secret: Secret | Secrets) -> Failure:
     shown = {name: secret.hidden(headers[name]) for name in ("location", "retry-after") if name in headers}
     return server_errors.refused(status, _legible(body, secret).encode(), shown)
 
 
-def _legible(body: bytes, secret: Secret) -> str:
+def _legible(body: bytes, secret: Secret | Secrets) -> str:
     """The beginning of an error page, without the secret."""
     text = secret.hidden(body[:LONGEST_ERROR].decode("utf-8", "replace"))
     return text[: -secret.longest] if len(body) > LONGEST_ERROR and secret.longest else text

@@ -22,7 +22,8 @@ from exporter.observation import Failure
 from exporter.pb import fmaas_pb2
 from exporter.probes.identify import _AnyReader
 from exporter.probes.opening import open_prober
-from exporter.probes.router.fmaas_protocol import GenerationReader, UnaryReader
+from exporter.probes.router.fmaas_protocol import GenerationReader
+from exporter.probes.router.grpc_calls import UnaryReader
 from exporter.probes.router.http_protocol import EventStreamReader
 from exporter.probes.router.protocol import PageReader
 from exporter.probes.router.queue_metrics import users_waiting

@@ -230,3 +230,18 @@ def test_a_request_past_its_deadline_ends_with_the_token_it_just_got() -> None:
     run.to_the_end()
     assert run.tokens[-1].end == "time_limit"
     assert run.now >= 0.05 > run.now - run.passes[-1].seconds
+
+
+def test_with_priorities_the_queue_has_lower_numbers_first_and_within_one_the_order_of_arrival() -> None:
+    limits = replace(LIMITS, scheduling_policy="priority", max_batch_size=1)
+    run = Run(Batcher(limits, Roofline()))
+    run.submit(request(0, priority=5), request(1, priority=5), request(2), request(3, priority=-1), request(4))
+    run.to_the_end()
+    assert [requests for method, requests in run.methods if method == "prefill"] == [[3], [2], [4], [0], [1]]
+
+
+def test_without_them_a_priority_changes_nothing() -> None:
+    run = Run(Batcher(replace(LIMITS, max_batch_size=1), Roofline()))
+    run.submit(request(0, priority=5), request(1))
+    run.to_the_end()
+    assert [requests for method, requests in run.methods if method == "prefill"] == [[0], [1]]
