@@ -105,6 +105,7 @@ class Broken:
 
         `harmless`: kinds of which two answers are as good as a failure.
         """
+        self.revive()
         before = self.counts()
         for kind in kinds:
             break_it(self.servers[kind])
@@ -139,6 +140,23 @@ class Broken:
             well |= {kind: now[kind] for kind in found if kind not in held}
         self.check_healthy(before)
         return {kind: self._seen(kind, before[kind], mended[kind], well[kind]) for kind in kinds}
+
+    def revive(self) -> None:
+        """A case that failed may have left a server that has ended: the next one is judged by itself."""
+        ended = [server for server in self.servers.values() if server.running.returncode is not None]
+        for server in ended:
+            server.start()
+        if not ended:
+            return
+        for server in ended:
+            server.await_up()
+        was = self.counts()
+        self.release([server.kind.name for server in ended if server.kind.is_shard])
+        wait_until(
+            lambda: all(self.counts()[one.kind.name].answered > was[one.kind.name].answered for one in ended),
+            "those that had ended answer again",
+            self.daemon.process,
+        )
 
     def _await(
         self,

@@ -183,11 +183,19 @@ ONE_LINK = [
     Case("hold", "info", ("timeout",), ("shard-2-ranks",), more={"rank": 1}, of="network"),
     Case("garbage", "info", GARBLED, ("shard-2-ranks",), more={"rank": 1}, of="network"),
 ]
-# Another server answers at the address: `fault` is its kind.
+# Another server answers at the address: `fault` is its kind. The connections to the first one end, in a probe too.
 ELSEWHERE = [
-    Case("shard-v2", "", ("ok",), ("shard",), in_minutes=True, of="network"),
-    Case("fmaas", "", ("rejected",), ("shard", "shard-v2"), of="network"),
-    Case("tgi", "", ("rejected", "malformed"), ("shard", "shard-v2", "fmaas"), in_minutes=True, of="network"),
+    Case("shard-v2", "", ("ok",), ("shard",), may_quarantine=SHARDS, in_minutes=True, of="network"),
+    Case("fmaas", "", ("rejected", "unreachable"), ("shard", "shard-v2"), may_quarantine=SHARDS, of="network"),
+    Case(
+        "tgi",
+        "",
+        ("rejected", "malformed", "unreachable"),
+        ("shard", "shard-v2", "fmaas"),
+        may_quarantine=SHARDS,
+        in_minutes=True,
+        of="network",
+    ),
     Case("shard-v2", "", ("rejected", "unreachable"), ("fmaas",), of="network"),
     Case("fmaas", "", GARBLED, HTTP, of="network"),
 ]

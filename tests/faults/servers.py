@@ -73,6 +73,7 @@ class Server:
     listen: str
     name: str = ""
     process: Process | None = None
+    ending: bool = False  # a fault ends it, perhaps a moment after its last answer
     admin: str = ""
     address: str = ""
     lives: list[Process] = field(default_factory=list)
@@ -83,6 +84,7 @@ class Server:
         door = ("--listen",) if self.kind.is_shard else (f"--router-{self.kind.door}",)
         words = (*door, self.listen, "--admin-address", "127.0.0.1:0", "--speed", "1000", *self.kind.words)
         self.process = Process((*TGI_PROBE, "simulate", *words))
+        self.ending = False
         self.lives.append(self.process)
 
     def await_up(self) -> None:
@@ -107,6 +109,7 @@ class Server:
     def fault(self, kind: str, moment: str = "", **more: Any) -> None:
         """Switch a fault on, at a moment or at all of them."""
         query = {"kind": kind, **more}
+        self.ending = kind == "crash"
         if moment:
             query["method"] = self.kind.moments[moment]
             if moment in ("decode", "clear") and kind != "endless":
@@ -116,6 +119,8 @@ class Server:
 
     def mend(self) -> None:
         """Whatever it was: the same process goes on, or another one begins. `await_up` waits for it."""
+        if self.ending:
+            self.running.wait()
         if self.running.returncode is not None:
             self.start()
             return
