@@ -25,13 +25,13 @@ AT_A_TIME = 3
 SERVER = ("--speed", "4", "--jitter", "0.3")
 LATEST = 1.5
 # In parts, each with servers of its own. CI runs the first one.
-STOPS, KILLS, PER_PART = 1000, 100, 20
+STOPS, KILLS = 1000, 96
 
 
-def parts(runs: int) -> list[ParameterSet]:
+def parts(runs: int, size: int) -> list[ParameterSet]:
     return [
-        pytest.param(range(first, first + PER_PART), id=f"from {first}", marks=[pytest.mark.faults] if first else [])
-        for first in range(0, runs, PER_PART)
+        pytest.param(range(first, first + size), id=f"from {first}", marks=[pytest.mark.faults] if first else [])
+        for first in range(0, runs, size)
     ]
 
 
@@ -112,14 +112,14 @@ class KillRun(StopRun):
         assert self.own.died() is None, self.name
 
 
-@pytest.mark.parametrize("runs", parts(STOPS))
+@pytest.mark.parametrize("runs", parts(STOPS, 25))
 def test_a_stop_at_any_instant_ends_with_0_in_time_and_leaves_nothing(
     several: list[tuple[Servers, Path]], runs: range
 ) -> None:
     shared_out(several, runs, StopRun)
 
 
-@pytest.mark.parametrize("runs", parts(KILLS))
+@pytest.mark.parametrize("runs", parts(KILLS, 6))
 def test_a_kill_at_any_instant_leaves_one_batch_at_most_and_the_next_start_clears_it_and_probes(
     several: list[tuple[Servers, Path]], runs: range
 ) -> None:
