@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-WORLDS, HOURS = 200, 10
+WORLDS, HOURS = 40, 6
 FOUND = re.compile(r"^seed (\d+), virtual instant (\S+) s: ([^:]+):", re.MULTILINE)
 
 

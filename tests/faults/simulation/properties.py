@@ -1,7 +1,7 @@
 """What must always be true, checked at every report of the runner. A real recorder hears it too."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from exporter.analysis.certainty import recorded
@@ -33,6 +33,7 @@ class Checks:
     history: History
     truth: Truth
     recorder: Recorder | None
+    owed: Callable[[], Collection[int]]
     runner: Runner | None = None
     stopped_at: float | None = None
     started: int = 0
@@ -85,6 +86,7 @@ class Checks:
             )
         elif probes < self._in_flight:
             self._ended = self.clock.now
+            self._clears_at_once()
             assert self.runner is not None
             self._hold("the watchdog knows how long it takes", not self.runner.watchdog.is_overdue(self._ended), "late")
         self._in_flight = probes
@@ -195,6 +197,10 @@ class Checks:
             excused = self.truth.gave_way or self._skipped_unsafe or self.stopped_at is not None
             self._hold("started = recorded + in flight", excused, "an attempt ended without a record")
             self._undecided = False
+
+    def _clears_at_once(self) -> None:
+        tried = self.truth.clear_tried or self.stopped_at is not None or not self.owed()
+        self._hold("what a failed probe left is cleared at once", tried, "nothing was done about it")
 
     def _pause_until(self) -> float:
         return self._ended + (self._ended - self._began) * (1 / self.plan.max_duty_cycle - 1)

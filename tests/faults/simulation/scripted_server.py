@@ -91,7 +91,7 @@ class ScriptedProber:
         return self._truth.gave_way
 
     def probe(self, workload: Workload, batch_size: int, stopping: Callable[[], bool], trace_id: str = "") -> Result:
-        self._truth.success = None
+        self._truth.success, self._truth.clear_tried = None, False
         if self.owed:
             raise self._history.broken("cleared before the next", f"a batch is sent while {self.owed} is owed")
         if stopping():
@@ -149,6 +149,7 @@ class ScriptedProber:
         self.server.batches.discard(number)
 
     def settle(self, timeout: float) -> None:
+        self._truth.clear_tried = True
         until = self._clock.now + timeout
         for number in sorted(self.owed):
             self._clear(number, until)

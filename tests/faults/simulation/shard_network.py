@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from exporter.pb import generate_v3_pb2 as pb
+from exporter.probes.interface import Result
 from exporter.probes.shard.prober import ShardProber
 from tests.faults.simulation.history import History
 from tests.faults.simulation.truth import TrueTimes, Truth
@@ -233,6 +234,14 @@ class WatchedShardProber(ShardProber):
         facts = super().connect(timeout)
         self.truth.connected = self.truth.passed_connect = True
         return facts
+
+    def probe(self, *values: Any) -> Result:
+        self.truth.clear_tried = False
+        return super().probe(*values)
+
+    def settle(self, timeout: float) -> None:
+        self.truth.clear_tried = True
+        super().settle(timeout)
 
     @property
     def owed(self) -> set[int]:

@@ -17,7 +17,7 @@ class TrueTimes:
 class Truth:
     """`connected`: how the newest connect went. `passed_connect`: whether this attempt has got past connecting.
     `gave_way`: it was told to. `success`: of the newest probe, if it succeeded, with so many
-    `calls`.
+    `calls`. `clear_tried`: whether it was tried to clear what the newest probe left.
     """
 
     connected: bool = False
@@ -25,6 +25,7 @@ class Truth:
     gave_way: bool = False
     success: TrueTimes | None = None
     calls: int = 1
+    clear_tried: bool = True
 
     def attempt_begins(self) -> None:
         self.passed_connect = self.gave_way = False

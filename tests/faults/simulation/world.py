@@ -115,8 +115,8 @@ class World:
 
     def _probe(self, plan: Plan, quarantine: Quarantine, recorder: Recorder | None) -> None:
         """From the start of a runner to its end."""
-        checks = self._checks = Checks(plan, self.clock, self.history, self._truth, recorder)
         prober = self._open(plan, quarantine)
+        checks = self._checks = Checks(plan, self.clock, self.history, self._truth, recorder, lambda: prober.owed)
         runner = self._runner = checks.runner = Runner(
             plan.batches,
             prober,
