@@ -21,13 +21,13 @@ settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seed", type=int, help="replay the one simulated world with this seed (tests/faults/simulation)")
+    parser.addoption("--seed", type=int, help="replay the random searches of tests/faults with this seed")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A seed replays simulated worlds only."""
+    """With a seed only random searches run."""
     if config.getoption("--seed") is not None:
-        items[:] = [item for item in items if "asked_seed" in getattr(item, "fixturenames", ())]
+        items[:] = [item for item in items if {"asked_seed", "seed"} & set(getattr(item, "fixturenames", ()))]
 
 
 @pytest.fixture

@@ -1,12 +1,8 @@
-"""The option that replays a run: `make faults ARGS="--seed 17"`."""
+"""The seed of a random search."""
 
 import random
 
 import pytest
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seed", type=int, default=None, help="the seed of random faults; another one each time without")
 
 
 @pytest.fixture
