@@ -80,7 +80,8 @@ END = """
   whole shard. Ranks on one machine are called over unix sockets, which no network cuts, and the probe always calls all
   of them at once. What remains: tgi-probe is killed between two of its calls ([safety.md](safety.md#after-a-kill)), or
   the shard itself is stopped (SIGSTOP, a paused virtual machine) for longer than the probe's `timeout` when only some
-  ranks have begun. Such a shard ended here after its ranks' own timeout.
+  ranks have begun. Such a shard ended here after its ranks' own timeout, and so it does where one rank answers an error
+  to a call that the other is computing.
 - **Real GPUs.** The servers are the simulated ones, with the calls and errors of the real ones.
 """
 
@@ -110,7 +111,7 @@ def read(lines: Iterable[str]) -> dict[tuple[str, str], dict[str, Any]]:
 def page(seen: dict[tuple[str, str], dict[str, Any]], day: str) -> str:
     parts = [
         TEXT,
-        f"{len(seen)} results, seen on {day}:",
+        f"{sum(len(case.kinds) for case in every_case())} results, seen on {day}:",
         "\n## The server\n",
         *table([*COMMANDED, *RESTARTS], "the server", FAULTS, seen),
         "\n## The network\n",
