@@ -122,12 +122,6 @@ BUGS = (
         'return Result((), Outcome.OK, "INTERNAL", f"tgi-probe failed:',
     ),
     Bug(
-        "a failed warm-up is followed by the probe",
-        "daemon/attempt.py",
-        "                if result.outcome not in (Outcome.OK, Outcome.DISTURBED):  # a warm-up need not be timed",
-        "                if result.outcome is Outcome.UNREACHABLE:",
-    ),
-    Bug(
         "skips are not counted while the target backs off",
         "daemon/runner.py",
         "            case Skip(Series() as series, _, reason):\n                self._ledger.skipped(series, reason)",

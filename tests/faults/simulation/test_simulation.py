@@ -8,7 +8,7 @@ from tests.faults.simulation.world import simulate
 pytestmark = pytest.mark.timed
 # 2000 worlds of 50 hours are 100,000 hours.
 WORLDS, HOURS, AT_ONCE = 2000, 50.0, 20
-SHORT_WORLDS, SHORT_HOURS = 12, 4.0
+SHORT_WORLDS, SHORT_HOURS = 8, 3.0
 
 
 def hold(seed: int, hours: float) -> None:
