@@ -72,6 +72,7 @@ class AcceptedConnection:
         self._response = anyio.CancelScope()
         self._finish_by = float("inf")
         self._has_token = False
+        self._method = "GET"  # of the request that is being read, as far as it is known
         self.was_admitted = False
         self.is_idle = True
         self.sending_since: float | None = None
@@ -103,10 +104,11 @@ class AcceptedConnection:
 
     async def _exchange(self) -> bool:
         """One request and its response; whether another may follow."""
+        self._method = "GET"
         try:
             request = await self._read_request()
         except h11.RemoteProtocolError as error:
-            await self._send("GET", ERRORS.get(error.error_status_hint, BAD_REQUEST))
+            await self._send(self._method, ERRORS.get(error.error_status_hint, BAD_REQUEST))
             return False
         if request is None:
             return False
@@ -164,6 +166,7 @@ class AcceptedConnection:
             if not isinstance(head, h11.Request):
                 return None
             request = _request(head)
+            self._method = request.method
             await self._read_body(request)
         return request
 

@@ -142,6 +142,18 @@ def test_a_body_that_is_too_long_is_refused(running: WebServer, sent: bytes) -> 
         assert status(client) == 413
 
 
+def test_a_head_with_a_body_that_is_too_long_gets_the_status_and_no_body_and_is_no_bug() -> None:
+    reported: list[tuple[str, str]] = []
+    with serving(report=lambda kind, line: reported.append((kind, line))) as found, ExitStack() as stack:
+        [client] = clients(stack, found, 1)
+        client.sendall(request("/", "Content-Length: 1000000", method="HEAD"))
+        answered = until_closed(client)
+        wait_until(lambda: not found._connections, "the connection is closed")
+    assert answered.startswith(b"HTTP/1.1 413 ")
+    assert answered.endswith(b"\r\n\r\n")
+    assert not reported
+
+
 def test_what_is_no_http_is_told_so(running: WebServer) -> None:
     with ExitStack() as stack:
         [client] = clients(stack, running, 1)
