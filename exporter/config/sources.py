@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from exporter.config import paths, variables
-from exporter.config.errors import SettingsError, explain
+from exporter.config.errors import MOST_PROBLEMS, SettingsError, explain
 from exporter.config.fields import SettingsBlock
 from exporter.config.settings import Settings
 from exporter.config.variables import PREFIX
@@ -58,7 +58,10 @@ def load(path: Path | None) -> Settings:
     try:
         merged = Sources(**_numbered(document | blocks))
     except ValidationError as error:
-        raise SettingsError([_line(problem, source, bool(blocks), environ) for problem in error.errors()]) from None
+        problems = error.errors()
+        # Only those that are told are put into words, which takes a while.
+        told = [_line(problem, source, bool(blocks), environ) for problem in problems[: MOST_PROBLEMS + 1]]
+        raise SettingsError(told + [""] * (len(problems) - len(told))) from None
     except variables.WrongVariable as error:
         raise SettingsError([str(error)]) from None
     except PydanticSettingsError as error:

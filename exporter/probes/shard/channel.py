@@ -1,5 +1,6 @@
 """Opens gRPC channels, and makes Failures of gRPC errors."""
 
+from functools import cache
 from urllib.parse import quote
 
 import grpc
@@ -40,9 +41,18 @@ _NOT_SENT = ("failed to connect", "dns resolution failed")
 
 def open_channel(address: str) -> grpc.Channel:
     """A channel to `unix:///path` or `host:port`. It connects at the first call, and does not wait for a server."""
+    _keep_started()
     scheme, colon, path = address.partition(":")
     # gRPC reads a socket's name as a URL, with its own meaning of %, ? and #.
     return grpc.insecure_channel(f"unix:{quote(path)}" if scheme == "unix" and colon else address, options=OPTIONS)
+
+
+@cache
+def _keep_started() -> grpc.Channel:
+    """A channel that never connects. When its last channel is closed, gRPC stops, and without a free file descriptor to
+    start again with, it ends the process.
+    """
+    return grpc.insecure_channel("unix:nowhere")
 
 
 def was_dropped(text: str) -> bool:
