@@ -190,10 +190,10 @@ BUGS = (
         "            raise",
     ),
     Bug(
-        "the watchdog does not know the warm-ups",
-        "daemon/attempt.py",
-        "(workload.warmups + 3) * workload.timeout",
-        "workload.timeout / 2",
+        "the watchdog does not know the timeout of a probe",
+        "daemon/runner.py",
+        "self.watchdog.expect_back_by(started + self._attempts.longest(series))",
+        "self.watchdog.expect_back_by(started)",
     ),
     Bug(
         "failed probes are observed in the latency histograms",
