@@ -147,18 +147,6 @@ BUGS = (
         "first = self._pending.pop(max(self._pending, key=self._unprobed_since.__getitem__))",
     ),
     Bug(
-        "back-to-back members do not take turns",
-        "plan/schedule.py",
-        "        self._next_back_to_back += 1\n        self._waited_for = None\n",
-        "        self._waited_for = None\n",
-    ),
-    Bug(
-        "the schedule drifts by the place of the member",
-        "plan/schedule.py",
-        "yield start + cycle * interval + (place",
-        "yield start + cycle * interval * 1.01 + (place",
-    ),
-    Bug(
         "lateness counts from the end",
         "daemon/runner.py",
         "self._ledger.late(self.name, started - start.due)",
@@ -172,46 +160,16 @@ BUGS = (
         "                    self._step()\n                    break\n",
     ),
     Bug(
-        "warm-ups go on after the stop",
-        "daemon/attempt.py",
-        "result = self._prober.probe(workload, series.batch_size, self._stopping.is_set)\n",
-        "result = self._prober.probe(workload, series.batch_size, lambda: False)\n",
-    ),
-    Bug(
         "a manual probe that waits at the stop has no answer",
         "daemon/runner.py",
         "            self._ledger.inflight(self.name, 0)\n            self.manual_probes.close()\n",
         "            self._ledger.inflight(self.name, 0)\n",
     ),
     Bug(
-        "a target that cannot be reached stays up",
-        "daemon/attempt.py",
-        "            if not self._excused:\n                self.lost()\n            raise",
-        "            raise",
-    ),
-    Bug(
-        "the watchdog does not know the warm-ups",
-        "daemon/attempt.py",
-        "(workload.warmups + 3) * workload.timeout",
-        "workload.timeout / 2",
-    ),
-    Bug(
-        "failed probes are observed in the latency histograms",
-        "analysis/certainty.py",
-        "    whole = observation.outcome in (Outcome.OK, Outcome.DISTURBED)\n",
-        "    whole = True\n    observation = replace(observation, outcome=Outcome.OK)\n",
-    ),
-    Bug(
-        "the time of the warm-ups is part of the latency",
-        "daemon/attempt.py",
-        "return replace(result, setups=(*setups, *result.setups), corrections=corrections + result.corrections)",
-        "return replace(result, streams=tuple(replace(each, sent=each.sent - 1.0) for each in result.streams))",
-    ),
-    Bug(
-        "a cut leaves the calls in flight",
+        "the watchdog does not know the timeout of a probe",
         "daemon/runner.py",
-        "        self.manual_probes.close()\n        self._close()\n\n    def skip_missed",
-        "        self.manual_probes.close()\n\n    def skip_missed",
+        "self.watchdog.expect_back_by(started + self._attempts.longest(series))",
+        "self.watchdog.expect_back_by(started)",
     ),
 )
 

@@ -160,6 +160,8 @@ class World:
         self.history.note("stop")
         checks.stopped()
         runner.stop()
+        if self._operator.random() < 0.5:
+            self._request(runner)
         self.clock.at(self.clock.now + DRAIN_SECONDS, lambda: self._cut(runner))
 
     def _cut(self, runner: Runner) -> None:
@@ -184,13 +186,16 @@ class World:
         if (runner := self._runner) is None:
             return
         for _ in range(self._operator.choice([1, 1, 3])):
-            series = self._operator.choice([series for series, _ in runner.plan.series()])
-            self.history.note("asked for", series.workload, series.batch_size)
-            answer = runner.manual_probes.request(series)
-            answer.add_done_callback(self._answered)
-            self._answers.append(answer)
-            if self._operator.random() < 0.1:
-                answer.cancel()
+            self._request(runner)
+
+    def _request(self, runner: Runner) -> None:
+        series = self._operator.choice([series for series, _ in runner.plan.series()])
+        self.history.note("asked for", series.workload, series.batch_size)
+        answer = runner.manual_probes.request(series)
+        answer.add_done_callback(self._answered)
+        self._answers.append(answer)
+        if self._operator.random() < 0.1:
+            answer.cancel()
 
     def _answered(self, future: "Future[Observation | str]") -> None:
         if not future.cancelled():
