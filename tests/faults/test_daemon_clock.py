@@ -98,7 +98,7 @@ def test_a_wall_clock_that_jumps_changes_no_latency_and_no_schedule(tmp_path: Pa
     offset = Path(jumping["CLOCK_OFFSET"])
     interval = 0.1
     with servers(tmp_path, "--speed", "4") as own:
-        content = document(own.targets(), interval=f"{interval * 1000:g}ms", timeout="10s")
+        content = document(own.targets(), interval=f"{interval * 1000:g}ms", timeout="60s")
         with daemon_running(write(tmp_path / "config.yaml", content), jumping) as daemon:
             names = [target["name"] for target in own.targets()]
             for name in names:

@@ -115,7 +115,7 @@ class Checks:
         self._hold("the times are true", observation.started == self._began, f"begun {self._began}: {observation}")
         self._check_latency(observation)
         self._starves_none(series)
-        self._finish(outcome)
+        self._finish(observation)
         if self.recorder is not None:
             before = self._recorded_latencies()
             self.recorder.record(observation)
@@ -149,7 +149,7 @@ class Checks:
             self._hold("a manual probe has one answer", self._undecided and not self._in_flight, "no attempt")
             self._manual, self._undecided = True, False
             self._check_latency(answer)
-            self._finish(answer.outcome)
+            self._finish(answer)
 
     def waiting(self) -> None:
         """The runner waits: what was due until now is dealt with."""
@@ -205,12 +205,13 @@ class Checks:
     def _pause_until(self) -> float:
         return self._ended + (self._ended - self._began) * (1 / self.plan.max_duty_cycle - 1)
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self, observation: Observation) -> None:
         """Until when the target is left alone. Probes one after the other that keep this keep it over any time."""
         self._open_again = self._pause_until()
+        outcome = observation.outcome
         self._lost = outcome is Outcome.UNREACHABLE
         if outcome is Outcome.OK or not outcome.judged:
-            if outcome is not Outcome.DISTURBED:
+            if outcome is not Outcome.DISTURBED or observation.answered:
                 self._failures, self._failed_in_probe = 0, False
             return
         self._failures += 1
