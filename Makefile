@@ -96,13 +96,13 @@ unit: $(READY) ## run the tests; ARGS="-k schedule" picks some
 	nice -n -20 $(BIN)/pytest -m alone $(ARGS) || [ $$? = $(NO_TESTS) ]
 
 .PHONY: slow
-slow: real-parts $(READY) ## run the tests that take long by themselves: rules over days, a real Alertmanager, the image
-	$(BIN)/pytest --numprocesses $(WORKERS) -m slow $(ARGS) || [ $$? = $(NO_TESTS) ]
+slow: real-parts $(READY) ## run the tests that take long by themselves: rules over days, a real Alertmanager, the image, faults
+	$(BIN)/pytest --numprocesses $(WORKERS) $(BY_MODULE) -m slow $(ARGS) || [ $$? = $(NO_TESTS) ]
 
 .PHONY: faults
 faults: $(READY) ## break servers, daemon and network on purpose, and write docs/reliability.md; ARGS="--seed 17" replays
 	@rm -f .faults.jsonl
-	FAULTS_RESULTS=$(CURDIR)/.faults.jsonl $(BIN)/pytest --numprocesses $(WORKERS) $(BY_MODULE) -o faulthandler_timeout=3600 tests/faults $(ARGS)
+	FAULTS_RESULTS=$(CURDIR)/.faults.jsonl $(BIN)/pytest --numprocesses $(WORKERS) $(BY_MODULE) -o faulthandler_timeout=3600 -m "faults or slow" tests/faults $(ARGS)
 	$(if $(ARGS),,$(BIN)/python -m tests.faults.report .faults.jsonl)
 
 # ---- Generated files, which are committed ----

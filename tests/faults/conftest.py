@@ -1,8 +1,16 @@
-"""The seed of a random search."""
+"""When these tests run, and the seed of a random search."""
 
 import random
+from pathlib import Path
 
 import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What `make faults` does not keep for itself is `slow`: CI runs it, and `make test` stays short."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("faults") is None:
+            item.add_marker("slow")
 
 
 @pytest.fixture
