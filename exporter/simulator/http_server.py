@@ -230,12 +230,14 @@ class _HttpReply:
             return
         events = lies.of_http(self._fault.kind if self._fault else None, self._format.events(packed))
         self._active.sent(len(packed))
+        if token.end is not None and self._fault is None:
+            # Written down before the client can know that it is over, and look: the last event says so.
+            self._handler.leave(self._active, "200")
         if events:
             self._connection.chunk(events)
         if self._fault is not None and self._active.meet(self._fault, token.index + 1):
             self._break_off(self._active, self._fault)
         elif token.end is not None:
-            # Written down before the client can know that it is over, and look.
             self._handler.leave(self._active, "200")
             self._connection.end()
 

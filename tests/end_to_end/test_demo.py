@@ -58,14 +58,22 @@ def test_the_demo_starts_prometheus_and_alertmanager_and_leaves_nothing_behind()
     assert demo.stdout.splitlines()[-2:] == ENDED
 
 
+def taken_behind(other: socket.socket) -> int:
+    """A port that is free, while the socket has the next one. Other tests take ports meanwhile."""
+    while True:
+        port = free_port()
+        with contextlib.suppress(OSError):
+            other.bind(("127.0.0.1", port + 1))
+            other.listen()
+            return port
+
+
 def test_the_demo_goes_on_with_other_ports_and_without_a_prometheus_that_ends(tmp_path: Path) -> None:
     program = tmp_path / "prometheus"
     program.write_text("#!/bin/sh\necho it lacks memory\nexit 1\n")
     program.chmod(0o755)
-    port = free_port()
     with socket.socket() as other:
-        other.bind(("127.0.0.1", port + 1))
-        other.listen()
+        port = taken_behind(other)
         with demo_running({"PATH": str(tmp_path)}, port) as demo:
             look_at(demo, "targets, newest results")
             demo.terminate()
