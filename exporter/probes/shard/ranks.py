@@ -24,6 +24,10 @@ MOST_RANKS = 64
 SLEEPS = 3
 
 
+# grpcio makes a deadline of the wall clock's time, so a call seems late where that jumps forward.
+JUMP_SECONDS = 0.5
+
+
 class RankAnswers(NamedTuple):
     """Every rank's answer to one call, in rank order, not parsed; the instants before and after it (seconds).
 
@@ -115,11 +119,16 @@ def _call_rank(
 ) -> RankCall:
     answer: bytes | Failure
     before = PROCESS.mark()
+    wall_clock = time.time()
     asked = time.perf_counter()
     try:
         answer = call(request, timeout=timeout, metadata=metadata)
     except grpc.RpcError as error:
         answer = failure(error, rpc, address, timeout)
+        jump = time.time() - wall_clock - (time.perf_counter() - asked)
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and jump > JUMP_SECONDS:
+            detail = f"{rpc} at {address}: the wall clock jumped by {jump:.3g} s, and gRPC's deadlines go by it"
+            answer = Failure(Outcome.DISTURBED, "OK", detail)
     except ValueError:  # gRPC's error for a channel that another thread has closed
         answer = Failure(Outcome.UNREACHABLE, "CANCELLED", f"{rpc} at {address}: we closed the connection")
     arrived = time.perf_counter()
