@@ -1,7 +1,7 @@
 """The commands and their exit codes.
 
 0: done; 1: a problem was found, or the command failed; 2: wrong usage or configuration, and `slo` could not tell;
-128 + N: ended by signal N, so 130 after Ctrl-C. The README has a table for each command.
+3: `bench --baseline` found a regression; 128 + N: ended by signal N, so 130 after Ctrl-C. The README has a table.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 interface       what the daemon asks of every kind
 opening         the prober for a target: the only exhaustive `match` on kinds
 shard/          gRPC to TGI shards
-router/         streams through routers: gRPC (fmaas) and HTTP
+router/         streams through routers: gRPC (fmaas, vLLM, SGLang) and HTTP
 quarantine      batches that ended a server; `crash_check`: whether a server has ended
 disturbed       what was measured while this process was held up
 deadline        the message about a timeout

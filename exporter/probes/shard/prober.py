@@ -2,7 +2,8 @@
 
 These rules always hold. Every call goes to every rank at once. Ids are random, in the upper half of uint64. A batch
 that was sent is decoded to its end, or cleared by its id before the next probe; until then the shard is locked against
-other probers. No request can end a shard (see `batch`).
+other probers. Every request is well formed: a malformed one can end a shard (see `batch`). One that is too large can
+end it too; `exporter.plan.safety` holds those back.
 """
 
 import contextlib
