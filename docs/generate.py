@@ -154,8 +154,8 @@ OUTCOMES = {
     "refused": "nothing was sent: it is not known to be safe, or cannot work; the log says what to change",
     "quarantined": "nothing was sent: the server ended during such a batch (see [safety.md](safety.md))",
     "not_ready": "a paged shard before its router's Warmup",
-    "disturbed": "tgi-probe was stopped or had no CPU, or the wall clock jumped during a shard's call, which says nothing of "
-    "the server (see [router.md](router.md))",
+    "disturbed": "tgi-probe was stopped or had no CPU, or the wall clock jumped during a shard's call, which says "
+    "nothing of the server (see [router.md](router.md))",
 }
 REASONS = {
     "busy": "the probe before it, another prober, or users who wait in the queue (`yield_to_users`) have the target",
