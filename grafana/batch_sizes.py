@@ -171,7 +171,7 @@ def trade_offs() -> list[Panel]:
     return [
         scatter(
             Text(
-                "Decode: throughput over latency, the smallest batch at the left",
+                "Decode: throughput over latency, joined from the smallest batch",
                 "Follow the line from the smallest batch: while it goes straight up, a larger batch is free; where it "
                 "bends right, users wait longer for each token.",
             ),
@@ -180,7 +180,7 @@ def trade_offs() -> list[Panel]:
         ),
         scatter(
             Text(
-                "Prefill: throughput over latency, the smallest batch at the left",
+                "Prefill: throughput over latency, joined from the smallest batch",
                 "Stop at the point after which the line only goes right: a larger batch then adds waiting and no "
                 "throughput.",
             ),

@@ -208,9 +208,9 @@ def through_routers() -> list[Panel]:
         ),
         lines(
             Text(
-                "Opening a connection, average since the exporter's start",
-                "TLS included, and never part of any other latency: hundreds of milliseconds are the network, or a "
-                "busy server.",
+                "Opening a connection, on average",
+                "Since the exporter's start; TLS included, and never part of any other latency: hundreds of "
+                "milliseconds are the network, or a busy server.",
                 "s",
                 empty=no_router,
             ),

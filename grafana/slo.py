@@ -73,6 +73,11 @@ def time_left() -> str:
     return f"clamp_min({budget()}, 0) * {PERIOD_SECONDS} / ({burn('1h')} > 0)"
 
 
+def first_spent() -> str:
+    """Of those that are spent already, the one that burns fastest now: it is a microsecond earlier per unit of burn."""
+    return f"clamp_min(bottomk(1, {time_left()} - 1e-6 * {burn('1h')}), 0)"
+
+
 def slowest(newest: str, measures: str) -> Query:
     """The newest value of each target's slowest batch size, of those that a chosen SLO with such a measure judges."""
     judges = f'{REQUESTS}{{{CHOSEN}}} and on (slo) tgi_probe_slo_info{{measure=~"{measures}"}}'
@@ -114,7 +119,7 @@ def verdicts() -> list[Panel]:
                 "s",
                 empty="No budget was spent in the last hour",
             ),
-            [Query(f"bottomk(1, {time_left()})", LEGEND)],
+            [Query(first_spent(), LEGEND)],
             width=12,
             height=5,
             names=True,
@@ -125,8 +130,8 @@ def verdicts() -> list[Panel]:
         rows(
             Text(
                 "Every SLO on every target, the worst first",
-                "The first row is what to look into; a budget left below 0 means that the objective is broken for the "
-                "last 30 days.",
+                "The first row is what to look into; the state is about now, so an SLO can be fine although its budget "
+                "of 30 days is spent (below 0 %); requests are counted over the dashboard's time range.",
             ),
             [
                 Query(each(info, "workload", "measure")),

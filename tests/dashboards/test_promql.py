@@ -176,6 +176,15 @@ def test_at_the_present_pace_the_budget_lasts_so_long(tmp_path: Path) -> None:
     check(tmp_path, good, {slo.time_left(): []}, SLO)
 
 
+def test_of_two_spent_budgets_the_one_that_burns_faster_is_named(tmp_path: Path) -> None:
+    series = {
+        f'{slo.REQUESTS}{{slo="chat-ttft", target="{target}", workload="chat", batch_size="1", verdict="{verdict}"}}': n
+        for target, bad in (("a", 50), ("b", 90), ("c", 60))
+        for verdict, n in (("bad", bad), ("good", 100 - bad))
+    }
+    check(tmp_path, series, {f"({slo.first_spent()}) == 0": ['{slo="chat-ttft", target="b"}']}, SLO)
+
+
 def test_a_young_target_says_from_when_on_it_can_be_compared(tmp_path: Path) -> None:
     """It began 20 minutes ago; compared with an hour ago from 40 minutes on. With 6 minutes ago, it is old enough."""
     there = {'tgi_probe_target_up{target="a"}': 1}
