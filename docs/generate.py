@@ -141,7 +141,8 @@ print(generate_latest(REGISTRY).decode())
 
 `metrics.record(observation)` counts a probe, from any thread. What a registry collects is of one instant. A registry
 takes one such collector: the names of a second one are the same. For hundreds of targets, `generate_latest` is slow;
-`exporter.metrics.pages` writes the same page several times faster, and is what `tgi-probe` serves.
+`exporter.metrics.pages` writes the same page 6 to 9 times faster (`benchmarks/RESULTS.md`,
+"Rendering a page"), and is what `tgi-probe` serves.
 """
 # What each value of a label says, in one line. A value without words fails here.
 OUTCOMES = {
@@ -155,7 +156,7 @@ OUTCOMES = {
     "quarantined": "nothing was sent: the server ended during such a batch (see [safety.md](safety.md))",
     "not_ready": "a paged shard before its router's Warmup",
     "disturbed": "tgi-probe was stopped or had no CPU, or the wall clock jumped during a shard's call, which says "
-    "nothing of the server (see [router.md](router.md))",
+    "nothing of the server (see [router.md](router.md) and [safety.md](safety.md))",
 }
 REASONS = {
     "busy": "the probe before it, another prober, or users who wait in the queue (`yield_to_users`) have the target",

@@ -43,7 +43,8 @@ class Outcome(StrEnum):
     @property
     def judged(self) -> bool:
         """Whether SLOs count it. They do not where nothing was sent (refused, quarantined), the server was not warmed
-        up yet, or this process or its machine was stopped or lacked CPU while the probe ran (disturbed).
+        up yet, or this process or its machine was stopped, lacked CPU, or had its clock set forward while the probe ran
+        (disturbed).
         """
         return self not in NOT_JUDGED
 

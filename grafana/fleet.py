@@ -128,7 +128,7 @@ def now() -> list[Panel]:
                 Column(5, "First token", "s", decimals=1),
                 Column(6, "Token latency", "s", decimals=1),
                 Column(7, "Throughput", TOKENS_PER_SECOND, decimals=0),
-                Column(8, "Last success, ago", "s", decimals=0),
+                Column(8, "Since last success", "s", decimals=0),
             ],
             height=8,
             min_width=100,

@@ -74,7 +74,9 @@ def time_left() -> str:
 
 
 def first_spent() -> str:
-    """Of those that are spent already, the one that burns fastest now: it is a microsecond earlier per unit of burn."""
+    """The shortest time left. Of budgets that are spent already, at 0, it is that of the one that burns fastest: each
+    unit of burn rate counts as a microsecond less, and what that makes negative is 0 again.
+    """
     return f"clamp_min(bottomk(1, {time_left()} - 1e-6 * {burn('1h')}), 0)"
 
 

@@ -3,7 +3,7 @@
 These rules always hold. Every call goes to every rank at once. Ids are random, in the upper half of uint64. A batch
 that was sent is decoded to its end, or cleared by its id before the next probe; until then the shard is locked against
 other probers. Every request is well formed: a malformed one can end a shard (see `batch`). One that is too large can
-end it too; `exporter.plan.safety` holds those back.
+end it too; `exporter.plan.safety` holds back what is beyond the target's limits.
 """
 
 import contextlib
